@@ -1,0 +1,464 @@
+"""Tries the hidden-state recorder on every architecture of the installed mlx-lm.
+
+Each model module is built at a tiny size, in a process of its own, and the recorder is
+compared with what the unrecorded model shows. The configurations are those of mlx-lm's
+own tests (`tests/test_models.py` of its source distribution, fetched with pip, or
+``--tests``), with a few of our own. Knows nothing of predictors, budgets or tokenizers.
+"""
+
+import contextlib
+import functools
+import importlib
+import json
+import multiprocessing
+import os
+import pkgutil
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import types
+import unittest
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from unittest import mock
+
+import click
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.models
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_budget.hidden_states import HiddenStateRecorder
+
+TOKENS = [[1, 3], [2, 4]]  # two steps of two rows
+# Logits must not change at all; a batch sums in another order than a row alone.
+LOGITS_TOLERANCE, BATCH_TOLERANCE = 1e-5, 1e-4
+
+TINY = dict(
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=100,
+    rms_norm_eps=1e-5,
+    head_dim=16,
+    rope_theta=1000.0,
+    max_position_embeddings=1000,
+    tie_word_embeddings=False,
+)
+TINY_MOE = dict(
+    moe_intermediate_size=32,
+    n_routed_experts=4,
+    n_shared_experts=1,
+    num_experts=4,
+    num_experts_per_tok=2,
+    first_k_dense_replace=1,
+    routed_scaling_factor=1.0,
+    norm_topk_prob=True,
+)
+TINY_MLA = dict(
+    TINY,
+    **TINY_MOE,
+    kv_lora_rank=16,
+    q_lora_rank=16,
+    qk_rope_head_dim=16,
+    qk_nope_head_dim=16,
+    v_head_dim=16,
+    index_head_dim=32,
+    index_n_heads=4,
+    index_topk=8,
+    topk_method="noaux_tc",
+    scoring_func="sigmoid",
+    n_group=1,
+    topk_group=1,
+    moe_layer_freq=1,
+    attention_bias=False,
+    rope_parameters={"rope_theta": 1000.0, "rope_type": "default"},
+)
+LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+# Architectures for which mlx-lm's tests hold no configuration, or only a large one.
+CONFIGS: dict[str, dict] = {
+    "cohere": TINY,
+    "falcon_h1": dict(
+        TINY, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=16
+    ),
+    "gemma3": dict(vocab_size=100, text_config=dict(TINY, sliding_window_pattern=2)),
+    "glm_moe_dsa": TINY_MLA,
+    "kimi_k25": dict(text_config=TINY_MLA),
+    "mellum": dict(
+        TINY,
+        **TINY_MOE,
+        sliding_window=8,
+        layer_types=LAYER_TYPES,
+        rope_parameters={name: {"rope_theta": 1000.0} for name in LAYER_TYPES},
+    ),
+    "ministral3": dict(
+        TINY,
+        sliding_window=8,
+        layer_types=LAYER_TYPES,
+        rope_parameters={
+            "rope_theta": 1000.0,
+            "rope_type": "default",
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 1000,
+        },
+    ),
+    "mistral3": dict(text_config=TINY),
+    "muse_spark": dict(
+        text_config=dict(
+            TINY,
+            **TINY_MOE,
+            post_norm_eps=1e-5,
+            rope_parameters={"rope_theta": 1000.0},
+            layer_rope_theta=[1000.0, 0, 1000.0],
+            layer_types=LAYER_TYPES,
+            sliding_window=8,
+            final_logit_softcapping=30.0,
+            output_multiplier=1.0,
+            num_local_experts=4,
+            moe_hidden_size=32,
+        )
+    ),
+    "phi": dict(TINY, num_key_value_heads=4),
+    "phixtral": dict(
+        num_vocab=100, model_dim=64, num_heads=4, num_layers=3, rotary_dim=8
+    ),
+    "qwen2_vl": dict(text_config=dict(TINY, model_type="qwen2")),
+    "solar_open": dict(TINY, **TINY_MOE, partial_rotary_factor=0.5, n_group=1),
+}
+
+
+class Mismatch(Exception):
+    """What the recorder got wrong."""
+
+
+@dataclass
+class Outcome:
+    """The line of one architecture: ``reason`` says why it fails, or what was left."""
+
+    module: str
+    model_type: str = ""
+    result: str = "fails"
+    reason: str = ""
+
+
+@dataclass
+class Seen:
+    """What the model shows without a recorder, in the last forward pass."""
+
+    layer_inputs: dict[int, mx.array] = field(default_factory=dict)  # by layer's id
+    final_norm: mx.array | None = None
+
+
+def check_recorder(model: nn.Module) -> str:
+    """Compares the recorder with the unrecorded model.
+
+    Returns:
+        str: A remark, or nothing.
+
+    Raises:
+        Mismatch: If the recorder is wrong; its own ValueError if it refuses the model.
+    """
+    model.eval()
+    model.update(tree_map(to_float32, model.parameters()))
+    rows = [[[step[row]] for step in TOKENS] for row in range(2)]
+    with watched(model) as seen:
+        try:
+            plain = run_steps(model, rows[0])
+        except Exception as error:
+            raise Mismatch(f"the model itself does not run here: {error}") from error
+    before = [type(module) for module in model.modules()]
+    names = [name for name, _ in tree_flatten(model.parameters())]
+    recorder = HiddenStateRecorder.acquire(model)
+    try:
+        recorded = run_steps(model, rows[0])
+        states = recorder.states(recorder.next_row(1))
+        compare_logits(plain, recorded)
+        compare_states(model, seen, states)
+        if [name for name, _ in tree_flatten(model.parameters())] != names:
+            raise Mismatch("the names of the parameters change")
+        run_steps(model, rows[1])
+        singles = [states, recorder.states(recorder.next_row(1))]
+        remark = compare_batch(model, recorder, singles)
+    finally:
+        recorder.release()
+    if [type(module) for module in model.modules()] != before:
+        raise Mismatch("the classes of the modules are not put back")
+    return remark
+
+
+def to_float32(weight: mx.array) -> mx.array:
+    return (
+        weight.astype(mx.float32)
+        if mx.issubdtype(weight.dtype, mx.floating)
+        else weight
+    )
+
+
+def run_steps(model: nn.Module, steps: list[list[int]]) -> list[mx.array]:
+    """Logits of single-token steps from an empty cache, each (B, 1, V)."""
+    cache = make_prompt_cache(model)
+    logits = [model(mx.array(step)[:, None], cache=cache) for step in steps]
+    mx.eval(logits)
+    return logits
+
+
+@contextlib.contextmanager
+def watched(model: nn.Module) -> Iterator[Seen]:
+    """Notes layer inputs and norms by patching classes and functions."""
+    seen = Seen()
+    layers = {id(layer) for layer in model.layers}
+    inside = {id(module) for layer in model.layers for module in layer.modules()}
+    outside = [module for module in model.modules() if id(module) not in inside]
+    norms = {id(m): m for m in outside if "norm" in type(m).__name__.lower()}
+
+    def note_layer(self: nn.Module, values: list, out: object) -> None:
+        if id(self) in layers:
+            arrays = [value for value in values if isinstance(value, mx.array)]
+            seen.layer_inputs[id(self)] = arrays[0]
+
+    def note_norm(self: nn.Module, values: list, out: mx.array) -> None:
+        if id(self) in norms:
+            seen.final_norm = out
+
+    def note_function(first: object, values: list, out: mx.array) -> None:
+        seen.final_norm = out
+
+    with contextlib.ExitStack() as stack:
+        spots: list[tuple[object, str, Callable]] = [
+            (mx.fast, name, note_function) for name in ("rms_norm", "layer_norm")
+        ]
+        for kind in {type(layer) for layer in model.layers}:
+            spots.append((kind, "__call__", note_layer))
+        for kind in {type(norm) for norm in norms.values()}:
+            spots.append((kind, "__call__", note_norm))
+        for owner, name, note in spots:
+            spied = spy(getattr(owner, name), note)
+            stack.enter_context(mock.patch.object(owner, name, spied))
+        yield seen
+
+
+def spy(function: Callable, note: Callable) -> Callable:
+    @functools.wraps(function)
+    def spied(first, *args, **kwargs):
+        out = function(first, *args, **kwargs)
+        note(first, [*args, *kwargs.values()], out)
+        return out
+
+    return spied
+
+
+def compare_logits(plain: list[mx.array], recorded: list[mx.array]) -> None:
+    for a, b in zip(plain, recorded, strict=True):
+        if not bool(mx.isfinite(a).all()):
+            raise Mismatch("the model's own logits are not finite")
+        if not bool(mx.allclose(a, b, rtol=LOGITS_TOLERANCE, atol=LOGITS_TOLERANCE)):
+            raise Mismatch(f"the logits change by {float(abs(a - b).max()):.2g}")
+
+
+def compare_states(model: nn.Module, seen: Seen, states: mx.array) -> None:
+    n = len(model.layers)
+    if states.ndim != 3 or states.shape[:2] != (1, n + 1):
+        raise Mismatch(f"the states are {states.shape}, not (1, {n + 1}, D)")
+    expected = [seen.layer_inputs.get(id(layer)) for layer in model.layers]
+    expected.append(seen.final_norm)
+    for i, want in enumerate(expected):
+        name = f"the input of layer {i}" if i < n else "the final norm's output"
+        if want is None:
+            raise Mismatch(f"{name} was recorded but never passed")
+        got = states[:, i : i + 1]
+        if want.shape != got.shape:
+            raise Mismatch(f"{name} is {want.shape}, recorded as {got.shape}")
+        if not bool(mx.allclose(got, want, rtol=LOGITS_TOLERANCE, atol=1e-5)):
+            raise Mismatch(f"{name} is off by {float(abs(got - want).max()):.2g}")
+
+
+def compare_batch(
+    model: nn.Module, recorder: HiddenStateRecorder, singles: list[mx.array]
+) -> str:
+    try:
+        run_steps(model, TOKENS)
+    except Exception as error:
+        return f"the model takes no batch here: {one_line(error)}"
+    for single in singles:
+        row = recorder.states(recorder.next_row(1))
+        if not bool(
+            mx.allclose(row, single, rtol=BATCH_TOLERANCE, atol=BATCH_TOLERANCE)
+        ):
+            worst = float(abs(row - single).max())
+            raise Mismatch(
+                f"a row of a batch differs from the row alone by {worst:.2g}"
+            )
+    return ""
+
+
+def check_module(name: str, tests: Path) -> Outcome | None:
+    """Checks every configuration at hand of one module; None if it is no model."""
+    # mlx-lm's olmo module ends the process without this package, which it never uses.
+    sys.modules.setdefault("hf_olmo", types.ModuleType("hf_olmo"))
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    if not (hasattr(module, "Model") and hasattr(module, "ModelArgs")):
+        return None
+    outcome = Outcome(name)
+    checked = 0
+
+    def check(model: nn.Module) -> None:
+        nonlocal checked
+        outcome.model_type = model.model_type
+        outcome.reason = check_recorder(model)
+        checked += 1
+
+    try:
+        if name in CONFIGS:
+            config = {"model_type": name, **CONFIGS[name]}
+            check(module.Model(module.ModelArgs.from_dict(config)))
+        else:
+            run_mlx_lm_tests(name, module, tests, check)
+        if not checked:
+            raise Mismatch("no configuration at hand")
+        outcome.result = "ok"
+    except Exception as error:
+        outcome.reason = one_line(error)
+    return outcome
+
+
+def run_mlx_lm_tests(
+    name: str, module: types.ModuleType, folder: Path, check: Callable
+) -> None:
+    """Calls ``check`` on the models that mlx-lm's tests build of one architecture."""
+    sys.path.insert(0, str(folder))
+    tests = importlib.import_module("test_models")
+    failures: list[Exception] = []
+
+    def model_test_runner(self, model, *args) -> None:
+        if isinstance(model, module.Model):
+            try:
+                check(model)
+            except Exception as error:
+                failures.append(error)
+
+    def import_module(wanted: str) -> types.ModuleType:
+        if wanted != module.__name__:
+            raise unittest.SkipTest("another architecture")
+        return module
+
+    tests.TestModels.model_test_runner = model_test_runner
+    # One test of mlx-lm imports a list of architectures by name: leave out the others.
+    tests.importlib = types.SimpleNamespace(import_module=import_module)
+    suite = unittest.TestSuite()
+    for method, function in vars(tests.TestModels).items():
+        code = getattr(function, "__code__", None)
+        if method.startswith("test") and "model_test_runner" in code.co_names:
+            if name in code.co_names or "import_module" in code.co_names:
+                suite.addTest(tests.TestModels(method))
+    with contextlib.redirect_stdout(None):
+        result = suite.run(unittest.TestResult())
+    for _, traceback in [] if failures else result.errors:
+        failures.append(Mismatch(traceback.strip().splitlines()[-1]))
+    if failures:
+        raise failures[0]
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, Mismatch) else f"{type(error).__name__}: {text}"
+
+
+def work(name: str, tests: Path, memory_gb: float, connection: Connection) -> None:
+    """The child process of one architecture: sends its outcome, or None."""
+    if sys.platform == "linux" and mx.default_device() == mx.cpu:
+        limit = int(memory_gb * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sys.stderr = open(os.devnull, "w")
+    connection.send(check_module(name, tests))
+
+
+def run_apart(
+    name: str, tests: Path, memory_gb: float, timeout: float
+) -> Outcome | None:
+    """Checks one module in a child process, which may die without harm."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    child = spawn.Process(target=work, args=(name, tests, memory_gb, sender))
+    child.start()
+    sender.close()
+    try:
+        if receiver.poll(timeout):
+            return receiver.recv()
+        child.kill()
+        return Outcome(name, reason=f"not done after {timeout:g} s")
+    except EOFError:
+        child.join()
+        return Outcome(name, reason=f"its process died ({child.exitcode})")
+    finally:
+        child.join()
+
+
+def fetch_tests(folder: Path) -> Path:
+    """The folder of tests of the installed mlx-lm, from its source distribution."""
+    package = f"mlx-lm=={version('mlx-lm')}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--no-binary", ":all:", package]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise click.ClickException(f"pip could not download {package}: {reason}")
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("*/tests"))
+
+
+@click.command()
+@click.argument("modules", nargs=-1)
+@click.option(
+    "--tests",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with mlx-lm's test_models.py; fetched with pip if left out.",
+)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--memory-gb",
+    default=4.0,
+    show_default=True,
+    help="Address space of each child process (Linux without a GPU only).",
+)
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds for each.")
+def main(
+    modules: tuple[str, ...],
+    tests: Path | None,
+    json_file: Path | None,
+    memory_gb: float,
+    timeout: float,
+) -> None:
+    """Try the recorder on MODULES of mlx_lm.models, all of them if none is named."""
+    names = [module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__)]
+    if unknown := set(modules) - set(names):
+        raise click.BadParameter(f"mlx_lm.models has no {', '.join(sorted(unknown))}.")
+    outcomes = []
+    with tempfile.TemporaryDirectory() as temporary:
+        tests = tests or fetch_tests(Path(temporary))
+        for name in modules or names:
+            outcome = run_apart(name, tests.resolve(), memory_gb, timeout)
+            if outcome is None:
+                continue
+            outcomes.append(outcome)
+            result = ": ".join(filter(None, [outcome.result, outcome.reason]))
+            click.echo(f"{name:22} {outcome.model_type:22} {result}")
+    if json_file:
+        json_file.write_text(json.dumps([asdict(o) for o in outcomes], indent=2) + "\n")
+    good = sum(outcome.result == "ok" for outcome in outcomes)
+    click.echo(
+        f"{len(outcomes)} architectures of mlx-lm {version('mlx-lm')}: {good} ok, "
+        f"{len(outcomes) - good} fail."
+    )
+
+
+if __name__ == "__main__":
+    main()

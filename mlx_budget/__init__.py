@@ -1,0 +1,27 @@
+"""Thinking budgets for reasoning models on Apple Silicon, with MLX and mlx-lm.
+
+Budget Guidance: Li, Zhao, Zhang, Gan, "Steering LLM Thinking with Budget Guidance",
+arXiv 2506.13752.
+"""
+
+from .convert import convert
+from .estimate import ThinkingEstimate, estimate
+from .generate import BudgetResponse, generate, stream_generate
+from .loading import load
+from .predictor import Predictor, PredictorConfig
+from .sampler import make_budget_sampler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BudgetResponse",
+    "Predictor",
+    "PredictorConfig",
+    "ThinkingEstimate",
+    "convert",
+    "estimate",
+    "generate",
+    "load",
+    "make_budget_sampler",
+    "stream_generate",
+]

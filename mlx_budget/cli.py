@@ -1,0 +1,316 @@
+"""The command line: one thin command per module.
+
+Knows options and how results are shown; what the commands do is in their modules,
+which are imported when a command runs.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end in one line and exit code 2 on bad input."""
+
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as e:
+            click.echo(e.ctx.get_help(), err=True)
+            code = 2
+        except click.ClickException as e:
+            code = _fail(e.format_message())
+        except (click.Abort, KeyboardInterrupt):
+            code = 130
+        except BrokenPipeError:
+            # The reader of our output has gone; nobody is left to be told.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        except (ValueError, OSError) as e:
+            if os.environ.get("MLX_BUDGET_DEBUG"):
+                raise
+            code = _fail(_describe(e))
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}."
+    return str(error) or repr(error)
+
+
+def _add(*options):
+    """One decorator of many options, in the order in which help shall list them."""
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _predictor_option(value: str | None) -> str | bool | None:
+    return False if value == "none" else value
+
+
+_MODEL_OPTIONS = _add(
+    click.option(
+        "--model",
+        required=True,
+        help="Folder or Hub name of the model: one made by `mlx-budget convert`, or "
+        "any mlx-lm model.",
+    ),
+    click.option(
+        "--predictor",
+        help="Folder or Hub name of the predictor, if it is not beside the model; "
+        "none for the hard stop alone.",
+    ),
+    click.option("--adapter-path", help="Folder of LoRA adapters for the model."),
+    click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
+    click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="Let code that comes with the model run.",
+    ),
+)
+_MARKER_OPTIONS = _add(
+    click.option(
+        "--thinking-start-token",
+        "thinking_start",
+        help="Text that opens thinking, if not the tokenizer's own; empty if replies "
+        "begin by thinking.",
+    ),
+    click.option(
+        "--thinking-end-token",
+        "thinking_end",
+        help="Text that closes thinking, if not the tokenizer's own.",
+    ),
+)
+_PROMPT_OPTIONS = _add(
+    click.option("--system-prompt", help="System prompt for the chat template."),
+    click.option(
+        "--ignore-chat-template",
+        is_flag=True,
+        help="Use the prompt as it is, without the chat template.",
+    ),
+    click.option(
+        "--chat-template-config",
+        help="More arguments for the chat template, as a JSON object.",
+    ),
+)
+_PREFILL_OPTION = click.option(
+    "--prefill-step-size",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    help="Prompt tokens to process at a time.",
+)
+
+
+@click.group(cls=OneLineErrors)
+@click.version_option(package_name="mlx-budget")
+def cli():
+    """Thinking budgets for reasoning models, with MLX."""
+
+
+@cli.command()
+@click.option(
+    "--hf-path",
+    "--model",
+    "hf_path",
+    required=True,
+    help="Folder or Hub name of the Budget Guidance checkpoint.",
+)
+@click.option(
+    "--mlx-path", default="mlx_model", show_default=True, help="Folder to make."
+)
+@click.option("-q", "--quantize", is_flag=True, help="Quantise the language model.")
+@click.option("--q-bits", type=int, help="Bits per weight [default: 4].")
+@click.option("--q-group-size", type=int, help="Quantisation group [default: 64].")
+@click.option(
+    "--q-mode",
+    type=click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]),
+    default="affine",
+    show_default=True,
+    help="Quantisation mode.",
+)
+@click.option(
+    "--quant-predicate",
+    type=click.Choice(["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"]),
+    help="Mixed-bit quantisation recipe.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="Type of the weights that are not quantised [default: as they are].",
+)
+@click.option(
+    "--predictor-q-bits",
+    type=click.Choice(["none", "4", "8"]),
+    help="Bits per weight of the predictor [default: 8 with -q, else none].",
+)
+@click.option(
+    "--predictor-heads",
+    type=click.IntRange(min=1),
+    help="Attention heads of the predictor [default: its width / 64].",
+)
+@click.option(
+    "--predictor-only",
+    is_flag=True,
+    help="Write the predictor alone, for any build of its base model; from the Hub, "
+    "download only the shards that hold it.",
+)
+@click.option(
+    "--tokenizer",
+    help="Folder or Hub name to take the tokenizer from: the base model, when the "
+    "checkpoint has none.",
+)
+@click.option("--revision", help="Branch, tag or commit of the checkpoint on the Hub.")
+@click.option("--upload-repo", help="Hub repository to upload the result to.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Let code that comes with the checkpoint run.",
+)
+def convert(predictor_q_bits: str | None, **options):
+    """Convert a Budget Guidance checkpoint for mlx-lm."""
+    from .convert import convert
+
+    if predictor_q_bits is None:
+        predictor_q_bits = "8" if options["quantize"] else "none"
+    bits = None if predictor_q_bits == "none" else int(predictor_q_bits)
+    path = convert(predictor_q_bits=bits, **options)
+    click.echo(f"Converted to {path}.", err=True)
+
+
+@cli.command()
+@_MODEL_OPTIONS
+@click.option("--prompt", "-p", required=True, help="The question; - reads stdin.")
+@click.option(
+    "--thinking-budget",
+    "--reasoning-budget",
+    "thinking_budget",
+    type=int,
+    help="Tokens to think: -1 for no budget, 0 to answer at once [default: -1].",
+)
+@click.option(
+    "--hard-stop",
+    type=float,
+    help="Close thinking at this multiple of the budget at the latest, and at the "
+    "first newline past the budget [default: 1.1].",
+)
+@click.option("--no-hard-stop", is_flag=True, help="Leave closing to guidance alone.")
+@click.option(
+    "--thinking-budget-message",
+    help="Text to put before the closing marker when the budget closes thinking.",
+)
+@_MARKER_OPTIONS
+@click.option("--hide-thinking", is_flag=True, help="Show the answer only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--verbose",
+    type=bool,
+    default=True,
+    show_default=True,
+    help="Whether to print statistics on stderr.",
+)
+@click.option(
+    "--max-tokens",
+    "-m",
+    type=click.IntRange(min=-1),
+    help="Most tokens to generate, thinking included; -1 for no limit [default: what "
+    "thinking can take and 2,048 more; 8,192 if nothing bounds it].",
+)
+@click.option("--temp", type=float, default=0.0, show_default=True, help="Temperature.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Top-p.")
+@click.option("--min-p", type=float, default=0.0, show_default=True, help="Min-p.")
+@click.option(
+    "--min-tokens-to-keep",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Tokens that min-p leaves at least.",
+)
+@click.option("--top-k", type=int, default=0, show_default=True, help="Top-k.")
+@click.option("--xtc-probability", type=float, default=0.0, help="Chance of XTC.")
+@click.option("--xtc-threshold", type=float, default=0.1, help="Threshold of XTC.")
+@click.option("--seed", type=int, help="Seed of the random numbers.")
+@_PROMPT_OPTIONS
+@click.option("--prefill-response", help="How the reply shall begin.")
+@click.option(
+    "--extra-eos-token", multiple=True, help="Another token that ends the reply."
+)
+@click.option("--max-kv-size", type=int, help="Most tokens in the KV cache.")
+@click.option("--kv-bits", type=int, help="Bits of a quantised KV cache.")
+@click.option("--kv-group-size", type=int, default=64, show_default=True)
+@click.option(
+    "--quantized-kv-start",
+    type=int,
+    default=5000,
+    show_default=True,
+    help="Step from which the KV cache is quantised.",
+)
+@_PREFILL_OPTION
+@click.option(
+    "--prompt-cache-file",
+    help="KV cache saved by `mlx_lm.cache_prompt`, to go on from.",
+)
+@click.option("--draft-model", help="Speculative decoding; not with a budget.")
+@click.option("--num-draft-tokens", type=int, default=3, show_default=True)
+def generate(**options):
+    """Answer a prompt, thinking for about so many tokens."""
+    from .commands import run_generate
+
+    options["predictor"] = _predictor_option(options["predictor"])
+    options["chat_template_config"] = _json_object(options["chat_template_config"])
+    if options.pop("no_hard_stop"):
+        if options["hard_stop"] is not None:
+            raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
+    elif options["hard_stop"] is None:
+        del options["hard_stop"]
+    run_generate(**options)
+
+
+@cli.command()
+@_MODEL_OPTIONS
+@click.option("--prompt", "-p", help="The question; - reads stdin.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="File of prompts: JSON lines with prompt, question or messages, or text with "
+    "a prompt on each line.",
+)
+@_MARKER_OPTIONS
+@_PROMPT_OPTIONS
+@_PREFILL_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def estimate(**options):
+    """Predict how long the model will think about a prompt."""
+    from .commands import run_estimate
+
+    options["predictor"] = _predictor_option(options["predictor"])
+    options["chat_template_config"] = _json_object(options["chat_template_config"])
+    run_estimate(**options)
+
+
+def _json_object(text: str | None) -> dict | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"--chat-template-config is not valid JSON: {e}.") from None
+    if not isinstance(value, dict):
+        raise ValueError("--chat-template-config must be a JSON object.")
+    return value

@@ -1,0 +1,201 @@
+"""Records the hidden states of any mlx-lm model while it generates.
+
+Knows the shape of mlx-lm's models (a backbone that owns the list of decoder layers) and
+nothing of predictors, budgets or tokens.
+
+mlx modules have no forward hooks. A recorder swaps the class of the model, its backbone
+and its layers for subclasses that note what passes and delegate. Parameters, their
+names, adapters and quantisation stay as they are; when the last lease on the recorder
+ends, the classes are put back and the model is as it was.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+_RECORDER = "_budget_recorder"
+
+
+def active_recorder(model: nn.Module) -> "HiddenStateRecorder | None":
+    """The recorder attached to ``model``, or None while nobody holds a lease."""
+    return getattr(type(model), _RECORDER, None)
+
+
+def find_backbone(model: nn.Module) -> nn.Module:
+    """The module that owns the list of decoder layers of an mlx-lm model.
+
+    Raises:
+        ValueError: If ``model`` has no ``layers``, or no module that owns them.
+    """
+    layers = getattr(model, "layers", None)
+    if not layers:
+        raise ValueError(
+            f"{type(model).__module__} has no list of decoder layers: its hidden states "
+            "cannot be recorded, so a predictor cannot be used with this model."
+        )
+    for _, module in model.named_modules():
+        for child in module.children().values():
+            # Some models leave layers out of `layers`, or store them by block.
+            if isinstance(child, list) and any(c is layers[0] for c in _flat(child)):
+                return module
+    raise ValueError(
+        f"No module of {type(model).__module__} owns its decoder layers: its hidden "
+        "states cannot be recorded, so a predictor cannot be used with this model."
+    )
+
+
+class HiddenStateRecorder:
+    """The hidden states of the last single-token forward pass of one model.
+
+    One recorder serves all the requests that run on a model at a time. Each holds a
+    lease (`acquire`, `release`) and, after each forward pass, claims its row of the
+    batch (`next_row`) in the order in which mlx-lm calls the samplers.
+
+    Forward passes over several tokens at once (prefill) are not recorded: keeping a
+    position of every layer would keep the whole chunk's activations alive.
+    """
+
+    def __init__(self, model: nn.Module):
+        backbone = find_backbone(model)
+        self._leases = 0
+        self._rows = 0
+        self._claimed = 0
+        self._layer_inputs: list[mx.array | None] = [None] * len(model.layers)
+        self._final: mx.array | None = None
+        self.inputs: mx.array | None = None
+        swaps: list[tuple[nn.Module, Callable]] = [
+            (layer, functools.partial(self._record_layer, i))
+            for i, layer in enumerate(model.layers)
+        ]
+        swaps += [(norm, self._record_norm) for norm in _norms_outside_layers(model)]
+        if backbone is not model:
+            swaps.append((backbone, self._record_backbone))
+        swaps.append((model, self._begin))
+        self._modules = [(module, type(module)) for module, _ in swaps]
+        for module, note in swaps:
+            module.__class__ = _recording_class(type(module), note)
+        setattr(type(model), _RECORDER, self)
+
+    @classmethod
+    def acquire(cls, model: nn.Module) -> "HiddenStateRecorder":
+        """The model's recorder, attached first if there is none; adds a lease.
+
+        Raises:
+            ValueError: If the model's layers cannot be found.
+        """
+        recorder = active_recorder(model) or cls(model)
+        recorder._leases += 1
+        return recorder
+
+    def release(self) -> None:
+        """Ends one lease; with the last one the model is as it was before."""
+        self._leases -= 1
+        if self._leases == 0:
+            for module, original in self._modules:
+                module.__class__ = original
+
+    def next_row(self, rows: int) -> int:
+        """Claims the next row of the last forward pass.
+
+        Args:
+            rows (int): Number of rows that the caller samples at once, always 1.
+
+        Raises:
+            ValueError: If no single-token forward pass came before.
+        """
+        if rows != 1 or self._claimed >= self._rows:
+            raise ValueError(
+                "The budget sampler was called without a one-token forward pass of its "
+                "own model before it. Use one sampler per request; speculative "
+                "decoding (draft_model) cannot be combined with a thinking budget."
+            )
+        self._claimed += 1
+        return self._claimed - 1
+
+    def states(self, row: int) -> mx.array:
+        """The hidden states of one row, in Hugging Face's order.
+
+        Returns:
+            mx.array: ``[h_0; ...; h_N]``, shape (1, N + 1, D): the input of each of
+            the N layers and the output of the final norm.
+
+        Raises:
+            ValueError: If the model does not pass them on as (B, 1, D) arrays.
+        """
+        states = [*self._layer_inputs, self._final]
+        for i, h in enumerate(states):
+            if h is None:
+                name = f"layer {i}" if i < len(states) - 1 else "the final norm"
+                raise ValueError(
+                    f"The hidden state at {name} was not seen in the last forward pass: "
+                    "a predictor cannot be used with this model architecture."
+                )
+        return mx.concatenate([h[row : row + 1] for h in states], axis=1)
+
+    def _begin(self, call: Callable, inputs, *args, **kwargs):
+        if 0 < self._claimed < self._rows:
+            raise ValueError(
+                f"Only {self._claimed} of {self._rows} rows of the batch were sampled by "
+                "budget samplers. Make one for every request of the batch "
+                "(thinking_budget=None for those without a budget)."
+            )
+        self._layer_inputs = [None] * len(self._layer_inputs)
+        self._final = None
+        single = isinstance(inputs, mx.array) and inputs.shape[1:2] == (1,)
+        self._rows = inputs.shape[0] if single else 0
+        self._claimed = 0
+        self.inputs = inputs if single else None
+        return call(inputs, *args, **kwargs)
+
+    def _record_layer(self, index: int, call: Callable, *args, **kwargs):
+        self._layer_inputs[index] = self._hidden_state(*args, *kwargs.values())
+        self._final = None  # the final norm comes after the last layer
+        return call(*args, **kwargs)
+
+    def _record_norm(self, call: Callable, *args, **kwargs):
+        out = call(*args, **kwargs)
+        self._final = self._hidden_state(out)
+        return out
+
+    def _record_backbone(self, call: Callable, *args, **kwargs):
+        out = call(*args, **kwargs)
+        if self._final is None:  # normed by a function, not by a module
+            self._final = self._hidden_state(out)
+        return out
+
+    def _hidden_state(self, *values) -> mx.array | None:
+        """The first array of ``values``, if it has the shape of a hidden state."""
+        first = next((v for v in values if isinstance(v, mx.array)), None)
+        if first is None or first.ndim != 3 or first.shape[:2] != (self._rows, 1):
+            return None
+        return first
+
+
+def _recording_class(original: type, note: Callable) -> type:
+    @functools.wraps(original.__call__)
+    def call(self, *args, **kwargs):
+        return note(functools.partial(original.__call__, self), *args, **kwargs)
+
+    call.__signature__ = inspect.signature(original.__call__)
+    return type(
+        original.__name__,
+        (original,),
+        {"__call__": call, "__module__": original.__module__},
+    )
+
+
+def _norms_outside_layers(model: nn.Module) -> list[nn.Module]:
+    """The last of these to run is the final norm, whoever owns it."""
+    inside = {id(module) for layer in model.layers for module in layer.modules()}
+    return [
+        module
+        for module in model.modules()
+        if "Norm" in type(module).__name__ and id(module) not in inside
+    ]
+
+
+def _flat(layers: list) -> list:
+    return [x for c in layers for x in (_flat(c) if isinstance(c, list) else [c])]

@@ -1,0 +1,150 @@
+"""Loads a model, its tokenizer and a predictor, and checks that they fit.
+
+Knows mlx-lm's loader and the two predictor files; nothing of generation.
+"""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from . import checkpoint, hub
+from .hidden_states import HiddenStateRecorder
+from .predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor, is_predictor_folder
+from .reference import is_predictor_tensor
+
+
+def load(
+    path_or_hf_repo: str,
+    predictor: "str | Path | Predictor | bool | None" = None,
+    *,
+    adapter_path: str | None = None,
+    tokenizer_config: dict | None = None,
+    model_config: dict | None = None,
+    lazy: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
+    """Loads a model, its tokenizer and its predictor.
+
+    Args:
+        path_or_hf_repo (str): A local folder or a Hub name: a folder made by
+            `convert`, or any mlx-lm model.
+        predictor (str, Path, Predictor or False, optional): A predictor folder or Hub
+            name. None takes the one beside the model, if there is one; False takes
+            none, and is returned so that it can be passed on as it is.
+        adapter_path (str, optional): LoRA adapters to apply to the model.
+        tokenizer_config (dict, optional): Settings for the tokenizer.
+        model_config (dict, optional): Settings that override the model's config.
+        lazy (bool): Whether to leave the model's weights unread until they are used.
+        revision (str, optional): Branch, tag or commit on the Hub.
+        trust_remote_code (bool): Whether code in the repository may run.
+
+    Returns:
+        tuple: The model, its tokenizer, and the predictor, None or False.
+
+    Raises:
+        ValueError: In one line, if anything cannot be found or read, or if the
+            predictor does not fit the model.
+    """
+    files = (*hub.MODEL_FILES, WEIGHTS_FILE)
+    path = hub.fetch(path_or_hf_repo, files, revision)
+    check_model_folder(path)
+    if any(is_predictor_tensor(k) for k in _tensor_names(path)):
+        raise ValueError(
+            f"{path_or_hf_repo} is a Budget Guidance checkpoint that was not converted "
+            f"yet: run `mlx-budget convert --hf-path {path_or_hf_repo}` first."
+        )
+    if adapter_path is not None and not Path(adapter_path).is_dir():
+        raise ValueError(f"There is no adapter folder {adapter_path}.")
+    model, tokenizer = mlx_lm.load(
+        str(path),
+        tokenizer_config={
+            "trust_remote_code": trust_remote_code,
+            **(tokenizer_config or {}),
+        },
+        model_config=model_config,
+        adapter_path=adapter_path,
+        lazy=lazy,
+        trust_remote_code=trust_remote_code,
+    )
+    if predictor is None and is_predictor_folder(path):
+        predictor = path
+    if isinstance(predictor, str | Path):
+        predictor = load_predictor(predictor)
+    if isinstance(predictor, Predictor):
+        check_fits(predictor, model)
+    return model, tokenizer, predictor
+
+
+def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
+    """Loads a predictor from a local folder or the Hub; errors as in `load`."""
+    path = hub.fetch(path_or_hf_repo, (WEIGHTS_FILE, CONFIG_FILE))
+    return Predictor.load(path)
+
+
+def check_model_folder(path: Path) -> None:
+    """Raises a ValueError unless ``path`` holds a config and sound safetensors."""
+    read_config(path)
+    for shard in checkpoint.find_shards(path):
+        checkpoint.read_header(shard)
+
+
+def read_config(path: Path) -> dict:
+    """The model's `config.json`.
+
+    Raises:
+        ValueError: If it is missing or not a configuration.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is not a checkpoint: it has no config.json."
+        ) from None
+    except ValueError as e:
+        raise ValueError(f"{file} is not valid JSON: {e}.") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ValueError(f"{file} names no model_type.")
+    return config
+
+
+def check_fits(predictor: Predictor, model: nn.Module) -> None:
+    """Checks a predictor's D, N and V against the model it shall read.
+
+    Only shapes are computed, nothing is evaluated.
+
+    Raises:
+        ValueError: Naming the size that differs, or the reason why the model's hidden
+            states cannot be recorded.
+    """
+    recorder = HiddenStateRecorder.acquire(model)
+    try:
+        logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
+        states = recorder.states(recorder.next_row(1))
+    finally:
+        recorder.release()
+    config = predictor.config
+    for what, ours, theirs in (
+        ("hidden states of width", config.model_width, states.shape[2]),
+        ("a number of layers of", config.model_layers, states.shape[1] - 1),
+        ("a vocabulary of", config.vocab_size, logits.shape[-1]),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"The predictor was made for another model ({config.base_model}): it "
+                f"expects {what} {ours:,}, and this model has {theirs:,}."
+            )
+
+
+def _tensor_names(path: Path) -> list[str]:
+    return [
+        name
+        for shard in checkpoint.find_shards(path)
+        for name in checkpoint.read_header(shard)
+    ]

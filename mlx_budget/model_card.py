@@ -1,0 +1,103 @@
+"""The README.md of a converted folder, as the Hugging Face Hub shows it.
+
+Knows what a converted folder is for; nothing of weights.
+"""
+
+from pathlib import Path
+
+from . import checkpoint
+from .predictor import PredictorConfig
+
+_CARD = """---
+library_name: mlx
+pipeline_tag: text-generation
+tags:
+- mlx
+- budget-guidance
+base_model: {base_model}
+---
+
+# {title}
+
+{what}
+
+Budget Guidance steers a reasoning model's thinking to a token budget: a small predictor
+reads the model's hidden states and favours the next tokens whose remaining thinking
+would fit ([arXiv 2506.13752](https://arxiv.org/abs/2506.13752)).
+
+## Use
+
+```bash
+pip install mlx-budget
+{command}
+```
+
+## Settings
+
+| | |
+|---|---|
+| language model | {model_layers} layers, width {model_width}, vocabulary {vocab_size:,} |
+| language model weights | {base_weights} |
+| predictor | {layers} layers, width {width}, {heads} heads |
+| predictor weights | {predictor_weights} |
+"""
+_WHOLE = (
+    "[{base}](https://huggingface.co/{base}) with its thinking-length predictor, "
+    "converted to MLX by mlx-budget. The folder is an ordinary mlx-lm model too."
+)
+_ALONE = (
+    "The thinking-length predictor of [{base}](https://huggingface.co/{base}), "
+    "converted to MLX by mlx-budget, for any build of its base model."
+)
+
+
+def write_model_card(
+    folder: Path,
+    name: str,
+    predictor: PredictorConfig,
+    config: dict,
+    predictor_only: bool,
+) -> None:
+    """Writes README.md into a converted folder.
+
+    Args:
+        folder (Path): The folder.
+        name (str): What it will be called, here or on the Hub.
+        predictor (PredictorConfig): The predictor in it.
+        config (dict): The language model's config.
+        predictor_only (bool): Whether the folder holds the predictor alone.
+    """
+    base = predictor.base_model
+    options = f"--predictor {name}" if predictor_only else f"--model {name}"
+    if predictor_only:
+        options = f"--model BASE_MODEL {options}"
+    text = _CARD.format(
+        base_model=base,
+        title=name.split("/")[-1],
+        what=(_ALONE if predictor_only else _WHOLE).format(base=base),
+        command=(
+            f"mlx-budget generate {options} \\\n"
+            '    --thinking-budget 1000 --prompt "How many primes are below 100?"'
+        ),
+        base_weights="not in this folder" if predictor_only else _weights(config),
+        predictor_weights=_weights({"quantization": predictor.quantization}),
+        **{
+            key: getattr(predictor, key)
+            for key in (
+                "model_layers",
+                "model_width",
+                "vocab_size",
+                "layers",
+                "width",
+                "heads",
+            )
+        },
+    )
+    checkpoint.write_text(folder / "README.md", text)
+
+
+def _weights(config: dict) -> str:
+    quantization = config.get("quantization")
+    if not quantization:
+        return config.get("torch_dtype") or "not quantised"
+    return f"{quantization['bits']} bits, groups of {quantization['group_size']}"

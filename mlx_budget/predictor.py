@@ -1,0 +1,318 @@
+"""The thinking-length predictor: hidden states in, Gamma parameters per token out.
+
+Knows its own layers, its configuration and its two files; nothing of the language
+model that it reads, of tokenizers or of generation.
+
+Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocabulary.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import checkpoint
+from .guidance import GuidanceThresholds
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "predictor.safetensors"
+CONFIG_FILE = "predictor_config.json"
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Sizes and settings of a predictor, as `predictor_config.json` holds them.
+
+    Attributes:
+        base_model: Name of the language model it was made for.
+        model_width: D, the width of the language model's hidden states.
+        model_layers: N, the number of its decoder layers.
+        vocab_size: V, the number of rows of the two heads.
+        width: P, the width of the encoder.
+        layers: Number of encoder layers.
+        heads: Number of attention heads; divides ``width``.
+        intermediate: Width of the encoder's feed-forward layers.
+        layer_norm_eps: Epsilon of the encoder's LayerNorms.
+        thresholds: Which of its predictions guidance trusts.
+        quantization: ``{"group_size", "bits"}``, or None.
+        format_version: Version of the file format.
+    """
+
+    base_model: str
+    model_width: int
+    model_layers: int
+    vocab_size: int
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    intermediate: int = 3072
+    layer_norm_eps: float = 1e-12
+    thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
+    quantization: dict[str, int] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self):
+        sizes = (
+            "model_width",
+            "model_layers",
+            "vocab_size",
+            "width",
+            "layers",
+            "heads",
+            "intermediate",
+        )
+        for name in sizes:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} of a predictor must be an integer >= 1, not {value!r}."
+                )
+        if self.width % self.heads:
+            raise ValueError(
+                f"{self.heads} attention heads do not divide the predictor's width of "
+                f"{self.width}: pass --predictor-heads with a divisor of {self.width}."
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "PredictorConfig":
+        """Builds a configuration from the contents of `predictor_config.json`.
+
+        Raises:
+            ValueError: On an unknown or missing key, a bad value, or a format version
+                newer than this release reads.
+        """
+        version = values.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise ValueError(f"format_version must be an integer >= 1, not {version!r}")
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"its format version {version} is newer than the {FORMAT_VERSION} that "
+                "this release reads: upgrade with `pip install -U mlx-budget`"
+            )
+        values = dict(values)
+        thresholds = values.pop("thresholds", {})
+        _check_keys(cls, {*values, "thresholds"}, "")
+        _check_keys(GuidanceThresholds, thresholds, " in thresholds")
+        quantization = values.get("quantization")
+        if quantization is not None:
+            if set(quantization) != {"group_size", "bits"}:
+                raise ValueError(
+                    'quantization must be null or {"group_size": ..., "bits": ...}, '
+                    f"not {quantization!r}"
+                )
+        return cls(**values, thresholds=GuidanceThresholds(**thresholds))
+
+
+class Predictor(nn.Module):
+    """A BERT encoder over the hidden states of one position, with two heads.
+
+    Architecture of the reference checkpoints of Budget Guidance (arXiv 2506.13752): a
+    linear map from D to P, a post-LayerNorm BERT encoder without position embeddings
+    and mask, read at a learned first vector, and two bias-free linear heads.
+    """
+
+    def __init__(self, config: PredictorConfig):
+        super().__init__()
+        self.config = config
+        self.cls = mx.zeros((config.model_width,))
+        self.projection = nn.Linear(config.model_width, config.width)
+        self.layers = [EncoderLayer(config) for _ in range(config.layers)]
+        self.concentration_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.rate_head = nn.Linear(config.width, config.vocab_size, bias=False)
+
+    def encode(self, hidden_states: mx.array) -> mx.array:
+        """Encodes the hidden states of one position of each row.
+
+        Args:
+            hidden_states (mx.array): ``[h_0; ...; h_N]``, shape (B, N + 1, D).
+
+        Returns:
+            mx.array: The encoder's output at the learned first vector, shape (B, P).
+        """
+        h = hidden_states.astype(self.cls.dtype)
+        cls = mx.broadcast_to(self.cls, (h.shape[0], 1, h.shape[-1]))
+        x = self.projection(mx.concatenate([cls, h], axis=1))  # (B, N + 2, P)
+        for layer in self.layers:
+            x = layer(x)
+        return x[:, 0]
+
+    def __call__(self, hidden_states: mx.array) -> tuple[mx.array, mx.array]:
+        """Predicts the remaining thinking length for every candidate next token.
+
+        Args:
+            hidden_states (mx.array): ``[h_0; ...; h_N]``, shape (B, N + 1, D).
+
+        Returns:
+            tuple[mx.array, mx.array]: Concentration and rate of the Gamma distribution
+            of log(L + 1), float32, shape (B, V) each, where L counts the candidate, the
+            thinking tokens after it and the closing marker.
+        """
+        x = self.encode(hidden_states)
+        return (
+            nn.softplus(self.concentration_head(x).astype(mx.float32)),
+            nn.softplus(self.rate_head(x).astype(mx.float32)),
+        )
+
+    def quantize(self, bits: int, group_size: int = 64) -> "Predictor":
+        """A predictor with the same weights quantised; this one is left as it is.
+
+        Args:
+            bits: 4 or 8 bits per weight.
+            group_size: Number of weights that share a scale; linear layers whose input
+                width it does not divide stay as they are.
+
+        Raises:
+            ValueError: If it is quantised already or ``bits`` is neither 4 nor 8.
+        """
+        if self.config.quantization:
+            raise ValueError("The predictor is quantised already.")
+        if bits not in (4, 8):
+            raise ValueError(f"A predictor is quantised to 4 or 8 bits, not {bits}.")
+        settings = {"group_size": group_size, "bits": bits}
+        config = PredictorConfig(**{**_shallow(self.config), "quantization": settings})
+        other = Predictor(self.config)
+        other.update(self.parameters())
+        _quantize_layers(other, settings)
+        other.config = config
+        return other.eval()
+
+    def save(self, path: str | Path) -> None:
+        """Writes `predictor.safetensors` and `predictor_config.json` into a folder.
+
+        The folder is made if it is not there. Each file appears whole or not at all.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        weights = dict(tree_flatten(self.parameters()))
+        checkpoint.write(path / WEIGHTS_FILE, weights)
+        text = json.dumps(asdict(self.config), indent=2) + "\n"
+        checkpoint.write_text(path / CONFIG_FILE, text)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictor":
+        """Loads a predictor from a folder written by `save`.
+
+        Raises:
+            ValueError: If a file is missing or damaged, or if a tensor is missing,
+                extra, or not of the shape that the configuration gives it.
+        """
+        path = Path(path)
+        config = _read_config(path / CONFIG_FILE)
+        predictor = cls(config)
+        if config.quantization:
+            _quantize_layers(predictor, config.quantization)
+        file = path / WEIGHTS_FILE
+        found = {k: t.shape for k, t in checkpoint.read_header(file).items()}
+        check_tensors(found, _shapes(predictor), str(file))
+        predictor.load_weights(list(mx.load(str(file)).items()))
+        predictor.eval()
+        mx.eval(predictor.parameters())
+        return predictor
+
+
+class EncoderLayer(nn.Module):
+    """A post-LayerNorm BERT encoder layer, shape (B, S, P) in and out."""
+
+    def __init__(self, config: PredictorConfig):
+        super().__init__()
+        p = config.width
+        self.heads = config.heads
+        self.query = nn.Linear(p, p)
+        self.key = nn.Linear(p, p)
+        self.value = nn.Linear(p, p)
+        self.attention_output = nn.Linear(p, p)
+        self.attention_norm = nn.LayerNorm(p, eps=config.layer_norm_eps)
+        self.up = nn.Linear(p, config.intermediate)
+        self.down = nn.Linear(config.intermediate, p)
+        self.output_norm = nn.LayerNorm(p, eps=config.layer_norm_eps)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        b, s, p = x.shape
+        head_width = p // self.heads
+
+        def split(y: mx.array) -> mx.array:
+            return y.reshape(b, s, self.heads, head_width).swapaxes(1, 2)
+
+        attended = mx.fast.scaled_dot_product_attention(
+            split(self.query(x)),
+            split(self.key(x)),
+            split(self.value(x)),
+            scale=head_width**-0.5,
+        )  # (B, heads, S, P / heads)
+        attended = attended.swapaxes(1, 2).reshape(b, s, p)
+        x = self.attention_norm(x + self.attention_output(attended))
+        return self.output_norm(x + self.down(nn.gelu(self.up(x))))
+
+
+def check_tensors(
+    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: str
+) -> None:
+    """Compares tensor names and shapes.
+
+    Raises:
+        ValueError: Naming the first tensor that is missing, extra or misshapen.
+    """
+    for name, shape in expected.items():
+        if name not in found:
+            raise ValueError(f"{where} lacks the predictor tensor {name} {shape}.")
+        if found[name] != shape:
+            raise ValueError(
+                f"{where}: predictor tensor {name} has shape {found[name]}, "
+                f"expected {shape}."
+            )
+    for name in sorted(found.keys() - expected.keys()):
+        raise ValueError(
+            f"{where} has a tensor {name} {found[name]} that no predictor of this "
+            "configuration has."
+        )
+
+
+def is_predictor_folder(path: Path) -> bool:
+    """Whether a folder holds a predictor, alone or beside a model."""
+    return (path / CONFIG_FILE).exists() or (path / WEIGHTS_FILE).exists()
+
+
+def _shapes(predictor: Predictor) -> dict[str, tuple[int, ...]]:
+    return {k: v.shape for k, v in tree_flatten(predictor.parameters())}
+
+
+def _shallow(config: PredictorConfig) -> dict:
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def _quantize_layers(predictor: Predictor, settings: dict[str, int]) -> None:
+    nn.quantize(
+        predictor,
+        **settings,
+        class_predicate=lambda _, m: (
+            isinstance(m, nn.Linear)
+            and m.weight.shape[-1] % settings["group_size"] == 0
+        ),
+    )
+
+
+def _read_config(file: Path) -> PredictorConfig:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
+            "with `mlx-budget convert`."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{file} is not valid JSON: {e}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object.")
+    try:
+        return PredictorConfig.from_dict(values)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{file} cannot be read: {str(e).rstrip('.')}.") from None
+
+
+def _check_keys(cls: type, keys: set[str] | dict, where: str) -> None:
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(keys) - known):
+        raise ValueError(f"unknown key {unknown[0]!r}{where}")

@@ -1,0 +1,112 @@
+"""What a user asks, as text, file or saved cache, to the token ids of a prompt.
+
+Knows chat templates and prompt files; nothing of models or budgets.
+"""
+
+import json
+from pathlib import Path
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+
+def encode_chat(
+    tokenizer: TokenizerWrapper,
+    prompt: str | list[dict],
+    *,
+    system_prompt: str | None = None,
+    prefill_response: str | None = None,
+    chat_template_config: dict | None = None,
+    ignore_chat_template: bool = False,
+    suffix_only: bool = False,
+) -> list[int]:
+    """Token ids of a prompt, with the tokenizer's chat template where it has one.
+
+    Args:
+        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
+        prompt (str or list): The user's message, or a whole chat as messages.
+        system_prompt (str, optional): Put before the messages.
+        prefill_response (str, optional): How the reply has begun already.
+        chat_template_config (dict, optional): More arguments for the template.
+        ignore_chat_template (bool): Whether to encode the text as it is.
+        suffix_only (bool): Whether to leave out all that comes before the message,
+            because a prompt cache holds it.
+
+    Raises:
+        ValueError: If the prompt is empty, or messages meet no chat template.
+    """
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        raise ValueError("The prompt is empty: give one with --prompt.")
+    if ignore_chat_template or not tokenizer.has_chat_template:
+        if not isinstance(prompt, str):
+            raise ValueError("The tokenizer has no chat template for chat messages.")
+        return list(tokenizer.encode(prompt))
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    if isinstance(prompt, str):
+        messages.append({"role": "user", "content": prompt})
+    else:
+        messages.extend(prompt)
+    if prefill_response is not None:
+        messages.append({"role": "assistant", "content": prefill_response})
+
+    def render(messages: list[dict]) -> str:
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=prefill_response is None,
+            continue_final_message=prefill_response is not None,
+            **(chat_template_config or {}),
+        )
+
+    text = render(messages)
+    if suffix_only:
+        # mlx-lm's way: what the template puts before the message is in the cache.
+        last = max(i for i, m in enumerate(messages) if m["role"] == "user")
+        marked = [*messages]
+        marked[last] = {"role": "user", "content": "<query>"}
+        text = text[render(marked).index("<query>") :]
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def read_prompts(file: Path) -> list[str | list[dict]]:
+    """The prompts of a file.
+
+    Args:
+        file (Path): JSON lines, each an object with `prompt`, `question` or chat
+            `messages`; or, under any other name than *.jsonl, text with a prompt on
+            each line.
+
+    Raises:
+        ValueError: Naming the file and line that cannot be used.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {file}.") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise ValueError(f"{file} is not a text file.") from None
+    numbered = [(i, t) for i, t in enumerate(text.splitlines(), 1) if t.strip()]
+    if file.suffix == ".jsonl":
+        prompts = [_prompt_of(line, f"{file}, line {i}") for i, line in numbered]
+    else:
+        prompts = [line for _, line in numbered]
+    if not prompts:
+        raise ValueError(f"{file} holds no prompts.")
+    return prompts
+
+
+def _prompt_of(line: str, where: str) -> str | list[dict]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{where} is not valid JSON: {e.msg}.") from None
+    record = record if isinstance(record, dict) else {}
+    for key in ("prompt", "question"):
+        if isinstance(record.get(key), str) and record[key].strip():
+            return record[key]
+    messages = record.get("messages")
+    if isinstance(messages, list) and messages:
+        while messages and messages[-1].get("role") == "assistant":
+            messages = messages[:-1]
+        if messages:
+            return messages
+    raise ValueError(f"{where} has none of prompt, question and messages.")

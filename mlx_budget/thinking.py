@@ -1,0 +1,167 @@
+"""Where thinking begins and ends in a stream of tokens, and how long it has been.
+
+Knows markers and token texts; nothing of budgets, predictors or models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+
+@dataclass(frozen=True)
+class ThinkingMarkers:
+    """The texts that open and close a thinking block.
+
+    A marker that is one token of the vocabulary is recognised by that token; a marker
+    of several is recognised in the decoded text, however it is split into tokens.
+
+    Attributes:
+        start: Opening marker; empty if the reply begins by thinking.
+        end: Closing marker.
+        start_tokens: Token ids that encode ``start``.
+        end_tokens: Token ids that encode ``end``.
+    """
+
+    start: str
+    end: str
+    start_tokens: tuple[int, ...]
+    end_tokens: tuple[int, ...]
+
+
+def find_markers(
+    tokenizer: TokenizerWrapper, start: str | None = None, end: str | None = None
+) -> ThinkingMarkers:
+    """The thinking markers of a tokenizer, or those given in their stead.
+
+    Args:
+        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
+        start (str, optional): Opening marker; "" if replies begin by thinking.
+        end (str, optional): Closing marker.
+
+    Raises:
+        ValueError: If the tokenizer has no markers and not both are given, or the
+            closing marker is empty.
+    """
+    start = tokenizer.think_start if start is None else start
+    end = tokenizer.think_end if end is None else end
+    if start is None or end is None:
+        raise ValueError(
+            "The model's tokenizer has no thinking markers, so its thinking cannot be "
+            "budgeted. If the model does think, name its markers with "
+            "--thinking-start-token and --thinking-end-token (thinking_start and "
+            "thinking_end in Python; an empty start marker means that replies begin "
+            "by thinking)."
+        )
+    if not end.strip():
+        raise ValueError("The closing thinking marker (--thinking-end-token) is empty.")
+    if start == end:
+        raise ValueError(f"Thinking cannot begin and end with the same marker {end!r}.")
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+
+    return ThinkingMarkers(start, end, encode(start), encode(end))
+
+
+class ThinkingTracker:
+    """Follows one reply token by token through its thinking block.
+
+    Attributes:
+        thinking: Whether the last token left the reply inside a thinking block.
+        thinking_tokens: Tokens inside thinking blocks so far, markers not counted, nor
+            tokens that were put in to close a block.
+        after_newline: Whether the text of the last token contains a newline.
+        closed_by: "model" or "budget" once a block was closed, else None.
+        blocks: Thinking blocks opened so far.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerWrapper,
+        markers: ThinkingMarkers,
+        prompt: Sequence[int],
+    ):
+        self._tokenizer = tokenizer
+        self.markers = markers
+        self._texts: dict[int, str] = {}
+        # Tokens since the last marker, and whether each was forced.
+        self._block: list[int] = []
+        self._forced: list[bool] = []
+        self._earlier = 0
+        self._in_block = 0
+        self.after_newline = False
+        self.closed_by: str | None = None
+        self.thinking = not markers.start or self._is_open(prompt)
+        self.blocks = int(self.thinking)
+
+    @property
+    def thinking_tokens(self) -> int:
+        return self._earlier + self._in_block
+
+    def update(self, token: int, forced: bool = False) -> None:
+        """Takes the next token of the reply.
+
+        Args:
+            token: Its id.
+            forced: Whether it was put in to close the block, not chosen by the model.
+        """
+        self.after_newline = "\n" in self._text(token)
+        self._block.append(token)
+        self._forced.append(forced)
+        start, end = self.markers.start, self.markers.end
+        if self.thinking:
+            self._in_block += not forced
+            if length := self._completed(end, self.markers.end_tokens):
+                self._earlier += self._forced[:-length].count(False)
+                self.closed_by = "budget" if forced else "model"
+                self._enter(thinking=False)
+        elif start and self._completed(start, self.markers.start_tokens):
+            self.blocks += 1
+            self._enter(thinking=True)
+
+    def missing_end_tokens(self) -> tuple[int, ...]:
+        """What is left of the closing marker if the model has begun to write it.
+
+        Returns:
+            tuple[int, ...]: The closing marker's tokens, without those at the end of
+            the reply so far.
+        """
+        end = self.markers.end_tokens
+        for n in range(len(end) - 1, 0, -1):
+            if tuple(self._block[-n:]) == end[:n]:
+                return end[n:]
+        return end
+
+    def _enter(self, thinking: bool) -> None:
+        self.thinking = thinking
+        self._block = []
+        self._forced = []
+        self._in_block = 0
+
+    def _text(self, token: int) -> str:
+        if token not in self._texts:
+            self._texts[token] = self._tokenizer.decode([token])
+        return self._texts[token]
+
+    def _completed(self, text: str, tokens: tuple[int, ...]) -> int:
+        """How many of the last tokens make up a marker that is now complete, or 0."""
+        if len(tokens) == 1:
+            return int(self._block[-1] == tokens[0])
+        # A marker of several tokens may be split otherwise in context, at most into its
+        # bytes, and share its outer tokens with the text around it.
+        window = self._block[-(len(text.encode()) + 1) :]
+        if text not in self._tokenizer.decode(window):
+            return 0
+        length = 1
+        while text not in self._tokenizer.decode(window[-length:]):
+            length += 1
+        return length
+
+    def _is_open(self, prompt: Sequence[int]) -> bool:
+        start, end = self.markers.start_tokens, self.markers.end_tokens
+        if len(start) == 1 and len(end) == 1:
+            last = next((t for t in reversed(prompt) if t in (*start, *end)), None)
+            return last == start[0]
+        text = self._tokenizer.decode(list(prompt))
+        return text.rfind(self.markers.start) > text.rfind(self.markers.end)
