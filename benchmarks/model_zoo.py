@@ -83,7 +83,7 @@ TINY_MLA = dict(
     rope_parameters={"rope_theta": 1000.0, "rope_type": "default"},
 )
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
-# Architectures for which mlx-lm's tests hold no configuration, or only a large one.
+# Architectures of which mlx-lm's tests run no configuration, or only a large one.
 CONFIGS: dict[str, dict] = {
     "cohere": TINY,
     "falcon_h1": dict(
@@ -91,6 +91,9 @@ CONFIGS: dict[str, dict] = {
     ),
     "gemma3": dict(vocab_size=100, text_config=dict(TINY, sliding_window_pattern=2)),
     "glm_moe_dsa": TINY_MLA,
+    "gpt_neox": dict(
+        TINY, layer_norm_eps=1e-5, rotary_emb_base=1000, rotary_pct=0.25
+    ),
     "kimi_k25": dict(text_config=TINY_MLA),
     "mellum": dict(
         TINY,
@@ -125,6 +128,14 @@ CONFIGS: dict[str, dict] = {
             num_local_experts=4,
             moe_hidden_size=32,
         )
+    ),
+    "olmo": dict(
+        d_model=64,
+        n_layers=3,
+        mlp_hidden_size=64,
+        n_heads=4,
+        vocab_size=100,
+        embedding_size=100,
     ),
     "phi": dict(TINY, num_key_value_heads=4),
     "phixtral": dict(

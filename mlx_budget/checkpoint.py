@@ -122,8 +122,8 @@ def find_shards(folder: Path) -> list[Path]:
     for shard in shards:
         if not shard.exists():
             raise ValueError(
-                f"{folder} is incomplete: {INDEX_FILE} names {shard.name}, which is not "
-                "there. Download the checkpoint again."
+                f"{folder} is incomplete: {INDEX_FILE} names {shard.name}, which is "
+                "not there. Download the checkpoint again."
             )
     if not shards:
         if any(p.suffix in PICKLE_SUFFIXES for p in folder.iterdir()):

@@ -275,7 +275,7 @@ def _copy_tokenizer(
 ) -> None:
     """Copies the tokenizer's files once it has been seen to load."""
     if tokenizer is not None:
-        source = hub.fetch(tokenizer, hub.TOKENIZER_FILES)
+        source = hub.fetch(tokenizer, (*hub.TOKENIZER_FILES, "config.json"))
     try:
         load_tokenizer(
             source,
@@ -285,13 +285,12 @@ def _copy_tokenizer(
     except Exception as e:  # the tokenizers' loaders raise whatever they like
         reason = str(e).strip().splitlines() or [repr(e)]
         raise ValueError(
-            f"{tokenizer or source} has no usable tokenizer ({reason[0]}). Take it from "
-            "the base model with --tokenizer."
+            f"{tokenizer or source} has no usable tokenizer ({reason[0]}). Take it "
+            "from the base model with --tokenizer."
         ) from None
     for pattern in hub.TOKENIZER_FILES:
         for file in source.glob(pattern):
-            if file.name not in ("config.json", checkpoint.INDEX_FILE):
-                shutil.copy(file, folder)
+            shutil.copy(file, folder)
 
 
 def _write_base(model: nn.Module, config: dict, source: Path, folder: Path) -> None:

@@ -34,8 +34,8 @@ _ERFCX = (
     0.0431730659,
 )
 
-# Taylor series in eta of the first three coefficients of DLMF 8.12.7; their closed forms
-# (8.12.9 to 8.12.12) cancel near eta = 0.
+# Taylor series in eta of the first three coefficients of DLMF 8.12.7; their closed
+# forms (8.12.9 to 8.12.12) cancel near eta = 0.
 _C0 = (
     -0.3333333333,
     0.08333333333,

@@ -30,7 +30,17 @@ MODEL_FILES = (
     "*.jsonl",
     "*.jinja",
 )
-TOKENIZER_FILES = tuple(p for p in MODEL_FILES if p != "model*.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "*.tiktoken",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.jinja",
+    "*.py",
+)
 
 
 def is_local(name: str | Path) -> bool:

@@ -14,8 +14,7 @@ pipeline_tag: text-generation
 tags:
 - mlx
 - budget-guidance
-base_model: {base_model}
----
+{base_line}---
 
 # {title}
 
@@ -36,17 +35,18 @@ pip install mlx-budget
 
 | | |
 |---|---|
-| language model | {model_layers} layers, width {model_width}, vocabulary {vocab_size:,} |
+| language model | {model_layers} layers, width {model_width} |
+| vocabulary | {vocab_size:,} tokens |
 | language model weights | {base_weights} |
 | predictor | {layers} layers, width {width}, {heads} heads |
 | predictor weights | {predictor_weights} |
 """
 _WHOLE = (
-    "[{base}](https://huggingface.co/{base}) with its thinking-length predictor, "
+    "{base} with its thinking-length predictor, "
     "converted to MLX by mlx-budget. The folder is an ordinary mlx-lm model too."
 )
 _ALONE = (
-    "The thinking-length predictor of [{base}](https://huggingface.co/{base}), "
+    "The thinking-length predictor of {base}, "
     "converted to MLX by mlx-budget, for any build of its base model."
 )
 
@@ -72,9 +72,9 @@ def write_model_card(
     if predictor_only:
         options = f"--model BASE_MODEL {options}"
     text = _CARD.format(
-        base_model=base,
+        base_line=f"base_model: {base}\n" if "/" in base else "",
         title=name.split("/")[-1],
-        what=(_ALONE if predictor_only else _WHOLE).format(base=base),
+        what=(_ALONE if predictor_only else _WHOLE).format(base=_link(base)),
         command=(
             f"mlx-budget generate {options} \\\n"
             '    --thinking-budget 1000 --prompt "How many primes are below 100?"'
@@ -94,6 +94,10 @@ def write_model_card(
         },
     )
     checkpoint.write_text(folder / "README.md", text)
+
+
+def _link(base: str) -> str:
+    return f"[{base}](https://huggingface.co/{base})" if "/" in base else base
 
 
 def _weights(config: dict) -> str:
