@@ -4,13 +4,15 @@ Knows the file format (https://github.com/huggingface/safetensors) and nothing o
 the tensors mean. Weights are only ever read from safetensors.
 """
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,39 +28,25 @@ PICKLES_ONLY = (
 )
 
 _MAX_HEADER_BYTES = 100_000_000
-_BITS = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "U16": 16,
-    "I16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "U32": 32,
-    "I32": 32,
-    "F32": 32,
-    "U64": 64,
-    "I64": 64,
-    "F64": 64,
-    "C64": 64,
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DTYPES = {
+    "BOOL": mx.bool_,
+    "U8": mx.uint8,
+    "I8": mx.int8,
+    "U16": mx.uint16,
+    "I16": mx.int16,
+    "F16": mx.float16,
+    "BF16": mx.bfloat16,
+    "U32": mx.uint32,
+    "I32": mx.int32,
+    "F32": mx.float32,
+    "U64": mx.uint64,
+    "I64": mx.int64,
+    "C64": mx.complex64,
 }
-_DTYPE_NAMES = {
-    mx.bool_: "BOOL",
-    mx.uint8: "U8",
-    mx.int8: "I8",
-    mx.uint16: "U16",
-    mx.int16: "I16",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-    mx.uint32: "U32",
-    mx.int32: "I32",
-    mx.float32: "F32",
-    mx.uint64: "U64",
-    mx.int64: "I64",
-}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# MLX reads 8-bit floats as bytes; it has no other type of the format.
+_READABLE = {**_DTYPES, "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8}
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class TensorInfo:
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """Names, types and shapes of the tensors of a safetensors file.
 
-    Reads the header only, and checks that the file is as long as the header says.
+    Reads the header only, and checks that the tensors fill the file.
 
     Raises:
         ValueError: If the file is missing, truncated, or not a safetensors file.
@@ -83,27 +71,33 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             (length,) = struct.unpack("<Q", f.read(8).ljust(8, b"\0"))
             if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
                 raise _damaged(file, "its header is cut short")
-            entries = json.loads(f.read(length))
+            text = f.read(length)
     except FileNotFoundError:
-        raise ValueError(f"{file} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise _damaged(file, "its header is not JSON") from None
+        raise ValueError(f"{file} does not exist: download it again.") from None
     try:
-        entries.pop("__metadata__", None)
-        tensors, end = {}, 0
-        for name, entry in entries.items():
-            begin, stop = entry["data_offsets"]
-            info = TensorInfo(entry["dtype"], tuple(entry["shape"]))
-            if (stop - begin) * 8 != prod(info.shape) * _BITS[info.dtype]:
-                raise _damaged(file, f"tensor {name} has a wrong size")
-            tensors[name] = info
-            end = max(end, stop)
-    except (AttributeError, KeyError, TypeError) as e:
-        raise _damaged(file, f"its header cannot be read ({e!r})") from None
-    if size != 8 + length + end:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _damaged(file, "its header is not JSON") from None
+    if not isinstance(entries, dict):
+        raise _damaged(file, "its header is not a JSON object")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
+        raise _damaged(file, "its metadata is not a map of texts")
+    tensors, ranges = {}, []
+    for name, entry in entries.items():
+        tensors[name], begin, end = _read_entry(file, name, entry)
+        ranges.append((begin, end))
+    last = 0
+    for begin, end in sorted(ranges):
+        if begin != last:
+            raise _damaged(file, f"its tensors overlap or leave a gap at byte {last}")
+        last = end
+    if size != 8 + length + last:
         raise _damaged(
             file,
-            f"it has {size:,} bytes where its header asks for {8 + length + end:,}",
+            f"it has {size:,} bytes where its header asks for {8 + length + last:,}",
         )
     return tensors
 
@@ -129,7 +123,8 @@ def find_shards(folder: Path) -> list[Path]:
         if any(p.suffix in PICKLE_SUFFIXES for p in folder.iterdir()):
             raise ValueError(PICKLES_ONLY.format(folder))
         raise ValueError(
-            f"{folder} is not a checkpoint: it has no model*.safetensors file."
+            f"{folder} is not a checkpoint: it has no model*.safetensors file. Check "
+            "the name."
         )
     return shards
 
@@ -144,7 +139,9 @@ def read_index(file: Path) -> dict[str, str]:
         weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
         names = dict(weight_map)
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file} is damaged: it has no weight_map.") from None
+        raise ValueError(
+            f"{file} is damaged: it has no weight_map. Download it again."
+        ) from None
     for name in names.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{file} names a shard outside its folder: {name!r}.")
@@ -186,6 +183,7 @@ def write(
             # NumPy has no bfloat16: bytes are written, whatever the type.
             f.write(memoryview(flat.view(mx.uint8)))
             del value, flat
+            mx.clear_cache()  # MLX would keep the buffers of all that it has freed
             progress(nbytes)
 
 
@@ -239,28 +237,63 @@ def appearing_folder(path: Path) -> Iterator[Path]:
     What a killed run left behind is removed by the next one for the same path.
 
     Raises:
-        ValueError: If ``path`` exists already.
+        ValueError: If ``path`` exists already, or the disk is full.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise ValueError(
             f"The output folder {path} exists already: choose another with --mlx-path, "
             "or remove it first."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix, suffix = f".{path.name}.", ".incomplete"
-    for left in path.parent.glob(f"{prefix}*{suffix}"):
-        owner = left.name[len(prefix) : -len(suffix)]
-        if owner.isdigit() and not _is_running(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-    partial = path.parent / f"{prefix}{os.getpid()}{suffix}"
-    partial.mkdir()
+    missing = [parent for parent in path.parents if not parent.exists()]
     try:
-        yield partial
-        if path.exists():
-            raise ValueError(f"{path} was made by another program in the meantime.")
-        partial.rename(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked_folder(path.parent, f".{path.name}.", ".incomplete") as partial:
+            yield partial
+            if os.path.lexists(path):
+                raise ValueError(f"Another program has made {path} in the meantime.")
+            partial.rename(path)
+    except OSError as e:
+        if e.errno not in _DISK_FULL:
+            raise
+        raise ValueError(
+            f"{path} could not be written ({e.strerror}): free some space, or choose "
+            "another disk with --mlx-path."
+        ) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):  # it holds the folder, or what others have made
+                parent.rmdir()
+
+
+@contextmanager
+def _locked_folder(parent: Path, prefix: str, suffix: str) -> Iterator[Path]:
+    """A new folder that is removed in the end, by the next run if this one is killed.
+
+    Process ids come again, locks end with their process.
+    """
+    for left in parent.iterdir():
+        if left.name.startswith(prefix) and left.name.endswith(suffix):
+            with suppress(OSError), _lock(left):
+                shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(suffix, prefix, parent))
+    try:
+        folder.chmod(0o777 & ~_umask())
+        with ExitStack() as stack:
+            with suppress(OSError):  # not every file system has locks
+                stack.enter_context(_lock(folder))
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -284,14 +317,26 @@ def _umask() -> int:
     return mask
 
 
-def _is_running(pid: int) -> bool:
+def _read_entry(file: Path, name: str, entry: dict) -> tuple[TensorInfo, int, int]:
+    """What the header says of a tensor, and where its bytes begin and end."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        dtype, shape = entry["dtype"], entry["shape"]
+        begin, end = entry["data_offsets"]
+        numbers = (*shape, begin, end)
+        sound = all(type(n) is int and n >= 0 for n in numbers)
+        sound = sound and isinstance(dtype, str)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise _damaged(file, f"tensor {name} is not described in its header")
+    if dtype not in _READABLE:
+        raise ValueError(
+            f"{file}: tensor {name} is of type {dtype}, which MLX cannot read. Use a "
+            "checkpoint in float32, float16 or bfloat16."
+        )
+    if end - begin != prod(shape) * _READABLE[dtype].size:
+        raise _damaged(file, f"tensor {name} has a wrong size")
+    return TensorInfo(dtype, tuple(shape)), begin, end
 
 
 def _damaged(file: Path, why: str) -> ValueError:

@@ -192,8 +192,11 @@ def _print_json(
         raise KeyboardInterrupt
     text = thinking + answer
     if markers is not None:
-        thinking = thinking.strip().removeprefix(markers.start)
-        thinking = thinking.removesuffix(markers.end)
+        thinking = thinking.lstrip().removeprefix(markers.start.strip())
+        if last.closed_by is not None:
+            # The marker's last token may reach into the answer.
+            thinking, _, rest = thinking.rpartition(markers.end)
+            answer = rest + answer
     result = {
         "model": model,
         "text": text,

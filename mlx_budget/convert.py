@@ -4,29 +4,31 @@ Knows the reference's files and mlx-lm's loader; nothing of generation.
 """
 
 import contextlib
+import importlib.util
+import io
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-from huggingface_hub import HfApi
 from huggingface_hub.utils import tqdm
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import (
     _get_classes,
+    load_config,
     load_model,
     load_tokenizer,
     quantize_model,
-    save_config,
 )
 
 from . import checkpoint, hub
 from .loading import check_fits, read_config
 from .model_card import write_model_card
-from .predictor import Predictor, PredictorConfig, check_tensors
+from .predictor import CONFIG_FILE, Predictor, PredictorConfig, check_tensors
 from .reference import (
     is_predictor_tensor,
     predictor_name,
@@ -94,35 +96,44 @@ def convert(
             "--predictor-only writes no language model and no tokenizer: leave out "
             "-q and --tokenizer, or use --predictor-q-bits."
         )
+    if not quantize and (q_bits or q_group_size or quant_predicate):
+        raise ValueError(
+            "--q-bits, --q-group-size and --quant-predicate say how to quantise: add "
+            "-q, or leave them out."
+        )
+    if upload_repo is not None:
+        hub.check_name(upload_repo)
     with checkpoint.appearing_folder(mlx_path) as folder:
-        if upload_repo is not None:
-            with hub.one_line_errors(upload_repo):
-                HfApi().create_repo(upload_repo, exist_ok=True)
         source = _fetch(hf_path, revision, predictor_only)
         config = read_config(source)
         shapes = _predictor_shapes(source, hf_path)
         sizes = predictor_sizes(shapes, predictor_heads)
-        if predictor_only:
-            sizes["model_layers"] = _layers_from_config(config)
-            predictor = _read_predictor(source, hf_path, shapes, sizes, dtype)
-        else:
-            model, config = _load_base(source, trust_remote_code)
-            sizes["model_layers"] = len(model.layers)
-            predictor = _read_predictor(source, hf_path, shapes, sizes, dtype)
-            check_fits(predictor, model)
-            _copy_tokenizer(source, tokenizer, folder, config, trust_remote_code)
-            model = _cast(model, dtype)
+        with _one_line(f"{hf_path} cannot be read as a model of mlx-lm"):
+            classes = _model_classes(source, config, trust_remote_code)
+            empty = _empty_model(source, classes)
+            sizes["model_layers"] = len(empty.layers)
+        predictor = _read_predictor(source, hf_path, shapes, sizes, dtype)
+        check_fits(predictor, empty)
+        if predictor_q_bits is not None:
+            predictor = predictor.quantize(predictor_q_bits)
+        if not predictor_only:
+            for shard in checkpoint.find_shards(source):
+                checkpoint.read_header(shard)
+            with _one_line(f"{hf_path} does not hold the weights of its model"):
+                model, config = _load_base(source, config, classes)
+            _copy_settings(source, folder)
+            _copy_tokenizer(source, hf_path, tokenizer, folder, trust_remote_code)
+            model, config = _cast(model, config, dtype)
             if quantize:
                 model, config = _quantize(
                     model, config, q_bits, q_group_size, q_mode, quant_predicate
                 )
-            if dtype is not None:
-                config["torch_dtype"] = dtype
-            _write_base(model, config, source, folder)
-        if predictor_q_bits is not None:
-            predictor = predictor.quantize(predictor_q_bits)
+        if upload_repo is not None:
+            upload_repo = hub.create(upload_repo)
         name = upload_repo or mlx_path.name
         write_model_card(folder, name, predictor.config, config, predictor_only)
+        if not predictor_only:
+            _write_base(model, config, folder)
         predictor.save(folder)
     if upload_repo is not None:
         _upload(mlx_path, upload_repo)
@@ -136,7 +147,7 @@ def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Path:
     if not predictor_only:
         files = hub.MODEL_FILES
     else:
-        settings = ("config.json", checkpoint.INDEX_FILE)
+        settings = ("config.json", checkpoint.INDEX_FILE, "*.py")
         folder = hub.fetch(hf_path, settings, revision)
         files = (*settings, *_predictor_files(folder))
     folder = hub.fetch(hf_path, files, revision)
@@ -163,27 +174,77 @@ def _predictor_shards(source: Path) -> list[Path]:
 
 
 def _predictor_shapes(source: Path, name: str) -> dict[str, tuple[int, ...]]:
-    shapes = {
-        tensor: info.shape
+    tensors = {
+        tensor: info
         for shard in _predictor_shards(source)
         for tensor, info in checkpoint.read_header(shard).items()
         if is_predictor_tensor(tensor)
     }
-    if not shapes:
+    if not tensors and (source / CONFIG_FILE).exists():
+        raise ValueError(
+            f"{name} has been converted already: give it to `mlx-budget generate`."
+        )
+    if not tensors:
         raise ValueError(
             f"{name} has no predictor tensors, so it is no Budget Guidance checkpoint. "
             "Convert a plain model with `mlx_lm.convert`, and give its predictor to "
             "`mlx-budget generate --predictor`."
         )
-    return shapes
+    for tensor, info in tensors.items():
+        if info.dtype not in ("F32", "F16", "BF16"):
+            raise ValueError(
+                f"{name}: predictor tensor {tensor} is of type {info.dtype}. Use a "
+                "checkpoint in float32, float16 or bfloat16."
+            )
+    return {tensor: info.shape for tensor, info in tensors.items()}
 
 
-def _layers_from_config(config: dict) -> int:
-    settings = config.get("text_config", config)
-    for key in ("num_hidden_layers", "n_layer", "num_layers"):
-        if key in settings:
-            return settings[key]
-    raise ValueError("config.json does not say how many layers the model has.")
+def _model_classes(
+    source: Path, config: dict, trust_remote_code: bool
+) -> tuple[type[nn.Module], type]:
+    """The model's classes in mlx-lm; they leave out the predictor's tensors."""
+    if (file := config.get("model_file")) is None:
+        model_class, args_class = _get_classes(config)
+    elif not trust_remote_code:
+        raise ValueError(
+            f"its code ({file}) would have to run. Read it, and pass "
+            "--trust-remote-code if you trust it."
+        )
+    else:
+        spec = importlib.util.spec_from_file_location("custom_model", source / file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        model_class, args_class = module.Model, module.ModelArgs
+
+    class Base(model_class):
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            own = {k: v for k, v in weights.items() if not is_predictor_tensor(k)}
+            parent = getattr(super(), "sanitize", None)
+            return parent(own) if parent else own
+
+    return Base, args_class
+
+
+def _empty_model(source: Path, classes: tuple[type[nn.Module], type]) -> nn.Module:
+    """The model without its weights: its shapes can be computed, nothing is read.
+
+    What is traced through a model can hold on to its weights for long after.
+    """
+    model_class, args_class = classes
+    return model_class(args_class.from_dict(load_config(source)))
+
+
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turns what mlx-lm raises over a bad checkpoint into a ValueError of one line."""
+    try:
+        yield
+    except Exception as e:  # mlx-lm and the model's code raise whatever they like
+        reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+        reason = " ".join(reason.split()).rstrip(".")
+        if len(reason) > 300:
+            reason = f"{reason[:300]}..."
+        raise ValueError(f"{what}: {reason}.") from e
 
 
 def _read_predictor(
@@ -193,12 +254,17 @@ def _read_predictor(
     sizes: dict[str, int],
     dtype: str | None,
 ) -> Predictor:
-    base_model = Path(name).name if hub.is_local(name) else name
+    base_model = source.resolve().name if hub.is_local(name) else name
     predictor = Predictor(PredictorConfig(base_model=base_model, **sizes))
     ours = dict(tree_flatten(predictor.parameters()))
     expected = {reference_name(k): v.shape for k, v in ours.items()}
     expected["cls_token"] = (1, 1, sizes["model_width"])
-    check_tensors(shapes, expected, name)
+    try:
+        check_tensors(shapes, expected, name)
+    except ValueError as e:
+        raise ValueError(
+            f"{e} The checkpoint is damaged: get it anew from its author."
+        ) from None
     weights = {}
     for shard in _predictor_shards(source):
         for tensor, value in mx.load(str(shard)).items():
@@ -209,28 +275,19 @@ def _read_predictor(
     return predictor
 
 
-def _load_base(source: Path, trust_remote_code: bool) -> tuple[nn.Module, dict]:
+def _load_base(
+    source: Path, config: dict, classes: tuple[type[nn.Module], type]
+) -> tuple[nn.Module, dict]:
     """The language model, its weights unread, without the predictor's tensors."""
-    for shard in checkpoint.find_shards(source):
-        checkpoint.read_header(shard)
-
-    def classes(config: dict) -> tuple[type[nn.Module], type]:
-        model_class, args_class = _get_classes(config)
-
-        class Base(model_class):
-            def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-                own = {k: v for k, v in weights.items() if not is_predictor_tensor(k)}
-                parent = getattr(super(), "sanitize", None)
-                return parent(own) if parent else own
-
-        return Base, args_class
-
-    return load_model(
+    model, loaded = load_model(
         source,
         lazy=True,
-        get_model_classes=classes,
-        trust_remote_code=trust_remote_code,
+        model_config={"model_file": None},  # it is in the classes
+        get_model_classes=lambda config: classes,
     )
+    # What mlx-lm makes of other formats' quantisation holds for what we write.
+    changed = ("quantization", "quantization_config")
+    return model, {**config, **{k: loaded[k] for k in changed if k in loaded}}
 
 
 def _as(value: mx.array, dtype: str | None) -> mx.array:
@@ -238,14 +295,19 @@ def _as(value: mx.array, dtype: str | None) -> mx.array:
     return value.astype(getattr(mx, dtype)) if dtype and floating else value
 
 
-def _cast(model: nn.Module, dtype: str | None) -> nn.Module:
+def _cast(
+    model: nn.Module, config: dict, dtype: str | None
+) -> tuple[nn.Module, dict]:
+    if dtype is None:
+        return model, config
     may_cast = getattr(model, "cast_predicate", lambda _: True)
     model.update(
         tree_map_with_path(
             lambda k, v: _as(v, dtype) if may_cast(k) else v, model.parameters()
         )
     )
-    return model
+    # The key was renamed in transformers 4.56.
+    return model, {**config, "dtype" if "dtype" in config else "torch_dtype": dtype}
 
 
 def _quantize(
@@ -260,43 +322,61 @@ def _quantize(
         if mode != "affine":
             raise ValueError("--quant-predicate works with --q-mode affine only.")
         predicate = mixed_quant_predicate_builder(predicate, model, group_size or 64)
-    with contextlib.redirect_stdout(sys.stderr):
-        return quantize_model(
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        model, config = quantize_model(
             model, config, group_size, bits, mode=mode, quant_predicate=predicate
         )
+    if not any(k.endswith(".scales") for k, _ in tree_flatten(model.parameters())):
+        raise ValueError(
+            f"No layer of this model can be quantised in groups of {group_size}: give "
+            "--q-group-size a divisor of its width."
+        )
+    sys.stderr.write(said.getvalue())
+    return model, config
+
+
+def _copy_settings(source: Path, folder: Path) -> None:
+    for pattern in ("config.json", "generation_config.json", "*.py"):
+        _copy_files(source, pattern, folder)
 
 
 def _copy_tokenizer(
     source: Path,
+    name: str,
     tokenizer: str | None,
     folder: Path,
-    config: dict,
     trust_remote_code: bool,
 ) -> None:
-    """Copies the tokenizer's files once it has been seen to load."""
+    """Copies the tokenizer's files, and sees whether it loads from there."""
     if tokenizer is not None:
-        source = hub.fetch(tokenizer, (*hub.TOKENIZER_FILES, "config.json"))
+        name = tokenizer
+        source = hub.fetch(tokenizer, hub.TOKENIZER_FILES)
+    for pattern in hub.TOKENIZER_FILES:
+        _copy_files(source, pattern, folder)
     try:
-        load_tokenizer(
-            source,
-            {"trust_remote_code": trust_remote_code},
-            eos_token_ids=config.get("eos_token_id"),
-        )
+        load_tokenizer(folder, {"trust_remote_code": trust_remote_code})
     except Exception as e:  # the tokenizers' loaders raise whatever they like
+        if "trust_remote_code" in str(e):
+            raise ValueError(
+                f"The tokenizer of {name} comes with code that would have to run. Read "
+                "it, and pass --trust-remote-code if you trust it."
+            ) from None
         reason = str(e).strip().splitlines() or [repr(e)]
         raise ValueError(
-            f"{tokenizer or source} has no usable tokenizer ({reason[0]}). Take it "
-            "from the base model with --tokenizer."
+            f"{name} has no usable tokenizer ({reason[0]}). Take it from the base "
+            "model with --tokenizer."
         ) from None
-    for pattern in hub.TOKENIZER_FILES:
-        for file in source.glob(pattern):
-            shutil.copy(file, folder)
 
 
-def _write_base(model: nn.Module, config: dict, source: Path, folder: Path) -> None:
-    save_config(dict(config), folder / "config.json")
-    for file in source.glob("generation_config.json"):
-        shutil.copy(file, folder)
+def _copy_files(source: Path, pattern: str, folder: Path) -> None:
+    for file in source.glob(pattern):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_base(model: nn.Module, config: dict, folder: Path) -> None:
+    text = json.dumps(config, indent=4, sort_keys=True) + "\n"
+    checkpoint.write_text(folder / "config.json", text)
     weights = dict(tree_flatten(model.parameters()))
     # Nothing else may hold on to the weights while they are written one by one.
     model.update(tree_map(lambda _: mx.array([]), model.parameters()))
@@ -305,15 +385,14 @@ def _write_base(model: nn.Module, config: dict, source: Path, folder: Path) -> N
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator:
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar:
         yield bar.update
 
 
 def _upload(path: Path, repo: str) -> None:
     try:
-        with hub.one_line_errors(repo):
-            HfApi().upload_folder(folder_path=path, repo_id=repo)
+        hub.upload(path, repo)
     except ValueError as e:
         raise ValueError(
             f"{path} is converted, but was not uploaded: {e} Try again with "

@@ -3,10 +3,10 @@
 Knows the shape of mlx-lm's models (a backbone that owns the list of decoder layers) and
 nothing of predictors, budgets or tokens.
 
-mlx modules have no forward hooks. A recorder swaps the class of the model, its backbone
-and its layers for subclasses that note what passes and delegate. Parameters, their
-names, adapters and quantisation stay as they are; when the last lease on the recorder
-ends, the classes are put back and the model is as it was.
+mlx modules have no forward hooks. A recorder swaps the class of the model, its
+backbone, its layers and the norms around them for subclasses that note what passes and
+delegate. Parameters, their names, adapters and quantisation stay as they are; when the
+last lease on the recorder ends, the classes are put back and the model is as it was.
 """
 
 import functools
@@ -33,8 +33,8 @@ def find_backbone(model: nn.Module) -> nn.Module:
     layers = getattr(model, "layers", None)
     if not layers:
         raise ValueError(
-            f"{type(model).__module__} has no list of decoder layers: its hidden states "
-            "cannot be recorded, so a predictor cannot be used with this model."
+            f"{type(model).__module__} has no list of decoder layers: its hidden "
+            "states cannot be recorded, so a predictor cannot be used with this model."
         )
     for _, module in model.named_modules():
         for child in module.children().values():
@@ -130,16 +130,16 @@ class HiddenStateRecorder:
             if h is None:
                 name = f"layer {i}" if i < len(states) - 1 else "the final norm"
                 raise ValueError(
-                    f"The hidden state at {name} was not seen in the last forward pass: "
-                    "a predictor cannot be used with this model architecture."
+                    f"The hidden state at {name} was not seen in the last forward "
+                    "pass: a predictor cannot be used with this model architecture."
                 )
         return mx.concatenate([h[row : row + 1] for h in states], axis=1)
 
     def _begin(self, call: Callable, inputs, *args, **kwargs):
         if 0 < self._claimed < self._rows:
             raise ValueError(
-                f"Only {self._claimed} of {self._rows} rows of the batch were sampled by "
-                "budget samplers. Make one for every request of the batch "
+                f"Only {self._claimed} of {self._rows} rows of the batch were sampled "
+                "by budget samplers. Make one for every request of the batch "
                 "(thinking_budget=None for those without a budget)."
             )
         self._layer_inputs = [None] * len(self._layer_inputs)
@@ -171,7 +171,7 @@ class HiddenStateRecorder:
         first = next((v for v in values if isinstance(v, mx.array)), None)
         if first is None or first.ndim != 3 or first.shape[:2] != (self._rows, 1):
             return None
-        return first
+        return mx.array(first)  # not a copy, but safe from a model's ``h += ...``
 
 
 def _recording_class(original: type, note: Callable) -> type:

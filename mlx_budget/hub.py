@@ -4,6 +4,8 @@ Knows the Hub's client and turns its errors into one line each; nothing of what 
 files mean.
 """
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +15,13 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 MODEL_FILES = (
     "*.json",
@@ -47,7 +50,7 @@ def is_local(name: str | Path) -> bool:
     """Whether ``name`` can only be, or is, a path on this machine."""
     text = str(name)
     looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1
-    return looks_local or Path(text).expanduser().exists()
+    return looks_local or os.path.exists(text)
 
 
 def fetch(
@@ -65,9 +68,9 @@ def fetch(
             read, or the Hub cannot be reached.
     """
     if is_local(name):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         if not path.exists():
-            raise ValueError(f"There is no folder {path}. Check the path.")
+            raise ValueError(f"There is no folder {name}. Check the path.")
         if not path.is_dir():
             raise ValueError(f"{path} is a file; name the folder that holds the model.")
         if revision is not None:
@@ -89,14 +92,44 @@ def list_files(name: str, revision: str | None = None) -> list[str]:
         return HfApi().list_repo_files(name, revision=revision)
 
 
+def check_name(name: str) -> None:
+    """Raises a ValueError if ``name`` cannot be the name of a repository."""
+    with one_line_errors(name):
+        validate_repo_id(name)
+
+
+def create(name: str) -> str:
+    """Makes a repository on the Hub, unless it is there; errors as in `fetch`.
+
+    Returns:
+        str: Its full name, "owner/name".
+    """
+    with one_line_errors(name):
+        return HfApi().create_repo(name, exist_ok=True).repo_id
+
+
+def upload(folder: Path, name: str) -> None:
+    """Uploads the files of a folder to a repository; errors as in `fetch`."""
+    with one_line_errors(name):
+        HfApi().upload_folder(folder_path=folder, repo_id=name)
+
+
 @contextmanager
 def one_line_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """Turns the errors of the Hub's client into a ValueError of one line."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what it warns of comes as an error, too
     try:
         yield
     except HFValidationError:
         raise ValueError(
             f"{name!r} is neither a local folder nor a Hub name (owner/name)."
+        ) from None
+    except LocalTokenNotFoundError:
+        raise ValueError(
+            f"The Hub wants to know who you are before it changes {name}: log in with "
+            "`hf auth login`."
         ) from None
     except GatedRepoError:
         raise ValueError(
@@ -104,25 +137,33 @@ def one_line_errors(name: str, revision: str | None = None) -> Iterator[None]:
             "`hf auth login`."
         ) from None
     except RevisionNotFoundError:
-        raise ValueError(f"{name} has no revision {revision!r} on the Hub.") from None
+        raise ValueError(
+            f"{name} has no revision {revision!r} on the Hub. Check --revision."
+        ) from None
     except RepositoryNotFoundError:
         raise ValueError(
             f"There is no folder {name} here and no such name on the Hub (or it is "
             "private: log in with `hf auth login`)."
         ) from None
-    except HfHubHTTPError as e:
-        raise ValueError(f"The Hub refused {name}: {_first_line(e)}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise ValueError(
             f"There is no folder {name} here, and the Hub cannot be reached to look it "
             "up. Check the path or the network."
         ) from None
-    except HTTPError as e:
+    except HfHubHTTPError as e:
         raise ValueError(
-            f"The connection to the Hub failed over {name} ({_first_line(e)}). Check "
-            "the network and try again."
+            f"The Hub refused {name} ({_first_line(e)}). Check the name, and log in "
+            "with `hf auth login`."
         ) from None
+    except Exception as e:  # the client's libraries raise whatever they like
+        raise ValueError(
+            f"The transfer of {name} from or to the Hub failed ({_first_line(e)}). "
+            "Check the network and the disk, and try again: it goes on where it ended."
+        ) from e
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[0].rstrip(". ")

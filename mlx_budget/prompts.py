@@ -104,7 +104,7 @@ def _prompt_of(line: str, where: str) -> str | list[dict]:
         if isinstance(record.get(key), str) and record[key].strip():
             return record[key]
     messages = record.get("messages")
-    if isinstance(messages, list) and messages:
+    if isinstance(messages, list) and all(isinstance(m, dict) for m in messages):
         while messages and messages[-1].get("role") == "assistant":
             messages = messages[:-1]
         if messages:

@@ -4,6 +4,7 @@ A pure map of names and shapes; knows nothing of files, models or mlx.
 """
 
 import re
+from collections import Counter
 
 # The tensors that the reference adds to a causal language model (arXiv 2506.13752).
 _PREFIXES = ("cls_token", "encoder.", "alpha_head.", "lam_head.")
@@ -14,7 +15,7 @@ _NAMES = {
     "alpha_head.weight": "concentration_head.weight",
     "lam_head.weight": "rate_head.weight",
 }
-_LAYER = re.compile(r"encoder\.1\.layer\.(\d+)\.(.+)\.(weight|bias)")
+_LAYER = re.compile(r"encoder\.1\.layer\.([0-9]+)\.(.+)\.(weight|bias)")
 _LAYER_MODULES = {
     "attention.self.query": "query",
     "attention.self.key": "key",
@@ -66,22 +67,24 @@ def predictor_sizes(
         dict[str, int]: The sizes of a `PredictorConfig`, but for the model's layers.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing or of a wrong rank, or the
-            number of heads has to be given.
+        ValueError: If a tensor that tells a size is missing, of a wrong rank or empty,
+            or the number of heads has to be given.
     """
 
     def size(name: str, axis: int, rank: int) -> int:
         if name not in shapes:
             raise ValueError(f"The checkpoint lacks the predictor tensor {name}.")
-        if len(shapes[name]) != rank:
+        if len(shapes[name]) != rank or 0 in shapes[name]:
             raise ValueError(
                 f"Predictor tensor {name} has shape {shapes[name]}, expected {rank} "
-                "dimensions."
+                "dimensions, none of them 0."
             )
         return shapes[name][axis]
 
     width = size("encoder.0.weight", 0, 2)
-    layers = {int(m[1]) for name in shapes if (m := _LAYER.fullmatch(name))}
+    tensors = Counter(m[1] for name in shapes if (m := _LAYER.fullmatch(name)))
+    # Half of a layer's weights and biases make a layer; a stray tensor does not.
+    layers = sum(count >= len(_LAYER_MODULES) for count in tensors.values())
     if heads is None:
         if width % 64:
             raise ValueError(
@@ -93,7 +96,7 @@ def predictor_sizes(
         "model_width": size("cls_token", 2, 3),
         "vocab_size": size("alpha_head.weight", 0, 2),
         "width": width,
-        "layers": max(layers, default=0) + 1,
+        "layers": max(layers, 1),
         "heads": heads,
         "intermediate": size("encoder.1.layer.0.intermediate.dense.weight", 0, 2),
     }

@@ -4,7 +4,9 @@ Knows terminals and responses; nothing of models or of how tokens are chosen.
 """
 
 import os
+import shutil
 import time
+import unicodedata
 from typing import TextIO
 
 from .generate import BudgetResponse
@@ -29,6 +31,7 @@ class ReplyPrinter:
         self._below = out.isatty() and not hide_thinking
         self._shown = False
         self._next_update = 0.0
+        self._column = 0
         self._dimmed = False
         self._answered = False
 
@@ -62,6 +65,7 @@ class ReplyPrinter:
         self._set_dim(response.is_thinking)
         self._out.write(text)
         self._out.flush()
+        self._column = _column_after(text, self._column, _columns())
 
     def _set_dim(self, dim: bool) -> None:
         if self._colour and dim != self._dimmed:
@@ -69,12 +73,15 @@ class ReplyPrinter:
             self._dimmed = dim
 
     def _draw_meter(self, response: BudgetResponse) -> None:
-        now = time.monotonic()
-        if self._shown or now >= self._next_update:
-            self._next_update = now + _SECONDS_BETWEEN_UPDATES
-        else:
+        columns, now = _columns(), time.monotonic()
+        # At the right edge a terminal holds back the cursor's move to the next line;
+        # moving it then would lose a character of the text.
+        at_edge = self._below and self._column and self._column % columns == 0
+        if at_edge or (not self._shown and now < self._next_update):
             return
+        self._next_update = now + _SECONDS_BETWEEN_UPDATES
         line = meter_line(response.thinking_tokens, response.thinking_budget)
+        line = line[: columns - 1]
         if self._below:
             # Make room for a line below without losing the column, then draw there
             # and come back (DEC save and restore cursor).
@@ -91,10 +98,29 @@ class ReplyPrinter:
             self._shown = False
 
 
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, 2)
+
+
+def _column_after(text: str, column: int, columns: int) -> int:
+    """Cells since the last newline once ``text`` is written, wrapped cells counted."""
+    for c in text:
+        if c == "\n":
+            column = 0
+        elif c == "\t":
+            column += 8 - column % 8
+        elif not unicodedata.combining(c):
+            wide = unicodedata.east_asian_width(c) in "WF"
+            # A wide character does not fit into the last cell of a line.
+            column += wide and column % columns == columns - 1
+            column += 1 + wide
+    return column
+
+
 def meter_line(used: int, budget: int | None) -> str:
     """One line that shows thinking tokens used against the budget."""
     if not budget:
         return f"Thinking: {used} tokens"
     filled = min(_METER_WIDTH, used * _METER_WIDTH // budget)
     bar = "#" * filled + "-" * (_METER_WIDTH - filled)
-    return f"Thinking: [{bar}] {used} of {budget} tokens"
+    return f"Thinking: {used} of {budget} tokens [{bar}]"
