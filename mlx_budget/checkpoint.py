@@ -80,7 +80,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise _damaged(file, "its header is not JSON") from None
     if not isinstance(entries, dict):
         raise _damaged(file, "its header is not a JSON object")
-    metadata = entries.pop("__metadata__", {})
+    # mlx writes null where there is none.
+    metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in metadata.values()
     ):

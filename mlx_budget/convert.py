@@ -4,12 +4,10 @@ Knows the reference's files and mlx-lm's loader; nothing of generation.
 """
 
 import contextlib
-import importlib.util
 import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,15 +15,9 @@ import mlx.nn as nn
 from huggingface_hub.utils import tqdm
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm.convert import mixed_quant_predicate_builder
-from mlx_lm.utils import (
-    _get_classes,
-    load_config,
-    load_model,
-    load_tokenizer,
-    quantize_model,
-)
+from mlx_lm.utils import load_tokenizer, quantize_model
 
-from . import checkpoint, hub
+from . import base_model, checkpoint, hub
 from .loading import check_fits, read_config
 from .model_card import write_model_card
 from .predictor import CONFIG_FILE, Predictor, PredictorConfig, check_tensors
@@ -108,19 +100,16 @@ def convert(
         config = read_config(source)
         shapes = _predictor_shapes(source, hf_path)
         sizes = predictor_sizes(shapes, predictor_heads)
-        with _one_line(f"{hf_path} cannot be read as a model of mlx-lm"):
-            classes = _model_classes(source, config, trust_remote_code)
-            empty = _empty_model(source, classes)
-            sizes["model_layers"] = len(empty.layers)
+        classes = base_model.find_classes(source, hf_path, config, trust_remote_code)
+        empty = base_model.make_empty(source, hf_path, classes)
+        sizes["model_layers"] = len(empty.layers)
         predictor = _read_predictor(source, hf_path, shapes, sizes, dtype)
         check_fits(predictor, empty)
         if predictor_q_bits is not None:
             predictor = predictor.quantize(predictor_q_bits)
+        weights = {}
         if not predictor_only:
-            for shard in checkpoint.find_shards(source):
-                checkpoint.read_header(shard)
-            with _one_line(f"{hf_path} does not hold the weights of its model"):
-                model, config = _load_base(source, config, classes)
+            model, config = base_model.load_lazily(source, hf_path, config, classes)
             _copy_settings(source, folder)
             _copy_tokenizer(source, hf_path, tokenizer, folder, trust_remote_code)
             model, config = _cast(model, config, dtype)
@@ -128,13 +117,13 @@ def convert(
                 model, config = _quantize(
                     model, config, q_bits, q_group_size, q_mode, quant_predicate
                 )
+            weights = _take_weights(model)
+            _write_config(folder, config)
         if upload_repo is not None:
             upload_repo = hub.create(upload_repo)
         name = upload_repo or mlx_path.name
         write_model_card(folder, name, predictor.config, config, predictor_only)
-        if not predictor_only:
-            _write_base(model, config, folder)
-        predictor.save(folder)
+        _write(folder, weights, predictor)
     if upload_repo is not None:
         _upload(mlx_path, upload_repo)
     return mlx_path
@@ -199,54 +188,6 @@ def _predictor_shapes(source: Path, name: str) -> dict[str, tuple[int, ...]]:
     return {tensor: info.shape for tensor, info in tensors.items()}
 
 
-def _model_classes(
-    source: Path, config: dict, trust_remote_code: bool
-) -> tuple[type[nn.Module], type]:
-    """The model's classes in mlx-lm; they leave out the predictor's tensors."""
-    if (file := config.get("model_file")) is None:
-        model_class, args_class = _get_classes(config)
-    elif not trust_remote_code:
-        raise ValueError(
-            f"its code ({file}) would have to run. Read it, and pass "
-            "--trust-remote-code if you trust it."
-        )
-    else:
-        spec = importlib.util.spec_from_file_location("custom_model", source / file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        model_class, args_class = module.Model, module.ModelArgs
-
-    class Base(model_class):
-        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            own = {k: v for k, v in weights.items() if not is_predictor_tensor(k)}
-            parent = getattr(super(), "sanitize", None)
-            return parent(own) if parent else own
-
-    return Base, args_class
-
-
-def _empty_model(source: Path, classes: tuple[type[nn.Module], type]) -> nn.Module:
-    """The model without its weights: its shapes can be computed, nothing is read.
-
-    What is traced through a model can hold on to its weights for long after.
-    """
-    model_class, args_class = classes
-    return model_class(args_class.from_dict(load_config(source)))
-
-
-@contextlib.contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turns what mlx-lm raises over a bad checkpoint into a ValueError of one line."""
-    try:
-        yield
-    except Exception as e:  # mlx-lm and the model's code raise whatever they like
-        reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-        reason = " ".join(reason.split()).rstrip(".")
-        if len(reason) > 300:
-            reason = f"{reason[:300]}..."
-        raise ValueError(f"{what}: {reason}.") from e
-
-
 def _read_predictor(
     source: Path,
     name: str,
@@ -254,8 +195,8 @@ def _read_predictor(
     sizes: dict[str, int],
     dtype: str | None,
 ) -> Predictor:
-    base_model = source.resolve().name if hub.is_local(name) else name
-    predictor = Predictor(PredictorConfig(base_model=base_model, **sizes))
+    made_for = source.resolve().name if hub.is_local(name) else name
+    predictor = Predictor(PredictorConfig(base_model=made_for, **sizes))
     ours = dict(tree_flatten(predictor.parameters()))
     expected = {reference_name(k): v.shape for k, v in ours.items()}
     expected["cls_token"] = (1, 1, sizes["model_width"])
@@ -275,29 +216,12 @@ def _read_predictor(
     return predictor
 
 
-def _load_base(
-    source: Path, config: dict, classes: tuple[type[nn.Module], type]
-) -> tuple[nn.Module, dict]:
-    """The language model, its weights unread, without the predictor's tensors."""
-    model, loaded = load_model(
-        source,
-        lazy=True,
-        model_config={"model_file": None},  # it is in the classes
-        get_model_classes=lambda config: classes,
-    )
-    # What mlx-lm makes of other formats' quantisation holds for what we write.
-    changed = ("quantization", "quantization_config")
-    return model, {**config, **{k: loaded[k] for k in changed if k in loaded}}
-
-
 def _as(value: mx.array, dtype: str | None) -> mx.array:
     floating = mx.issubdtype(value.dtype, mx.floating)
     return value.astype(getattr(mx, dtype)) if dtype and floating else value
 
 
-def _cast(
-    model: nn.Module, config: dict, dtype: str | None
-) -> tuple[nn.Module, dict]:
+def _cast(model: nn.Module, config: dict, dtype: str | None) -> tuple[nn.Module, dict]:
     if dtype is None:
         return model, config
     may_cast = getattr(model, "cast_predicate", lambda _: True)
@@ -374,20 +298,26 @@ def _copy_files(source: Path, pattern: str, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _write_base(model: nn.Module, config: dict, folder: Path) -> None:
+def _take_weights(model: nn.Module) -> dict[str, mx.array]:
+    """The model's weights, which nothing else holds on to then."""
+    weights = dict(tree_flatten(model.parameters()))
+    model.update(tree_map(lambda _: mx.array([]), model.parameters()))
+    return weights
+
+
+def _write_config(folder: Path, config: dict) -> None:
     text = json.dumps(config, indent=4, sort_keys=True) + "\n"
     checkpoint.write_text(folder / "config.json", text)
-    weights = dict(tree_flatten(model.parameters()))
-    # Nothing else may hold on to the weights while they are written one by one.
-    model.update(tree_map(lambda _: mx.array([]), model.parameters()))
-    with _progress("Writing", sum(v.nbytes for v in weights.values())) as advance:
-        checkpoint.write_shards(folder, weights, advance)
 
 
-@contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True) as bar:
-        yield bar.update
+def _write(folder: Path, weights: dict[str, mx.array], predictor: Predictor) -> None:
+    values = [*weights.values(), *(v for _, v in tree_flatten(predictor.parameters()))]
+    total = sum(value.nbytes for value in values)
+    del values
+    with tqdm(total=total, desc="Writing", unit="B", unit_scale=True) as bar:
+        if weights:
+            checkpoint.write_shards(folder, weights, bar.update)
+        predictor.save(folder, bar.update)
 
 
 def _upload(path: Path, repo: str) -> None:

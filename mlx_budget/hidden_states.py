@@ -193,7 +193,9 @@ def _norms_outside_layers(model: nn.Module) -> list[nn.Module]:
     return [
         module
         for module in model.modules()
-        if "Norm" in type(module).__name__ and id(module) not in inside
+        if "Norm" in type(module).__name__
+        and not module.children()
+        and id(module) not in inside
     ]
 
 

@@ -3,7 +3,9 @@
 Knows mlx-lm's loader and the two predictor files; nothing of generation.
 """
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -53,7 +55,7 @@ def load(
     """
     files = (*hub.MODEL_FILES, WEIGHTS_FILE)
     path = hub.fetch(path_or_hf_repo, files, revision)
-    check_model_folder(path)
+    check_model_folder(path, trust_remote_code)
     if any(is_predictor_tensor(k) for k in _tensor_names(path)):
         raise ValueError(
             f"{path_or_hf_repo} is a Budget Guidance checkpoint that was not converted "
@@ -70,7 +72,7 @@ def load(
         model_config=model_config,
         adapter_path=adapter_path,
         lazy=lazy,
-        trust_remote_code=trust_remote_code,
+        **trust_option(mlx_lm.load, trust_remote_code),
     )
     if predictor is None and is_predictor_folder(path):
         predictor = path
@@ -87,11 +89,30 @@ def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
     return Predictor.load(path)
 
 
-def check_model_folder(path: Path) -> None:
-    """Raises a ValueError unless ``path`` holds a config and sound safetensors."""
-    read_config(path)
+def check_model_folder(path: Path, trust_remote_code: bool) -> None:
+    """Checks a model's config and safetensors before any of it is loaded.
+
+    Raises:
+        ValueError: If they are missing or damaged, or if the model brings code of its
+            own that is not trusted.
+    """
+    config = read_config(path)
+    if "model_file" in config and not trust_remote_code:
+        raise ValueError(
+            f"{path} brings code of its own ({config['model_file']}) to build the "
+            "model. If you trust it, pass --trust-remote-code."
+        )
     for shard in checkpoint.find_shards(path):
         checkpoint.read_header(shard)
+
+
+def trust_option(load: Callable, trust_remote_code: bool) -> dict[str, bool]:
+    """The option of mlx-lm's loaders that lets a model's own code run.
+
+    mlx-lm 0.31 has none and runs it unasked: `check_model_folder` has to come first.
+    """
+    known = "trust_remote_code" in inspect.signature(load).parameters
+    return {"trust_remote_code": trust_remote_code} if known else {}
 
 
 def read_config(path: Path) -> dict:

@@ -74,7 +74,7 @@ def write_model_card(
     text = _CARD.format(
         base_line=f"base_model: {base}\n" if "/" in base else "",
         title=name.split("/")[-1],
-        what=(_ALONE if predictor_only else _WHOLE).format(base=_link(base)),
+        what=(_ALONE if predictor_only else _WHOLE).format(base=base),
         command=(
             f"mlx-budget generate {options} \\\n"
             '    --thinking-budget 1000 --prompt "How many primes are below 100?"'
@@ -96,12 +96,8 @@ def write_model_card(
     checkpoint.write_text(folder / "README.md", text)
 
 
-def _link(base: str) -> str:
-    return f"[{base}](https://huggingface.co/{base})" if "/" in base else base
-
-
 def _weights(config: dict) -> str:
     quantization = config.get("quantization")
     if not quantization:
-        return config.get("torch_dtype") or "not quantised"
+        return config.get("dtype") or config.get("torch_dtype") or "not quantised"
     return f"{quantization['bits']} bits, groups of {quantization['group_size']}"

@@ -7,6 +7,7 @@ Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocab
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -179,15 +180,20 @@ class Predictor(nn.Module):
         other.config = config
         return other.eval()
 
-    def save(self, path: str | Path) -> None:
+    def save(
+        self, path: str | Path, progress: Callable[[int], None] = lambda _: None
+    ) -> None:
         """Writes `predictor.safetensors` and `predictor_config.json` into a folder.
 
-        The folder is made if it is not there. Each file appears whole or not at all.
+        Args:
+            path: The folder, made if it is not there. Each file appears whole or not
+                at all.
+            progress: Called with the bytes of each tensor written.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         weights = dict(tree_flatten(self.parameters()))
-        checkpoint.write(path / WEIGHTS_FILE, weights)
+        checkpoint.write(path / WEIGHTS_FILE, weights, progress)
         text = json.dumps(asdict(self.config), indent=2) + "\n"
         checkpoint.write_text(path / CONFIG_FILE, text)
 

@@ -6,11 +6,11 @@ import mlx_lm
 import pytest
 from mlx_lm.models import qwen3
 from mlx_lm.models.cache import make_prompt_cache
-from scripted import ScriptedModel
 
 from mlx_budget import Predictor, PredictorConfig, generate, stream_generate
 from mlx_budget.generate import default_max_tokens, statistics
 from mlx_budget.hidden_states import active_recorder
+from scripted import ScriptedModel
 
 NEWLINE, START, END, EOS = 201, 423, 424, 2
 

@@ -318,7 +318,7 @@ class KeywordLayer(nn.Module):
         self.norm = nn.LayerNorm(D)
 
     def __call__(self, scale: int, x: mx.array) -> mx.array:
-        return scale * self.norm(x)
+        return x + scale * self.norm(x)
 
 
 class FunctionNormBackbone(nn.Module):

@@ -6,8 +6,8 @@ import shutil
 import mlx.core as mx
 import mlx_lm
 import pytest
-from conftest import REFERENCE
 
+from conftest import REFERENCE
 from mlx_budget import Predictor, load, stream_generate
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import make_sampler
-from scripted import ScriptedModel
 
 from mlx_budget import make_budget_sampler
 from mlx_budget.hidden_states import HiddenStateRecorder, active_recorder
+from scripted import ScriptedModel
 
 NEWLINE, START, END, EOS = 201, 423, 424, 2
 CASES = [f"p{p}_b{b}" for p in range(3) for b in (5, 40, 200, 1000)]
@@ -308,7 +308,7 @@ def test_one_sampler_for_a_whole_batch_is_an_error(loaded, cases):
     )
     generator = BatchGenerator(model)
     generator.insert([case["prompt_ids"]] * 2, samplers=[sampler] * 2)
-    with pytest.raises(ValueError, match="one sampler per request"):
+    with pytest.raises(ValueError, match="sampler (per|for each) request"):
         generator.next_generated()
     generator.close()
     sampler.close()
