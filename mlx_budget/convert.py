@@ -278,18 +278,18 @@ def _copy_tokenizer(
     for pattern in hub.TOKENIZER_FILES:
         _copy_files(source, pattern, folder)
     try:
-        load_tokenizer(folder, {"trust_remote_code": trust_remote_code})
+        loaded = load_tokenizer(folder, {"trust_remote_code": trust_remote_code})
+        # Without its files, transformers makes up a tokenizer of special tokens.
+        if len(loaded.get_vocab()) <= len(loaded.added_tokens_decoder):
+            raise ValueError("its vocabulary is empty")
     except Exception as e:  # the tokenizers' loaders raise whatever they like
-        if "trust_remote_code" in str(e):
-            raise ValueError(
-                f"The tokenizer of {name} comes with code that would have to run. Read "
-                "it, and pass --trust-remote-code if you trust it."
-            ) from None
-        reason = str(e).strip().splitlines() or [repr(e)]
-        raise ValueError(
-            f"{name} has no usable tokenizer ({reason[0]}). Take it from the base "
-            "model with --tokenizer."
-        ) from None
+        reason = " ".join(str(e).split())[:200] or repr(e)
+        advice = "Take it from the base model with --tokenizer"
+        if not trust_remote_code and any(source.glob("*.py")):
+            advice += (
+                ", or pass --trust-remote-code if you trust the code it comes with"
+            )
+        raise ValueError(f"{name} has no usable tokenizer ({reason}). {advice}.") from e
 
 
 def _copy_files(source: Path, pattern: str, folder: Path) -> None:

@@ -54,7 +54,7 @@ ARCHITECTURES = {
     "qwen3, tied": {"model_type": "qwen3", "tie_word_embeddings": True},
     "qwen3_moe": {"model_type": "qwen3_moe", **EXPERTS},
     "llama": {"model_type": "llama"},
-    "gemma2": {"model_type": "gemma2", "query_pre_attn_scalar": 16.0},
+    "gemma2": {"model_type": "gemma2", "query_pre_attn_scalar": 16},
 }
 
 
@@ -352,11 +352,19 @@ def test_a_tokenizer_is_taken_from_elsewhere(copy, tmp_path, out):
     assert answers(folder) == answers(converts(REFERENCE, tmp_path / "own"))
 
 
+def code_that_tells(folder: Path) -> Path:
+    """The file that exists once the code `custom.py` in a folder has run."""
+    ran = folder.parent / "ran"
+    code = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+    code += "from mlx_lm.models.qwen2 import Model, ModelArgs\n"
+    code += "from transformers import Qwen2Tokenizer as Custom\n"
+    (folder / "custom.py").write_text(code)
+    return ran
+
+
 def test_code_of_the_model_runs_only_if_trusted(copy, out):
-    code = "open('ran', 'w')\nfrom mlx_lm.models.qwen2 import Model, ModelArgs\n"
-    ran = copy / "ran"
-    (copy / "custom.py").write_text(code.replace("ran", str(ran)))
-    config = {**fixture_config(), "model_file": "custom.py", "model_type": "custom"}
+    ran = code_that_tells(copy)
+    config = {**fixture_config(), "model_file": "custom.py"}
     (copy / "config.json").write_text(json.dumps(config))
     for options in [], ["--predictor-only"]:
         line = fails(copy, out, *options)
@@ -370,16 +378,19 @@ def test_code_of_the_model_runs_only_if_trusted(copy, out):
     assert model(PROMPT).shape == (1, 5, VOCABULARY)
 
 
-def test_code_of_the_tokenizer_does_not_run_unasked(copy, out):
-    ran = copy / "ran"
-    (copy / "custom.py").write_text(f"open({str(ran)!r}, 'w')\nclass Custom: pass\n")
+def test_code_of_the_tokenizer_runs_only_if_trusted(copy, out):
+    ran = code_that_tells(copy)
     file = copy / "tokenizer_config.json"
     settings = json.loads(file.read_text())
     settings["tokenizer_class"] = "Custom"
     settings["auto_map"] = {"AutoTokenizer": ["custom.Custom", None]}
     file.write_text(json.dumps(settings))
+    converts(copy, out)  # tokenizer.json does without code
+    shutil.rmtree(out.parent)
+    (copy / "tokenizer.json").rename(copy / "kept")
     line = fails(copy, out)
-    assert "tokenizer" in line and "--trust-remote-code" in line
+    assert f"{copy} has no usable tokenizer" in line
+    assert line.endswith("--trust-remote-code if you trust the code it comes with.")
     assert not ran.exists()
 
 
@@ -631,26 +642,31 @@ checkpoint.write = write_and_die
     assert len(answers(out)) == 10
 
 
-@pytest.mark.parametrize("options", [[], ["-q"], ["--dtype", "float32"]])
-def test_memory_stays_near_the_largest_tensor(tmp_path, out, options):
-    config = {**COMMON, "model_type": "qwen2", "num_hidden_layers": 16}
-    config |= {"intermediate_size": 16384, "head_dim": 16}
-    model = source_model(config)
-    weights = {**hub_weights(model), **predictor_weights()}
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """A checkpoint of some 100 MB in four shards; no tensor has more than 4."""
+    config = {**COMMON, "model_type": "qwen2", "num_hidden_layers": 8}
+    config |= {"intermediate_size": 32768}
+    weights = {**hub_weights(source_model(config)), **predictor_weights()}
     weights = {k: v.astype(mx.bfloat16) for k, v in weights.items()}
-    total = sum(v.nbytes for v in weights.values())
-    source = write_folder(tmp_path / "source", config, *deal(weights, 4))
+    folder = tmp_path_factory.mktemp("large") / "source"
+    return write_folder(folder, config, *deal(weights, 4))
+
+
+@pytest.mark.parametrize("options", [[], ["-q", "--dtype", "float16"]])
+def test_memory_stays_near_the_largest_tensor(large, out, options):
     # Without a collector, what a cycle holds on to stays: none may hold weights.
     measure = """
 import atexit, gc, mlx.core as mx
 gc.disable()
 atexit.register(lambda: print(mx.get_peak_memory()))
 """
-    names = ["--hf-path", source, "--mlx-path", out, "--predictor-heads", 1]
+    names = ["--hf-path", large, "--mlx-path", out, "--predictor-heads", 1]
     child = in_child(measure, *names, *options)
     assert child.returncode == 0, child.stderr
-    assert total > 100e6
-    assert int(child.stdout) < total / 8
+    size = sum(file.stat().st_size for file in large.glob("*.safetensors"))
+    assert size > 100e6
+    assert int(child.stdout) < 20e6
 
 
 # The Hub
@@ -717,8 +733,6 @@ def test_a_tokenizer_and_nothing_else_is_taken_from_the_hub(hub, from_hub, copy,
     ("name", "options", "environment", "message"),
     [
         ("owner/none", [], {}, "There is no folder owner/none here and no such name"),
-        ("owner/tiny-BG", ["--revision", "v2"], {}, "has no revision 'v2'"),
-        ("owner/tiny-BG", [], {"HF_HUB_OFFLINE": "1"}, "the Hub cannot be reached"),
         ("owner/pickles", [], {}, "owner/pickles offers its weights only as pickles"),
         (
             "owner/tiny-BG",
