@@ -39,7 +39,7 @@ def find_classes(
             f"{name} comes with code that would have to run ({file}). Read it, and "
             "pass --trust-remote-code if you trust it."
         )
-    with _one_line(f"{name} is no model that mlx-lm can load"):
+    with one_line(f"{name} is no model that mlx-lm can load"):
         if file is None:
             model_class, args_class = _get_classes(config)
         else:
@@ -64,7 +64,7 @@ def make_empty(source: Path, name: str, classes: ModelClasses) -> nn.Module:
     is read. Errors as in `find_classes`.
     """
     model_class, args_class = classes
-    with _one_line(f"The config.json of {name} describes no model of its type"):
+    with one_line(f"The config.json of {name} describes no model of its type"):
         model = model_class(args_class.from_dict(load_config(source)))
         len(model.layers)
     return model
@@ -80,7 +80,7 @@ def load_lazily(
     """
     for shard in checkpoint.find_shards(source):
         checkpoint.read_header(shard)
-    with _one_line(f"{name} does not hold the weights of its model"):
+    with one_line(f"{name} does not hold the weights of its model"):
         model, loaded = load_model(
             source,
             lazy=True,
@@ -93,7 +93,8 @@ def load_lazily(
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
+def one_line(what: str) -> Iterator[None]:
+    """Turns whatever a model's loader raises into a ValueError of one line."""
     try:
         yield
     except Exception as e:  # mlx-lm and the model's code raise whatever they like

@@ -18,7 +18,7 @@ from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_tokenizer, quantize_model
 
 from . import base_model, checkpoint, hub
-from .loading import check_fits, read_config
+from .loading import check_fits, check_vocabulary, read_config
 from .model_card import write_model_card
 from .predictor import CONFIG_FILE, Predictor, PredictorConfig, check_tensors
 from .reference import (
@@ -278,17 +278,14 @@ def _copy_tokenizer(
     for pattern in hub.TOKENIZER_FILES:
         _copy_files(source, pattern, folder)
     try:
-        loaded = load_tokenizer(folder, {"trust_remote_code": trust_remote_code})
-        # Without its files, transformers makes up a tokenizer of special tokens.
-        if len(loaded.get_vocab()) <= len(loaded.added_tokens_decoder):
-            raise ValueError("its vocabulary is empty")
+        with hub.quiet("transformers"):
+            loaded = load_tokenizer(folder, {"trust_remote_code": trust_remote_code})
+        check_vocabulary(loaded)
     except Exception as e:  # the tokenizers' loaders raise whatever they like
         reason = " ".join(str(e).split())[:200] or repr(e)
         advice = "Take it from the base model with --tokenizer"
         if not trust_remote_code and any(source.glob("*.py")):
-            advice += (
-                ", or pass --trust-remote-code if you trust the code it comes with"
-            )
+            advice += ", or pass --trust-remote-code if you trust its code"
         raise ValueError(f"{name} has no usable tokenizer ({reason}). {advice}.") from e
 
 

@@ -97,7 +97,8 @@ def log_cdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
         mx.array: float32, of the broadcast shape of the arguments; -inf at x = 0.
     """
     x, a, rate = _float32(x, concentration, rate)
-    return _log_regularized_gamma(a, rate * x)
+    # An infinite rate does not make up for x = 0.
+    return _log_regularized_gamma(a, mx.where(x > 0, rate * x, 0))
 
 
 def cdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
@@ -163,8 +164,10 @@ def _stirling_series(a: mx.array) -> mx.array:
 
 def _stirling_error(a: mx.array) -> mx.array:
     """As `_stirling_series`, for every a > 0."""
-    large = mx.maximum(a, _SHIFT)
-    small = mx.minimum(a, _SHIFT)
+    is_small = a < _SHIFT
+    # Each branch sees only arguments it is right for, so that gradients are, too.
+    large = mx.where(is_small, _SHIFT, a)
+    small = mx.where(is_small, a, _SHIFT)
     shifted = small + _SHIFT
     product = small + 1
     for j in range(2, _SHIFT + 1):
@@ -176,7 +179,7 @@ def _stirling_error(a: mx.array) -> mx.array:
         + _SHIFT * (mx.log(shifted) - 1)
         - mx.log(product)
     )
-    return mx.where(a < _SHIFT, carried, _stirling_series(large))
+    return mx.where(is_small, carried, _stirling_series(large))
 
 
 def _log_gamma_1p(a: mx.array) -> mx.array:

@@ -96,6 +96,10 @@ class HiddenStateRecorder:
         if self._leases == 0:
             for module, original in self._modules:
                 module.__class__ = original
+            # The classes made for the recorder are cyclic garbage now: it must not
+            # keep the model's weights until they are collected.
+            self._modules = []
+            self._layer_inputs, self._final, self.inputs = [], None, None
 
     def next_row(self, rows: int) -> int:
         """Claims the next row of the last forward pass.

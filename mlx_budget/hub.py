@@ -6,6 +6,7 @@ files mean.
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,13 +116,25 @@ def upload(folder: Path, name: str) -> None:
 
 
 @contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Silences a library's warnings: what matters comes as an error, too."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def one_line_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """Turns the errors of the Hub's client into a ValueError of one line."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # what it warns of comes as an error, too
     try:
-        yield
+        with quiet("huggingface_hub"):
+            yield
     except HFValidationError:
         raise ValueError(
             f"{name!r} is neither a local folder nor a Hub name (owner/name)."
@@ -160,8 +173,6 @@ def one_line_errors(name: str, revision: str | None = None) -> Iterator[None]:
             f"The transfer of {name} from or to the Hub failed ({_first_line(e)}). "
             "Check the network and the disk, and try again: it goes on where it ended."
         ) from e
-    finally:
-        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,6 @@ Knows mlx-lm's loader and the two predictor files; nothing of generation.
 
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,6 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import checkpoint, hub
+from .base_model import one_line
 from .hidden_states import HiddenStateRecorder
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor, is_predictor_folder
 from .reference import is_predictor_tensor
@@ -55,7 +55,7 @@ def load(
     """
     files = (*hub.MODEL_FILES, WEIGHTS_FILE)
     path = hub.fetch(path_or_hf_repo, files, revision)
-    check_model_folder(path, trust_remote_code)
+    _check_trusted(path, trust_remote_code)
     if any(is_predictor_tensor(k) for k in _tensor_names(path)):
         raise ValueError(
             f"{path_or_hf_repo} is a Budget Guidance checkpoint that was not converted "
@@ -63,17 +63,19 @@ def load(
         )
     if adapter_path is not None and not Path(adapter_path).is_dir():
         raise ValueError(f"There is no adapter folder {adapter_path}.")
-    model, tokenizer = mlx_lm.load(
-        str(path),
-        tokenizer_config={
-            "trust_remote_code": trust_remote_code,
-            **(tokenizer_config or {}),
-        },
-        model_config=model_config,
-        adapter_path=adapter_path,
-        lazy=lazy,
-        **trust_option(mlx_lm.load, trust_remote_code),
-    )
+    with one_line(f"{path_or_hf_repo} cannot be loaded"):
+        model, tokenizer = mlx_lm.load(
+            str(path),
+            tokenizer_config={
+                "trust_remote_code": trust_remote_code,
+                **(tokenizer_config or {}),
+            },
+            model_config=model_config,
+            adapter_path=adapter_path,
+            lazy=lazy,
+            **_trust_option(trust_remote_code),
+        )
+        check_vocabulary(tokenizer)
     if predictor is None and is_predictor_folder(path):
         predictor = path
     if isinstance(predictor, str | Path):
@@ -89,30 +91,13 @@ def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
     return Predictor.load(path)
 
 
-def check_model_folder(path: Path, trust_remote_code: bool) -> None:
-    """Checks a model's config and safetensors before any of it is loaded.
+def check_vocabulary(tokenizer: TokenizerWrapper) -> None:
+    """Raises a ValueError if there is nothing in a tokenizer but special tokens.
 
-    Raises:
-        ValueError: If they are missing or damaged, or if the model brings code of its
-            own that is not trusted.
+    That is what transformers makes up for a folder without tokenizer files.
     """
-    config = read_config(path)
-    if "model_file" in config and not trust_remote_code:
-        raise ValueError(
-            f"{path} brings code of its own ({config['model_file']}) to build the "
-            "model. If you trust it, pass --trust-remote-code."
-        )
-    for shard in checkpoint.find_shards(path):
-        checkpoint.read_header(shard)
-
-
-def trust_option(load: Callable, trust_remote_code: bool) -> dict[str, bool]:
-    """The option of mlx-lm's loaders that lets a model's own code run.
-
-    mlx-lm 0.31 has none and runs it unasked: `check_model_folder` has to come first.
-    """
-    known = "trust_remote_code" in inspect.signature(load).parameters
-    return {"trust_remote_code": trust_remote_code} if known else {}
+    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
+        raise ValueError("its tokenizer has no vocabulary")
 
 
 def read_config(path: Path) -> dict:
@@ -126,7 +111,8 @@ def read_config(path: Path) -> dict:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"{path} is not a checkpoint: it has no config.json."
+            f"{path} is not a checkpoint: it has no config.json. Name the folder of a "
+            "model, or its name on the Hub."
         ) from None
     except ValueError as e:
         raise ValueError(f"{file} is not valid JSON: {e}.") from None
@@ -161,6 +147,22 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
                 f"The predictor was made for another model ({config.base_model}): it "
                 f"expects {what} {ours:,}, and this model has {theirs:,}."
             )
+
+
+def _check_trusted(path: Path, trust_remote_code: bool) -> None:
+    config = read_config(path)
+    if "model_file" in config and not trust_remote_code:
+        raise ValueError(
+            f"{path} brings code of its own ({config['model_file']}) to build the "
+            "model. If you trust it, pass --trust-remote-code."
+        )
+
+
+def _trust_option(trust_remote_code: bool) -> dict[str, bool]:
+    # mlx-lm 0.31 has no such option and runs a model's code unasked, which is why
+    # `_check_trusted` comes first.
+    known = "trust_remote_code" in inspect.signature(mlx_lm.load).parameters
+    return {"trust_remote_code": trust_remote_code} if known else {}
 
 
 def _tensor_names(path: Path) -> list[str]:

@@ -390,7 +390,7 @@ def test_code_of_the_tokenizer_runs_only_if_trusted(copy, out):
     (copy / "tokenizer.json").rename(copy / "kept")
     line = fails(copy, out)
     assert f"{copy} has no usable tokenizer" in line
-    assert line.endswith("--trust-remote-code if you trust the code it comes with.")
+    assert line.endswith("--trust-remote-code if you trust its code.")
     assert not ran.exists()
 
 

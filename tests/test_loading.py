@@ -134,6 +134,15 @@ def test_an_unconverted_checkpoint_says_what_to_do():
         (lambda p: (p / "config.json").write_text("{"), "not valid JSON"),
         (lambda p: (p / "config.json").write_text("{}"), "names no model_type"),
         (
+            lambda p: (p / "config.json").write_text('{"model_type": "qwen2"}'),
+            "cannot be loaded .TypeError",
+        ),
+        (
+            lambda p: (p / "config.json").write_text('{"model_type": "abacus"}'),
+            "abacus not supported",
+        ),
+        (lambda p: (p / "tokenizer.json").unlink(), "cannot be loaded"),
+        (
             lambda p: (p / "model.safetensors").unlink(),
             "is incomplete|not a checkpoint",
         ),
