@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from . import __version__
+
 
 class OneLineErrors(click.Group):
     """A group whose commands end in one line and exit code 2 on bad input."""
@@ -119,7 +121,7 @@ _PREFILL_OPTION = click.option(
 
 
 @click.group(cls=OneLineErrors)
-@click.version_option(package_name="mlx-budget")
+@click.version_option(__version__, prog_name="mlx-budget")
 def cli():
     """Thinking budgets for reasoning models, with MLX."""
 

@@ -67,7 +67,7 @@ _C2 = (
 def log_pdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
     """Log density, in nats, of Gamma(concentration, rate) at ``x``.
 
-    Differentiable in all arguments.
+    Differentiable in all arguments, for concentrations above 1e-20.
 
     Args:
         x (mx.array): Where to evaluate, x > 0.
@@ -97,8 +97,8 @@ def log_cdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
         mx.array: float32, of the broadcast shape of the arguments; -inf at x = 0.
     """
     x, a, rate = _float32(x, concentration, rate)
-    # An infinite rate does not make up for x = 0.
-    return _log_regularized_gamma(a, mx.where(x > 0, rate * x, 0))
+    # 0 times infinity is 0 here, whichever of the two is infinite.
+    return _log_regularized_gamma(a, mx.where((x > 0) & (rate > 0), rate * x, 0))
 
 
 def cdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:

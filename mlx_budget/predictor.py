@@ -71,6 +71,13 @@ class PredictorConfig:
                 raise ValueError(
                     f"{name} of a predictor must be an integer >= 1, not {value!r}."
                 )
+        if not isinstance(self.base_model, str):
+            raise ValueError(f"base_model must be a text, not {self.base_model!r}.")
+        eps = self.layer_norm_eps
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not eps > 0:
+            raise ValueError(f"layer_norm_eps must be a number above 0, not {eps!r}.")
+        if self.quantization is not None:
+            _check_quantization(self.quantization)
         if self.width % self.heads:
             raise ValueError(
                 f"{self.heads} attention heads do not divide the predictor's width of "
@@ -97,13 +104,6 @@ class PredictorConfig:
         thresholds = values.pop("thresholds", {})
         _check_keys(cls, {*values, "thresholds"}, "")
         _check_keys(GuidanceThresholds, thresholds, " in thresholds")
-        quantization = values.get("quantization")
-        if quantization is not None:
-            if set(quantization) != {"group_size", "bits"}:
-                raise ValueError(
-                    'quantization must be null or {"group_size": ..., "bits": ...}, '
-                    f"not {quantization!r}"
-                )
         return cls(**values, thresholds=GuidanceThresholds(**thresholds))
 
 
@@ -162,16 +162,14 @@ class Predictor(nn.Module):
 
         Args:
             bits: 4 or 8 bits per weight.
-            group_size: Number of weights that share a scale; linear layers whose input
-                width it does not divide stay as they are.
+            group_size: Number of weights that share a scale, 32, 64 or 128; linear
+                layers whose input width it does not divide stay as they are.
 
         Raises:
-            ValueError: If it is quantised already or ``bits`` is neither 4 nor 8.
+            ValueError: If it is quantised already, or not to such bits or groups.
         """
         if self.config.quantization:
             raise ValueError("The predictor is quantised already.")
-        if bits not in (4, 8):
-            raise ValueError(f"A predictor is quantised to 4 or 8 bits, not {bits}.")
         settings = {"group_size": group_size, "bits": bits}
         config = PredictorConfig(**{**_shallow(self.config), "quantization": settings})
         other = Predictor(self.config)
@@ -279,6 +277,20 @@ def check_tensors(
 def is_predictor_folder(path: Path) -> bool:
     """Whether a folder holds a predictor, alone or beside a model."""
     return (path / CONFIG_FILE).exists() or (path / WEIGHTS_FILE).exists()
+
+
+def _check_quantization(settings: dict[str, int]) -> None:
+    if not isinstance(settings, dict) or set(settings) != {"group_size", "bits"}:
+        raise ValueError(
+            'quantization must be null or {"group_size": ..., "bits": ...}, not '
+            f"{settings!r}."
+        )
+    for name, allowed in (("bits", (4, 8)), ("group_size", (32, 64, 128))):
+        if settings[name] not in allowed:
+            raise ValueError(
+                f"quantization of a predictor: {name} must be one of {allowed}, not "
+                f"{settings[name]!r}."
+            )
 
 
 def _shapes(predictor: Predictor) -> dict[str, tuple[int, ...]]:

@@ -374,7 +374,7 @@ def test_code_of_the_model_runs_only_if_trusted(copy, out):
     folder = converts(copy, out, "--trust-remote-code")
     assert ran.exists()
     assert config_of(folder) == config
-    model, _ = mlx_lm.load(str(folder), trust_remote_code=True)
+    model, _, _ = load(str(folder), trust_remote_code=True)
     assert model(PROMPT).shape == (1, 5, VOCABULARY)
 
 

@@ -68,7 +68,7 @@ def test_cdf_of_an_exponential_by_hand() -> None:
 
 
 def test_cdf_is_0_at_0_and_1_at_infinity() -> None:
-    a, rate = float32(CONCENTRATIONS)[:, None], float32([1e-30, 1, 33, 1e30])
+    a, rate = float32(CONCENTRATIONS)[:, None], float32([1e-30, 1, 33, 1e30, np.inf])
     assert np.all(call(gamma.cdf, float32(0), a, rate) == 0)
     assert np.all(call(gamma.log_cdf, float32(0), a, rate) == -np.inf)
     assert np.all(call(gamma.cdf, float32(np.inf), a, rate) == 1)
@@ -83,8 +83,8 @@ def every_magnitude() -> np.ndarray:
 def test_cdf_is_a_probability_for_every_float32() -> None:
     v = every_magnitude()
     x, a, rate = (w.ravel() for w in np.meshgrid(v, v, v))
-    # 0 times infinity: see the next test.
-    defined = (np.minimum(x, rate) > 0) | (np.maximum(x, rate) < np.inf)
+    # Infinity times 0: see the next test.
+    defined = (x < np.inf) | (rate > 0)
     probability = call(gamma.cdf, x, a, rate)[defined]
     log_probability = call(gamma.log_cdf, x, a, rate)[defined]
     assert probability.min() == 0 and probability.max() == 1
@@ -93,13 +93,9 @@ def test_cdf_is_a_probability_for_every_float32() -> None:
     assert not np.isnan(log_probability).any()
 
 
-@pytest.mark.xfail(reason="rate * x is NaN there", strict=True)
-def test_cdf_is_a_probability_at_0_times_infinity() -> None:
-    # Nothing lies below x = 0, whatever the rate, says the docstring of log_cdf.
-    a = every_magnitude()
-    assert np.all(call(gamma.cdf, float32(0), a, float32(np.inf)) == 0)
-    at_rate_0 = call(gamma.cdf, float32(np.inf), a, float32(0))
-    assert np.all((at_rate_0 >= 0) & (at_rate_0 <= 1))
+def test_cdf_is_a_probability_at_infinity_times_0() -> None:
+    got = call(gamma.cdf, float32(np.inf), every_magnitude(), float32(0))
+    assert np.all((got >= 0) & (got <= 1))
 
 
 @pytest.mark.parametrize("a", [1, 1.0001, 8, 77.7, 900, 5000])
@@ -166,7 +162,7 @@ def test_results_are_float32_whatever_goes_in(dtype: mx.Dtype) -> None:
 
 
 def log_pdf_grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    a = [1e-3, 0.3, 0.9999, 1, 7.9999, 8.0001, 5000, *np.geomspace(2e-3, 4000, 24)]
+    a = [1e-3, 0.3, 0.9999, 1, 7.9999, 8, 5000, *np.geomspace(2e-3, 4000, 24)]
     rate = np.geomspace(1e-2, 500, 25)
     x = np.log1p(BUDGETS)
     return float32(x)[:, None, None], float32(a)[:, None], float32(rate)
@@ -217,18 +213,6 @@ def test_gradient_of_log_pdf_is_finite_at_small_concentrations() -> None:
     assert np.isfinite(gradients_at_small_concentrations(1e-20)).all()
 
 
-@pytest.mark.xfail(reason="its gradient halts where two branches meet", strict=True)
-def test_gradient_of_log_pdf_is_right_at_8() -> None:
-    by_a = mx.grad(lambda a: gamma.log_pdf(mx.array(0.5), a, mx.array(16.0)))
-    want = math.log(8) - special.digamma(8)
-    assert by_a(mx.array(8.0)).item() == pytest.approx(want, abs=1e-5)
-
-
-@pytest.mark.xfail(reason="1 / a^2 overflows within the gradient", strict=True)
-def test_gradient_of_log_pdf_is_finite_at_the_smallest_concentrations() -> None:
-    assert np.isfinite(gradients_at_small_concentrations(1e-37)).all()
-
-
 def test_mode_by_hand() -> None:
     a, rate = mx.array([3.0, 1.0, 0.5, 11.0]), mx.array([4.0, 2.0, 2.0, 0.5])
     assert gamma.mode(a, rate).tolist() == [0.5, 0.0, 0.0, 20.0]
@@ -258,7 +242,8 @@ def test_quantile_is_right(rate: float) -> None:
     assert got[normal] == pytest.approx(want[normal], rel=1e-4, abs=1e-3 / rate)
     low = normal & (q < 0.5)
     assert low.sum() >= 30
-    assert got[low] == pytest.approx(want[low], rel=1e-4, abs=0)
+    # log(rate x) is found to one unit in its last place, 7.6e-6 at log(1e-30).
+    assert got[low] == pytest.approx(want[low], rel=1e-5, abs=0)
     # The others, of concentrations up to 1 with tiny q, are too small for float32.
     assert np.all(got[~normal] * min(1, rate) <= FLOAT32.tiny)
 
