@@ -422,8 +422,7 @@ def change(folder: Path, **tensors) -> None:
     file = folder / "model.safetensors"
     weights = {**mx.load(str(file)), **tensors}
     mx.eval(weights)
-    kept = {k: v for k, v in weights.items() if v is not None}
-    mx.save_safetensors(str(file), kept)
+    checkpoint.write(file, {k: v for k, v in weights.items() if v is not None})
 
 
 def test_no_such_folder(tmp_path, out):
