@@ -111,6 +111,7 @@ _PROMPT_OPTIONS = _add(
         help="More arguments for the chat template, as a JSON object.",
     ),
 )
+_SHARE = click.FloatRange(0, 1)
 _PREFILL_OPTION = click.option(
     "--prefill-step-size",
     type=click.IntRange(min=1),
@@ -235,8 +236,8 @@ def convert(predictor_q_bits: str | None, **options):
     "thinking can take and 2,048 more; 8,192 if nothing bounds it].",
 )
 @click.option("--temp", type=float, default=0.0, show_default=True, help="Temperature.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Top-p.")
-@click.option("--min-p", type=float, default=0.0, show_default=True, help="Min-p.")
+@click.option("--top-p", type=_SHARE, default=1.0, show_default=True, help="Top-p.")
+@click.option("--min-p", type=_SHARE, default=0.0, show_default=True, help="Min-p.")
 @click.option(
     "--min-tokens-to-keep",
     type=click.IntRange(min=1),
@@ -244,21 +245,42 @@ def convert(predictor_q_bits: str | None, **options):
     show_default=True,
     help="Tokens that min-p leaves at least.",
 )
-@click.option("--top-k", type=int, default=0, show_default=True, help="Top-k.")
-@click.option("--xtc-probability", type=float, default=0.0, help="Chance of XTC.")
-@click.option("--xtc-threshold", type=float, default=0.1, help="Threshold of XTC.")
-@click.option("--seed", type=int, help="Seed of the random numbers.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Top-k; 0 for all.",
+)
+@click.option("--xtc-probability", type=_SHARE, default=0.0, help="Chance of XTC.")
+@click.option(
+    "--xtc-threshold",
+    type=click.FloatRange(0, 0.5),
+    default=0.1,
+    help="Threshold of XTC.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed.")
 @_PROMPT_OPTIONS
 @click.option("--prefill-response", help="How the reply shall begin.")
 @click.option(
     "--extra-eos-token", multiple=True, help="Another token that ends the reply."
 )
-@click.option("--max-kv-size", type=int, help="Most tokens in the KV cache.")
-@click.option("--kv-bits", type=int, help="Bits of a quantised KV cache.")
-@click.option("--kv-group-size", type=int, default=64, show_default=True)
+@click.option(
+    "--max-kv-size", type=click.IntRange(min=1), help="Most tokens in the KV cache."
+)
+@click.option(
+    "--kv-bits", type=click.IntRange(2, 8), help="Bits of a quantised KV cache."
+)
+@click.option(
+    "--kv-group-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Group of a quantised KV cache.",
+)
 @click.option(
     "--quantized-kv-start",
-    type=int,
+    type=click.IntRange(min=0),
     default=5000,
     show_default=True,
     help="Step from which the KV cache is quantised.",
@@ -269,7 +291,13 @@ def convert(predictor_q_bits: str | None, **options):
     help="KV cache saved by `mlx_lm.cache_prompt`, to go on from.",
 )
 @click.option("--draft-model", help="Speculative decoding; not with a budget.")
-@click.option("--num-draft-tokens", type=int, default=3, show_default=True)
+@click.option(
+    "--num-draft-tokens",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Tokens to draft at a time.",
+)
 def generate(**options):
     """Answer a prompt, thinking for about so many tokens."""
     from .commands import run_generate

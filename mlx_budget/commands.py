@@ -53,6 +53,8 @@ def run_generate(model: str, prompt: str, **options) -> None:
         )
     loaded, tokenizer, predictor = load(model, **loading)
     for token in extra_eos:
+        if not token.isdigit() and token not in tokenizer.get_vocab():
+            raise ValueError(f"--extra-eos-token {token!r} is no token of the model.")
         tokenizer.add_eos_token(token)
     if draft_model is None:
         del options["num_draft_tokens"]
@@ -130,10 +132,17 @@ def _check_generate(options: dict) -> None:
 
 
 def _read_prompt(prompt: str) -> str:
-    text = sys.stdin.read() if prompt == "-" else prompt
+    try:
+        if prompt == "-":
+            text = sys.stdin.buffer.read().decode("utf-8")
+        else:
+            text = prompt.replace("\\n", "\n").replace("\\t", "\t")
+            text.encode("utf-8")
+    except UnicodeError:
+        raise ValueError("The prompt is not UTF-8 text.") from None
     if not text.strip():
         raise ValueError("The prompt is empty: give one with --prompt.")
-    return text if prompt == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
+    return text
 
 
 def _load_cache(file: str, model: str, options: dict) -> tuple[list, dict]:

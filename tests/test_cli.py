@@ -95,6 +95,11 @@ def test_the_prompt_may_come_from_standard_input(converted):
     assert piped.stdout == generate(converted).stdout
 
 
+def test_a_prompt_that_is_no_text_is_refused(converted):
+    result = run("generate", "--model", converted, "-p", "-", input=b"\xff\xfe")
+    assert "not UTF-8 text" in fails(result)
+
+
 def test_options_reach_the_model(converted):
     plain = generate(converted, "--thinking-budget", 40).stdout
     for option in (
@@ -180,6 +185,12 @@ def test_a_draft_model_works_without_a_budget_only(converted):
         (["--predictor", "./nope"], "There is no folder ./nope"),
         (["--thinking-end-token", "x", "--thinking-start-token", "x"], "same marker"),
         (["--nonsense"], "No such option"),
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--top-k", "-3"], "-3 is not in the range"),
+        (["--top-p", "7"], "7.0 is not in the range"),
+        (["--max-kv-size", "0"], "0 is not in the range"),
+        (["--temp", "1", "--top-k", "5000"], "has to be an integer in the"),
+        (["--extra-eos-token", "zzz"], "'zzz' is no token of the model"),
     ],
 )
 def test_bad_options_end_in_one_line(converted, args, message):
