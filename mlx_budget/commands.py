@@ -59,7 +59,9 @@ def run_generate(model: str, prompt: str, **options) -> None:
     if draft_model is None:
         del options["num_draft_tokens"]
     else:
-        options["draft_model"], _, _ = load(draft_model, predictor=False)
+        options["draft_model"], drafts, _ = load(draft_model, predictor=False)
+        if drafts.vocab_size != tokenizer.vocab_size:
+            raise ValueError(f"The tokenizer of {draft_model} is not that of {model}.")
         del options["max_kv_size"]
     if seed is not None:
         mx.random.seed(seed)
@@ -107,8 +109,9 @@ def run_estimate(
         found = estimate(loaded, tokenizer, predictor, ids, **options)
         estimates.append((title, found))
     if as_json:
-        rows = [{"prompt": title, **asdict(found)} for title, found in estimates]
-        click.echo(json.dumps({"model": model, "estimates": rows}, indent=2))
+        rows = [{"prompt": title, **_finite(found)} for title, found in estimates]
+        result = {"model": model, "estimates": rows}
+        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         _print_table(estimates)
 
@@ -124,6 +127,11 @@ def _check_generate(options: dict) -> None:
     check_temperature(options["temp"])
     if options["max_tokens"] == 0:
         raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
+    if options["kv_bits"] is not None and options["max_kv_size"] is not None:
+        raise ValueError(
+            "mlx-lm cannot quantise a KV cache of limited size: leave out --kv-bits or "
+            "--max-kv-size."
+        )
     if options["draft_model"] is not None and budget is not None:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
@@ -134,9 +142,9 @@ def _check_generate(options: dict) -> None:
 def _read_prompt(prompt: str) -> str:
     try:
         if prompt == "-":
-            text = sys.stdin.buffer.read().decode("utf-8")
+            text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
         else:
-            text = prompt.replace("\\n", "\n").replace("\\t", "\t")
+            text = prompt
             text.encode("utf-8")
     except UnicodeError:
         raise ValueError("The prompt is not UTF-8 text.") from None
@@ -187,28 +195,22 @@ def _print_live(
 def _print_json(
     responses: Iterable[BudgetResponse], model: str, markers: ThinkingMarkers | None
 ) -> None:
-    thinking = answer = ""
+    runs: list[tuple[bool, str]] = []
     last, interrupted = None, False
     try:
         for last in responses:
-            if last.is_thinking:
-                thinking += last.text
+            if runs and runs[-1][0] == last.is_thinking:
+                runs[-1] = (last.is_thinking, runs[-1][1] + last.text)
             else:
-                answer += last.text
+                runs.append((last.is_thinking, last.text))
     except KeyboardInterrupt:
         interrupted = True
     if last is None:
         raise KeyboardInterrupt
-    text = thinking + answer
-    if markers is not None:
-        thinking = thinking.lstrip().removeprefix(markers.start.strip())
-        if last.closed_by is not None:
-            # The marker's last token may reach into the answer.
-            thinking, _, rest = thinking.rpartition(markers.end)
-            answer = rest + answer
+    thinking, answer = _split(runs, markers)
     result = {
         "model": model,
-        "text": text,
+        "text": "".join(text for _, text in runs),
         "thinking": thinking.strip(),
         "answer": answer.strip(),
         "thinking_budget": last.thinking_budget,
@@ -224,6 +226,31 @@ def _print_json(
     click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _split(
+    runs: list[tuple[bool, str]], markers: ThinkingMarkers | None
+) -> tuple[str, str]:
+    """Thinking and answer of a reply in runs of one or the other, without markers."""
+    thoughts, answer = [], ""
+    for is_thinking, text in runs:
+        if is_thinking and markers is not None:
+            # The markers' outer tokens may reach into the answer.
+            if markers.start and markers.start in text:
+                before, _, text = text.partition(markers.start)
+                answer += before
+            text, _, after = text.partition(markers.end)
+            thoughts.append(text.strip())
+            answer += after
+        else:
+            answer += text
+    return "\n".join(thoughts), answer
+
+
+def _finite(found: ThinkingEstimate) -> dict:
+    """The fields of an estimate; lengths beyond float32 are None, as JSON has them."""
+    values = asdict(found)
+    return {k: None if v == float("inf") else v for k, v in values.items()}
 
 
 def _print_table(estimates: list[tuple[str, ThinkingEstimate]]) -> None:

@@ -88,6 +88,8 @@ def estimate(
 
     def observe(logprobs: mx.array) -> mx.array:
         seen["states"] = recorder.states(recorder.next_row(1))
+        _, positions, width = seen["states"].shape
+        predictor.check_sizes(width, positions - 1, logprobs.shape[-1])
         seen["token"] = mx.argmax(logprobs, axis=-1)
         return seen["token"]
 

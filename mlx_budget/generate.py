@@ -128,25 +128,38 @@ def stream_generate(
     tracker = _tracker(tokenizer, thinking_start, thinking_end, ids)
     if max_tokens is None:
         max_tokens = default_max_tokens(budget, hard_stop)
+    if kwargs.get("sampler") is None:
+        kwargs["sampler"] = sampler
+    held: list[BudgetResponse] = []
     try:
         responses = mlx_lm.stream_generate(
             model,
             tokenizer,
             ids,
             max_tokens=max_tokens,
-            **{"sampler": sampler, **kwargs},
+            **kwargs,
         )
         for step, response in enumerate(responses):
             was_thinking = tracker is not None and tracker.thinking
             if tracker is not None and response.finish_reason != "stop":
                 tracker.update(response.token, forced=step in sampler.forced_steps)
-            yield BudgetResponse(
-                **vars(response),
-                is_thinking=was_thinking or (tracker is not None and tracker.thinking),
-                thinking_tokens=tracker.thinking_tokens if tracker else 0,
-                thinking_budget=budget,
-                closed_by=tracker.closed_by if tracker else None,
+            is_thinking = was_thinking or (tracker is not None and tracker.thinking)
+            held.append(
+                BudgetResponse(
+                    **vars(response),
+                    is_thinking=is_thinking,
+                    thinking_tokens=tracker.thinking_tokens if tracker else 0,
+                    thinking_budget=budget,
+                    closed_by=tracker.closed_by if tracker else None,
+                )
             )
+            # The beginning of an opening marker waits until it is known to be one.
+            if response.finish_reason is None and tracker and tracker.may_be_opening:
+                continue
+            for r in held:
+                r.is_thinking = is_thinking
+                yield r
+            held.clear()
     finally:
         sampler.close()
 

@@ -59,13 +59,21 @@ class HiddenStateRecorder:
     """
 
     def __init__(self, model: nn.Module):
-        backbone = find_backbone(model)
         self._leases = 0
         self._rows = 0
         self._claimed = 0
-        self._layer_inputs: list[mx.array | None] = [None] * len(model.layers)
+        self._layer_inputs: list[mx.array | None] = []
         self._final: mx.array | None = None
         self.inputs: mx.array | None = None
+        self._modules: list[tuple[nn.Module, type]] = []
+        self._swap([(model, self._begin)])
+        setattr(type(model), _RECORDER, self)
+
+    def _watch_states(self, model: nn.Module) -> None:
+        if self._layer_inputs:
+            return
+        backbone = find_backbone(model)
+        self._layer_inputs = [None] * len(model.layers)
         swaps: list[tuple[nn.Module, Callable]] = [
             (layer, functools.partial(self._record_layer, i))
             for i, layer in enumerate(model.layers)
@@ -73,21 +81,33 @@ class HiddenStateRecorder:
         swaps += [(norm, self._record_norm) for norm in _norms_outside_layers(model)]
         if backbone is not model:
             swaps.append((backbone, self._record_backbone))
-        swaps.append((model, self._begin))
-        self._modules = [(module, type(module)) for module, _ in swaps]
+        self._swap(swaps)
+
+    def _swap(self, swaps: list[tuple[nn.Module, Callable]]) -> None:
         for module, note in swaps:
+            self._modules.append((module, type(module)))
             module.__class__ = _recording_class(type(module), note)
-        setattr(type(model), _RECORDER, self)
 
     @classmethod
-    def acquire(cls, model: nn.Module) -> "HiddenStateRecorder":
+    def acquire(cls, model: nn.Module, states: bool = True) -> "HiddenStateRecorder":
         """The model's recorder, attached first if there is none; adds a lease.
+
+        Args:
+            model (nn.Module): An mlx-lm model.
+            states (bool): Whether hidden states are wanted; if not, forward passes and
+                their rows are followed, and the layers are left alone.
 
         Raises:
             ValueError: If the model's layers cannot be found.
         """
         recorder = active_recorder(model) or cls(model)
         recorder._leases += 1
+        if states:
+            try:
+                recorder._watch_states(model)
+            except ValueError:
+                recorder.release()
+                raise
         return recorder
 
     def release(self) -> None:

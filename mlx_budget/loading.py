@@ -61,14 +61,19 @@ def load(
             f"{path_or_hf_repo} is a Budget Guidance checkpoint that was not converted "
             f"yet: run `mlx-budget convert --hf-path {path_or_hf_repo}` first."
         )
-    if adapter_path is not None and not Path(adapter_path).is_dir():
-        raise ValueError(f"There is no adapter folder {adapter_path}.")
+    if adapter_path is not None:
+        if not Path(adapter_path, "adapter_config.json").exists():
+            raise ValueError(
+                f"There is no adapter folder {adapter_path}: an adapter_config.json "
+                "has to be in it."
+            )
     with one_line(f"{path_or_hf_repo} cannot be loaded"):
         model, tokenizer = mlx_lm.load(
             str(path),
             tokenizer_config={
-                "trust_remote_code": trust_remote_code,
                 **(tokenizer_config or {}),
+                # Last: a prompt cache's settings must not decide this.
+                "trust_remote_code": trust_remote_code,
             },
             model_config=model_config,
             adapter_path=adapter_path,
@@ -136,17 +141,8 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
         states = recorder.states(recorder.next_row(1))
     finally:
         recorder.release()
-    config = predictor.config
-    for what, ours, theirs in (
-        ("hidden states of width", config.model_width, states.shape[2]),
-        ("a number of layers of", config.model_layers, states.shape[1] - 1),
-        ("a vocabulary of", config.vocab_size, logits.shape[-1]),
-    ):
-        if ours != theirs:
-            raise ValueError(
-                f"The predictor was made for another model ({config.base_model}): it "
-                f"expects {what} {ours:,}, and this model has {theirs:,}."
-            )
+    _, positions, width = states.shape
+    predictor.check_sizes(width, positions - 1, logits.shape[-1])
 
 
 def _check_trusted(path: Path, trust_remote_code: bool) -> None:

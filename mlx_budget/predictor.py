@@ -93,7 +93,7 @@ class PredictorConfig:
                 newer than this release reads.
         """
         version = values.get("format_version")
-        if not isinstance(version, int) or version < 1:
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise ValueError(f"format_version must be an integer >= 1, not {version!r}")
         if version > FORMAT_VERSION:
             raise ValueError(
@@ -102,6 +102,8 @@ class PredictorConfig:
             )
         values = dict(values)
         thresholds = values.pop("thresholds", {})
+        if not isinstance(thresholds, dict):
+            raise ValueError(f"thresholds must be an object, not {thresholds!r}")
         _check_keys(cls, {*values, "thresholds"}, "")
         _check_keys(GuidanceThresholds, thresholds, " in thresholds")
         return cls(**values, thresholds=GuidanceThresholds(**thresholds))
@@ -156,6 +158,24 @@ class Predictor(nn.Module):
             nn.softplus(self.concentration_head(x).astype(mx.float32)),
             nn.softplus(self.rate_head(x).astype(mx.float32)),
         )
+
+    def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
+        """Checks that a language model of these sizes is the one it was made for.
+
+        Raises:
+            ValueError: Naming the size that differs.
+        """
+        for what, ours, theirs in (
+            ("hidden states of width", self.config.model_width, width),
+            ("a number of layers of", self.config.model_layers, layers),
+            ("a vocabulary of", self.config.vocab_size, vocab_size),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    "The predictor was made for another model "
+                    f"({self.config.base_model}): it expects {what} {ours:,}, and "
+                    f"this model has {theirs:,}."
+                )
 
     def quantize(self, bits: int, group_size: int = 64) -> "Predictor":
         """A predictor with the same weights quantised; this one is left as it is.

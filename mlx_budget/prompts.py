@@ -39,6 +39,11 @@ def encode_chat(
     if ignore_chat_template or not tokenizer.has_chat_template:
         if not isinstance(prompt, str):
             raise ValueError("The tokenizer has no chat template for chat messages.")
+        if system_prompt or prefill_response or chat_template_config:
+            raise ValueError(
+                "A system prompt, a prefilled response and a chat template's config "
+                "need a chat template, and none is used here."
+            )
         return list(tokenizer.encode(prompt))
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     if isinstance(prompt, str):
@@ -49,13 +54,18 @@ def encode_chat(
         messages.append({"role": "assistant", "content": prefill_response})
 
     def render(messages: list[dict]) -> str:
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=prefill_response is None,
-            continue_final_message=prefill_response is not None,
+        options = {
             **(chat_template_config or {}),
-        )
+            "tokenize": False,
+            "add_generation_prompt": prefill_response is None,
+            "continue_final_message": prefill_response is not None,
+        }
+        try:
+            return tokenizer.apply_chat_template(messages, **options)
+        except Exception as e:  # templates raise what their authors like
+            raise ValueError(
+                f"The model's chat template cannot render this prompt: {e}."
+            ) from e
 
     text = render(messages)
     if suffix_only:
@@ -79,12 +89,12 @@ def read_prompts(file: Path) -> list[str | list[dict]]:
         ValueError: Naming the file and line that cannot be used.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ValueError(f"There is no file {file}.") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{file} is not a text file.") from None
-    numbered = [(i, t) for i, t in enumerate(text.splitlines(), 1) if t.strip()]
+    numbered = [(i, t) for i, t in enumerate(text.split("\n"), 1) if t.strip()]
     if file.suffix == ".jsonl":
         prompts = [_prompt_of(line, f"{file}, line {i}") for i, line in numbered]
     else:
@@ -104,9 +114,18 @@ def _prompt_of(line: str, where: str) -> str | list[dict]:
         if isinstance(record.get(key), str) and record[key].strip():
             return record[key]
     messages = record.get("messages")
-    if isinstance(messages, list) and all(isinstance(m, dict) for m in messages):
-        while messages and messages[-1].get("role") == "assistant":
+    if isinstance(messages, list) and all(map(_is_message, messages)):
+        while messages and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
         if messages:
             return messages
-    raise ValueError(f"{where} has none of prompt, question and messages.")
+    raise ValueError(
+        f"{where} has none of prompt, question and messages with role and content as "
+        "texts."
+    )
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) for key in ("role", "content")
+    )

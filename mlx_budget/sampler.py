@@ -21,6 +21,7 @@ from .predictor import Predictor
 from .thinking import ThinkingTracker, find_markers
 
 DEFAULT_HARD_STOP = 1.1
+MAX_BUDGET = 2**31 - 1
 
 
 def make_budget_sampler(
@@ -78,11 +79,9 @@ def make_budget_sampler(
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
-    message = ()
-    if thinking_budget_message:
-        message = tuple(
-            tokenizer.encode(thinking_budget_message, add_special_tokens=False)
-        )
+    # The closing marker follows anyway: a message that ends with it is not to have two.
+    text = (thinking_budget_message or "").split(markers.end)[0]
+    message = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
     return BudgetSampler(
         model,
         plain,
@@ -139,7 +138,7 @@ class BudgetSampler:
         self.guided_steps: list[int] = []
         self._lease = None
         if budget is not None:
-            recorder = HiddenStateRecorder.acquire(model)
+            recorder = HiddenStateRecorder.acquire(model, states=bool(predictor))
             self._lease = weakref.finalize(self, recorder.release)
 
     def close(self) -> None:
@@ -231,6 +230,9 @@ class BudgetSampler:
         )
 
     def _choose_guided(self, logprobs: mx.array, states: mx.array) -> mx.array:
+        self._predictor.check_sizes(
+            states.shape[2], states.shape[1] - 1, logprobs.shape[-1]
+        )
         remaining = max(1, self._budget - self._tracker.thinking_tokens)
         concentration, rate = self._predictor(states)
         weights = guidance.log_weights(
@@ -252,6 +254,10 @@ def check_budget(thinking_budget: int | None) -> int | None:
         raise ValueError(
             f"thinking_budget must be an integer number of tokens, not "
             f"{thinking_budget!r}."
+        )
+    if thinking_budget > MAX_BUDGET:
+        raise ValueError(
+            f"thinking_budget must be at most {MAX_BUDGET:,}, not {thinking_budget:,}."
         )
     if thinking_budget < -1:
         raise ValueError(
@@ -308,7 +314,7 @@ def thinking_limit(budget: int | None, hard_stop: float | None) -> int | None:
     if budget is None or hard_stop is None:
         return None
     # 1.1 * 10 is a little more than 11 in binary: do not lose a token to rounding.
-    return math.floor(hard_stop * budget + 1e-6)
+    return math.floor(min(hard_stop * budget + 1e-6, MAX_BUDGET))
 
 
 def encode_prompt(

@@ -77,7 +77,7 @@ class ReplyPrinter:
         # At the right edge a terminal holds back the cursor's move to the next line;
         # moving it then would lose a character of the text.
         at_edge = self._below and self._column and self._column % columns == 0
-        if at_edge or (not self._shown and now < self._next_update):
+        if at_edge or (self._shown and now < self._next_update):
             return
         self._next_update = now + _SECONDS_BETWEEN_UPDATES
         line = meter_line(response.thinking_tokens, response.thinking_budget)

@@ -13,8 +13,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 class ThinkingMarkers:
     """The texts that open and close a thinking block.
 
-    A marker that is one token of the vocabulary is recognised by that token; a marker
-    of several is recognised in the decoded text, however it is split into tokens.
+    A marker that is a token of its own, added to the vocabulary, is recognised by that
+    token; any other in the decoded text, however it is split into tokens.
 
     Attributes:
         start: Opening marker; empty if the reply begins by thinking.
@@ -54,7 +54,7 @@ def find_markers(
             "by thinking)."
         )
     if not end.strip():
-        raise ValueError("The closing thinking marker (--thinking-end-token) is empty.")
+        raise ValueError("The closing thinking marker (--thinking-end-token) is blank.")
     if start == end:
         raise ValueError(f"Thinking cannot begin and end with the same marker {end!r}.")
 
@@ -120,6 +120,15 @@ class ThinkingTracker:
             self.blocks += 1
             self._enter(thinking=True)
 
+    @property
+    def may_be_opening(self) -> bool:
+        """Whether the reply may be in the middle of an opening marker."""
+        start = self.markers.start
+        if self.thinking or not start or self._is_added(self.markers.start_tokens):
+            return False
+        tail = self._tokenizer.decode(self._block[-len(start.encode()) :])
+        return any(tail.endswith(start[:n]) for n in range(1, len(start)))
+
     def missing_end_tokens(self) -> tuple[int, ...]:
         """What is left of the closing marker if the model has begun to write it.
 
@@ -144,12 +153,15 @@ class ThinkingTracker:
             self._texts[token] = self._tokenizer.decode([token])
         return self._texts[token]
 
+    def _is_added(self, tokens: tuple[int, ...]) -> bool:
+        return len(tokens) == 1 and tokens[0] in self._tokenizer.added_tokens_decoder
+
     def _completed(self, text: str, tokens: tuple[int, ...]) -> int:
         """How many of the last tokens make up a marker that is now complete, or 0."""
-        if len(tokens) == 1:
+        if self._is_added(tokens):
             return int(self._block[-1] == tokens[0])
-        # A marker of several tokens may be split otherwise in context, at most into its
-        # bytes, and share its outer tokens with the text around it.
+        # Such a marker may be split otherwise in context, at most into its bytes, and
+        # share its outer tokens with the text around it.
         window = self._block[-(len(text.encode()) + 1) :]
         if text not in self._tokenizer.decode(window):
             return 0
@@ -160,7 +172,10 @@ class ThinkingTracker:
 
     def _is_open(self, prompt: Sequence[int]) -> bool:
         start, end = self.markers.start_tokens, self.markers.end_tokens
-        if len(start) == 1 and len(end) == 1:
+        # What the user wrote opens no block: look behind the last end of a turn.
+        ends = [i for i, t in enumerate(prompt) if t in self._tokenizer.eos_token_ids]
+        prompt = prompt[ends[-1] + 1 :] if ends else prompt
+        if self._is_added(start) and self._is_added(end):
             last = next((t for t in reversed(prompt) if t in (*start, *end)), None)
             return last == start[0]
         text = self._tokenizer.decode(list(prompt))
