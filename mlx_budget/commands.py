@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 import mlx.core as mx
@@ -15,8 +16,14 @@ from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 from .estimate import ThinkingEstimate, estimate
 from .generate import BudgetResponse, statistics, stream_generate
 from .loading import load
+from .predictor import is_predictor_folder
 from .prompts import encode_chat, read_prompts
-from .sampler import check_budget, check_hard_stop, check_temperature
+from .sampler import (
+    check_budget,
+    check_enforceable,
+    check_hard_stop,
+    check_temperature,
+)
 from .terminal import ReplyPrinter
 from .thinking import ThinkingMarkers, find_markers
 
@@ -33,7 +40,7 @@ def run_generate(model: str, prompt: str, **options) -> None:
         options: The command's other options, by the names of `stream_generate` and
             `load` where they have one.
     """
-    _check_generate(options)
+    _check_generate(model, options)
     text = _read_prompt(prompt)
     hide_thinking, as_json, verbose, seed, extra_eos, draft_model, cache_file = _take(
         options,
@@ -120,11 +127,15 @@ def _take(options: dict, *names: str) -> dict:
     return {name: options.pop(name) for name in names}
 
 
-def _check_generate(options: dict) -> None:
+def _check_generate(model: str, options: dict) -> None:
     """Checks what can be checked before minutes of loading."""
     budget = check_budget(options["thinking_budget"])
     check_hard_stop(options.get("hard_stop"))
     check_temperature(options["temp"])
+    folder = Path(model)
+    if folder.is_dir() and options["predictor"] is None:
+        if not is_predictor_folder(folder):
+            check_enforceable(budget, None, None)
     if options["max_tokens"] == 0:
         raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
     if options["kv_bits"] is not None and options["max_kv_size"] is not None:

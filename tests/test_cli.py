@@ -90,6 +90,23 @@ def test_json_holds_the_reply_in_parts(converted):
     assert reply["model"] == str(converted)
 
 
+def test_json_keeps_the_order_of_the_text(converted):
+    options = ["--thinking-budget", 20, "-m", 60]
+    shown = generate(converted, *options).stdout
+    reply = json.loads(generate(converted, *options, "--json").stdout)
+    assert reply["text"] + "\n" == shown
+    # This reply opens a second block.
+    assert shown.count("<think>") == 2
+    for part in ("thinking", "answer"):
+        assert "think>" not in reply[part]
+
+
+def test_backslashes_stay_as_they_are(converted):
+    result = run("estimate", "--model", converted, "-p", r"$\times\neq$", "--json")
+    (row,) = json.loads(result.stdout)["estimates"]
+    assert row["prompt"] == r"$\times\neq$"
+
+
 def test_the_prompt_may_come_from_standard_input(converted):
     piped = run("generate", "--model", converted, "-p", "-", input=QUESTION)
     assert piped.stdout == generate(converted).stdout
@@ -190,6 +207,9 @@ def test_a_draft_model_works_without_a_budget_only(converted):
         (["--top-p", "7"], "7.0 is not in the range"),
         (["--max-kv-size", "0"], "0 is not in the range"),
         (["--temp", "1", "--top-k", "5000"], "has to be an integer in the"),
+        (["--thinking-budget", "9" * 30], "must be at most"),
+        (["--kv-bits", "8", "--max-kv-size", "9"], "cannot quantise a KV cache of"),
+        (["--adapter-path", "."], "There is no adapter folder"),
         (["--extra-eos-token", "zzz"], "'zzz' is no token of the model"),
     ],
 )

@@ -150,6 +150,33 @@ def test_a_model_that_does_not_think_is_reported(loaded):
     assert "the model did not think" in statistics(responses[-1])
 
 
+def test_an_opening_marker_of_several_tokens_is_no_answer(loaded):
+    tokenizer = loaded[1]
+    opening = tokenizer.encode("the answer is:", add_special_tokens=False)
+    other = tokenizer.encode("the question", add_special_tokens=False)
+    assert opening[0] == other[0] and len(opening) > 2
+    script = [*other, *opening, 10, 11, END, 12]
+    responses = scripted(
+        tokenizer,
+        script,
+        prompt=[5, 6],
+        thinking_budget=9,
+        thinking_start="the answer is:",
+        thinking_end="</think>",
+    )
+    assert [r.token for r in responses] == [*script, EOS]
+    thinking = [r.is_thinking for r in responses]
+    n = len(other)
+    assert thinking == [False] * n + [True] * (len(opening) + 3) + [False] * 2
+
+
+def test_a_sampler_of_none_leaves_the_budget_on(loaded):
+    responses = scripted(
+        loaded[1], list(range(10, 30)), thinking_budget=4, hard_stop=1, sampler=None
+    )
+    assert responses[-1].closed_by == "budget"
+
+
 def test_a_generator_closed_early_leaves_the_model_as_it_was(loaded, cases):
     model, tokenizer, predictor = loaded
     stream = stream_generate(

@@ -1,5 +1,6 @@
 """Loading a model with its predictor, and all that can be wrong with them."""
 
+import inspect
 import json
 import shutil
 
@@ -177,6 +178,20 @@ def test_missing_folders_are_named(converted):
         load(str(converted), adapter_path="./nope")
     with pytest.raises(ValueError, match="./nope"):
         load(str(converted), "./nope")
+
+
+def test_settings_of_a_cache_do_not_decide_what_is_trusted(converted, monkeypatch):
+    seen = {}
+    original = mlx_lm.load
+
+    def spy(*args, tokenizer_config, **kwargs):
+        seen.update(tokenizer_config)
+        return original(*args, tokenizer_config=tokenizer_config, **kwargs)
+
+    spy.__signature__ = inspect.signature(original)
+    monkeypatch.setattr(mlx_lm, "load", spy)
+    load(str(converted), tokenizer_config={"trust_remote_code": True})
+    assert seen["trust_remote_code"] is False
 
 
 def test_code_in_a_folder_runs_only_when_trusted(copy, tmp_path):

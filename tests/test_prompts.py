@@ -41,6 +41,20 @@ def test_a_cached_prefix_is_left_out(tokenizer):
     assert tokenizer.decode(suffix) == whole[whole.index("hi<") :]
 
 
+@pytest.mark.parametrize("config", [{"messages": 1}, {"tools": 5}])
+def test_what_a_template_cannot_render_is_one_error(tokenizer, config, monkeypatch):
+    monkeypatch.setattr(
+        tokenizer._tokenizer, "chat_template", "{{ raise_exception('not this') }}"
+    )
+    with pytest.raises(ValueError, match="chat template cannot render this prompt"):
+        encode_chat(tokenizer, "hi", chat_template_config=config)
+
+
+def test_options_of_the_template_need_a_template(tokenizer):
+    with pytest.raises(ValueError, match="need a chat template"):
+        encode_chat(tokenizer, "hi", system_prompt="x", ignore_chat_template=True)
+
+
 @pytest.mark.parametrize("prompt", ["", "  \n", []])
 def test_an_empty_prompt_is_refused(tokenizer, prompt):
     with pytest.raises(ValueError, match="prompt is empty"):
@@ -57,6 +71,8 @@ def test_prompt_files(tmp_path):
     records.append({"messages": messages})
     file.write_text("\n\n".join(json.dumps(r) for r in records))
     assert read_prompts(file) == ["a", "b", messages[:1]]
+    file.write_text('\ufeff{"prompt": "x\u2028y"}\n', encoding="utf-8")
+    assert read_prompts(file) == ["x\u2028y"]
     text = tmp_path / "a.txt"
     text.write_text("one\n\ntwo\n")
     assert read_prompts(text) == ["one", "two"]
@@ -69,6 +85,7 @@ def test_prompt_files(tmp_path):
         ('{"prompt": "a"}\n{', "line 2 is not valid JSON"),
         ("[1]", "line 1 has none of prompt"),
         ('{"messages": ["x"]}', "line 1 has none of prompt"),
+        ('{"messages": [{"role": "user"}]}', "line 1 has none of prompt"),
         ("\n", "holds no prompts"),
     ],
 )

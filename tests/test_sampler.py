@@ -1,5 +1,6 @@
 """The budget sampler inside the stock loops of mlx-lm."""
 
+import dataclasses
 import gc
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import pytest
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import make_sampler
 
-from mlx_budget import make_budget_sampler
+from mlx_budget import Predictor, estimate, make_budget_sampler
 from mlx_budget.hidden_states import HiddenStateRecorder, active_recorder
 from scripted import ScriptedModel
 
@@ -184,6 +185,50 @@ def test_the_message_comes_before_the_closing_marker(loaded):
     )
     message = tokenizer.encode("So 21.\n", add_special_tokens=False)
     assert tokens[: len(message) + 3] == [10, 11, *message, END]
+
+
+def test_a_message_that_closes_by_itself_closes_once(loaded):
+    tokenizer = loaded[1]
+    tokens, _ = scripted(
+        tokenizer,
+        list(range(10, 40)),
+        thinking_budget=2,
+        hard_stop=1,
+        thinking_budget_message="So 21.\n</think>\n\n",
+    )
+    assert tokens.count(END) == 1
+
+
+def test_the_hard_stop_alone_leaves_the_layers_alone(loaded):
+    model, tokenizer, predictor = loaded
+    plain = [type(layer) for layer in model.layers]
+    options = {"prompt": [5], "thinking_budget": 9}
+    alone = make_budget_sampler(model, tokenizer, False, **options)
+    assert [type(layer) for layer in model.layers] == plain
+    guided = make_budget_sampler(model, tokenizer, predictor, **options)
+    assert [type(layer) for layer in model.layers] != plain
+    guided.close()
+    alone.close()
+    assert [type(layer) for layer in model.layers] == plain
+    assert active_recorder(model) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_layers": 9}, {"model_width": 32}, {"vocab_size": 100}]
+)
+def test_a_predictor_for_another_model_is_refused(loaded, cases, changes):
+    model, tokenizer, predictor = loaded
+    other = Predictor(dataclasses.replace(predictor.config, **changes))
+    prompt = cases["p0_b5"]["prompt_ids"]
+    sampler = make_budget_sampler(
+        model, tokenizer, other, prompt=prompt, thinking_budget=9
+    )
+    with pytest.raises(ValueError, match="made for another model"):
+        stock(model, tokenizer, prompt, sampler, max_tokens=2)
+    sampler.close()
+    with pytest.raises(ValueError, match="made for another model"):
+        estimate(model, tokenizer, other, prompt)
+    assert active_recorder(model) is None
 
 
 def test_budget_0_closes_at_once(loaded):
@@ -372,6 +417,7 @@ def test_filters_apply_to_the_guided_distribution(loaded, golden, cases):
     ("options", "message"),
     [
         ({"thinking_budget": -2}, "0 .close thinking at once. or more, not -2"),
+        ({"thinking_budget": 10**30}, "must be at most 2,147,483,647"),
         ({"thinking_budget": 1.5}, "must be an integer number of tokens, not 1.5"),
         ({"thinking_budget": "9"}, "must be an integer number of tokens, not '9'"),
         ({"thinking_budget": True}, "must be an integer"),

@@ -34,6 +34,22 @@ class Terminal(io.StringIO):
         return [line.rstrip() for line in self.screen.display]
 
 
+@pytest.mark.parametrize("tokens_per_second", [13, 50, 300])
+@pytest.mark.parametrize("hide", [False, True])
+def test_the_meter_is_there_at_any_speed(monkeypatch, tokens_per_second, hide):
+    monkeypatch.setattr("mlx_budget.terminal._SECONDS_BETWEEN_UPDATES", 0.1)
+    clock = iter(n / tokens_per_second for n in range(1000))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    terminal = Terminal()
+    printer = ReplyPrinter(terminal, terminal, hide_thinking=hide)
+    visible = 0
+    for n in range(100):
+        printer.update(response("ab ", True, n))
+        visible += any("of 20 tokens" in line for line in terminal.lines)
+    # At the right edge of the terminal it is not drawn.
+    assert visible >= 90
+
+
 @pytest.fixture(autouse=True)
 def meter_is_drawn_at_every_token(monkeypatch):
     monkeypatch.setattr("mlx_budget.terminal._SECONDS_BETWEEN_UPDATES", 0.0)

@@ -108,6 +108,21 @@ def test_a_marker_of_several_tokens_is_found_however_it_is_split(tokenizer):
         assert tracker.thinking_tokens == 2
 
 
+def test_a_word_as_a_marker_is_found_in_its_context(tokenizer):
+    word = tokenizer.encode("answer", add_special_tokens=False)
+    in_context = tokenizer.encode("the answer", add_special_tokens=False)
+    tracker = track(tokenizer, in_context, start="", end="answer", prompt=[1])
+    assert tracker.closed_by == "model"
+    tracker = track(tokenizer, word, start="", end="answer", prompt=[1])
+    assert tracker.closed_by == "model"
+
+
+def test_what_the_user_wrote_opens_no_block(tokenizer):
+    end_of_turn = 2
+    assert not track(tokenizer, [], [5, START, 6, end_of_turn, 7]).thinking
+    assert track(tokenizer, [], [5, START, 6, end_of_turn, 7, START]).thinking
+
+
 def test_a_marker_may_end_inside_a_token(tokenizer):
     ids = tokenizer.encode("the answer", add_special_tokens=False)
     tracker = track(tokenizer, [5, *ids], start="", end="the ans", prompt=[1])
