@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from conversions import REFERENCE, fixture_config, fixture_weights, write_folder
 from mlx_budget import Predictor, convert, load
-
-REFERENCE = Path(__file__).parent / "fixtures" / "bg-qwen2-tiny"
 
 
 class Golden(NamedTuple):
@@ -57,3 +56,15 @@ def golden_steps(golden: Golden) -> dict[str, np.ndarray]:
     }
     left = [b for c in golden.cases for b in c["remaining"][:6]]
     return {**steps, "remaining": np.array(left, np.float32)[:, None]}
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A copy of the fixture, to be spoilt."""
+    return write_folder(tmp_path / "copy", fixture_config(), fixture_weights())
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """Where the output shall appear: two folders that are not there yet."""
+    return tmp_path / "new" / "out"

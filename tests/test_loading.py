@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx_lm
 import pytest
 
-from conftest import REFERENCE
+from conversions import REFERENCE
 from mlx_budget import Predictor, load, stream_generate
 
 

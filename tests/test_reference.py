@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from conftest import REFERENCE
+from conversions import REFERENCE
 from mlx_budget import Predictor, PredictorConfig
 from mlx_budget.reference import (
     is_predictor_tensor,
