@@ -48,6 +48,12 @@ def golden() -> Golden:
 
 
 @pytest.fixture(scope="session")
+def cases(golden: Golden) -> dict[str, dict]:
+    """The golden cases by their ids."""
+    return {case["id"]: case for case in golden.cases}
+
+
+@pytest.fixture(scope="session")
 def golden_steps(golden: Golden) -> dict[str, np.ndarray]:
     """The 72 golden steps as rows: the arrays of every case, and "remaining"."""
     steps = {

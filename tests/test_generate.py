@@ -15,11 +15,6 @@ from scripted import ScriptedModel
 NEWLINE, START, END, EOS = 201, 423, 424, 2
 
 
-@pytest.fixture(scope="session")
-def cases(golden):
-    return {case["id"]: case for case in golden[0]}
-
-
 @pytest.fixture(scope="module")
 def wide_heads():
     """A tiny Qwen3 whose heads are wide enough for a quantised KV cache."""

@@ -7,8 +7,6 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.sample_utils import make_sampler
 
 from mlx_budget import Predictor, estimate, make_budget_sampler
 from mlx_budget.hidden_states import HiddenStateRecorder, active_recorder
@@ -31,11 +29,6 @@ def scripted(tokenizer, script, prompt=(5, START), max_tokens=40, **options):
     model = ScriptedModel(script, len(prompt))
     sampler = make_budget_sampler(model, tokenizer, False, prompt=prompt, **options)
     return stock(model, tokenizer, prompt, sampler, max_tokens), sampler
-
-
-@pytest.fixture(scope="session")
-def cases(golden):
-    return {case["id"]: case for case in golden[0]}
 
 
 @pytest.mark.parametrize("case_id", CASES)
@@ -75,83 +68,6 @@ def test_recorded_hidden_states_are_golden(loaded, golden, cases, case_id):
             error = np.abs(np.array(states[0]) - want).max()
             assert error <= 1e-3 * np.abs(want).max()
     recorder.release()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 5, 12])
-def test_batch_equals_single_runs(loaded, cases, batch_size):
-    model, tokenizer, predictor = loaded
-    generator = BatchGenerator(
-        model, completion_batch_size=batch_size, prefill_batch_size=batch_size
-    )
-    samplers = [
-        make_budget_sampler(
-            model,
-            tokenizer,
-            predictor,
-            prompt=case["prompt_ids"],
-            thinking_budget=case["budget"],
-            hard_stop=None,
-        )
-        for case in cases.values()
-    ]
-    uids = generator.insert(
-        [case["prompt_ids"] for case in cases.values()],
-        [len(case["guided_tokens"]) for case in cases.values()],
-        samplers=samplers,
-    )
-    tokens = {uid: [] for uid in uids}
-    while responses := generator.next_generated():
-        for r in responses:
-            tokens[r.uid].append(r.token)
-    generator.close()
-    for uid, sampler, case in zip(uids, samplers, cases.values(), strict=True):
-        sampler.close()
-        assert tokens[uid] == case["guided_tokens"]
-
-
-def batch_of_two(model, tokenizer, case, other_sampler) -> list[int]:
-    sampler = other_sampler(prompt=case["prompt_ids"])
-    generator = BatchGenerator(model)
-    uids = generator.insert(
-        [case["prompt_ids"]] * 2, [48, 48], samplers=[sampler[0], sampler[1]]
-    )
-    tokens = {uid: [] for uid in uids}
-    try:
-        while responses := generator.next_generated():
-            for r in responses:
-                tokens[r.uid].append(r.token)
-    finally:
-        generator.close()
-        sampler[1].close()
-    return [tokens[uid] for uid in uids]
-
-
-def test_a_row_without_a_budget_shares_the_batch(loaded, cases):
-    model, tokenizer, predictor = loaded
-    case = cases["p0_b40"]
-
-    def samplers(prompt):
-        free = make_budget_sampler(model, tokenizer, prompt=prompt)
-        budget = make_budget_sampler(
-            model, tokenizer, predictor, prompt=prompt, thinking_budget=40
-        )
-        return free, budget
-
-    free, _ = batch_of_two(model, tokenizer, case, samplers)
-    assert free == case["plain_tokens"][:48]
-
-
-def test_a_row_with_a_stock_sampler_is_an_error(loaded, cases):
-    model, tokenizer, predictor = loaded
-
-    def samplers(prompt):
-        budget = make_budget_sampler(
-            model, tokenizer, predictor, prompt=prompt, thinking_budget=40
-        )
-        return make_sampler(temp=0.5), budget
-
-    with pytest.raises(ValueError, match="Only 1 of 2 rows.*thinking_budget=None"):
-        batch_of_two(model, tokenizer, cases["p0_b40"], samplers)
 
 
 def test_the_hard_stop_closes_at_the_first_newline_past_the_budget(loaded):
@@ -343,20 +259,6 @@ def test_the_prompt_must_be_the_one_generated_from(loaded, cases):
     )
     with pytest.raises(ValueError, match="that request's own prompt"):
         stock(model, tokenizer, cases["p0_b5"]["prompt_ids"], sampler, max_tokens=4)
-
-
-def test_one_sampler_for_a_whole_batch_is_an_error(loaded, cases):
-    model, tokenizer, predictor = loaded
-    case = cases["p0_b40"]
-    sampler = make_budget_sampler(
-        model, tokenizer, predictor, prompt=case["prompt_ids"], thinking_budget=40
-    )
-    generator = BatchGenerator(model)
-    generator.insert([case["prompt_ids"]] * 2, samplers=[sampler] * 2)
-    with pytest.raises(ValueError, match="sampler (per|for each) request"):
-        generator.next_generated()
-    generator.close()
-    sampler.close()
 
 
 def test_speculative_decoding_is_refused_in_the_stock_loop(loaded, cases):

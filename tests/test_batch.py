@@ -1,0 +1,98 @@
+"""Budget samplers in the stock batch generator of mlx-lm."""
+
+import pytest
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.sample_utils import make_sampler
+
+from mlx_budget import make_budget_sampler
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 12])
+def test_batch_equals_single_runs(loaded, cases, batch_size):
+    model, tokenizer, predictor = loaded
+    generator = BatchGenerator(
+        model, completion_batch_size=batch_size, prefill_batch_size=batch_size
+    )
+    samplers = [
+        make_budget_sampler(
+            model,
+            tokenizer,
+            predictor,
+            prompt=case["prompt_ids"],
+            thinking_budget=case["budget"],
+            hard_stop=None,
+        )
+        for case in cases.values()
+    ]
+    uids = generator.insert(
+        [case["prompt_ids"] for case in cases.values()],
+        [len(case["guided_tokens"]) for case in cases.values()],
+        samplers=samplers,
+    )
+    tokens = {uid: [] for uid in uids}
+    while responses := generator.next_generated():
+        for r in responses:
+            tokens[r.uid].append(r.token)
+    generator.close()
+    for uid, sampler, case in zip(uids, samplers, cases.values(), strict=True):
+        sampler.close()
+        assert tokens[uid] == case["guided_tokens"]
+
+
+def batch_of_two(model, tokenizer, case, other_sampler) -> list[int]:
+    sampler = other_sampler(prompt=case["prompt_ids"])
+    generator = BatchGenerator(model)
+    uids = generator.insert(
+        [case["prompt_ids"]] * 2, [48, 48], samplers=[sampler[0], sampler[1]]
+    )
+    tokens = {uid: [] for uid in uids}
+    try:
+        while responses := generator.next_generated():
+            for r in responses:
+                tokens[r.uid].append(r.token)
+    finally:
+        generator.close()
+        sampler[1].close()
+    return [tokens[uid] for uid in uids]
+
+
+def test_a_row_without_a_budget_shares_the_batch(loaded, cases):
+    model, tokenizer, predictor = loaded
+    case = cases["p0_b40"]
+
+    def samplers(prompt):
+        free = make_budget_sampler(model, tokenizer, prompt=prompt)
+        budget = make_budget_sampler(
+            model, tokenizer, predictor, prompt=prompt, thinking_budget=40
+        )
+        return free, budget
+
+    free, _ = batch_of_two(model, tokenizer, case, samplers)
+    assert free == case["plain_tokens"][:48]
+
+
+def test_a_row_with_a_stock_sampler_is_an_error(loaded, cases):
+    model, tokenizer, predictor = loaded
+
+    def samplers(prompt):
+        budget = make_budget_sampler(
+            model, tokenizer, predictor, prompt=prompt, thinking_budget=40
+        )
+        return make_sampler(temp=0.5), budget
+
+    with pytest.raises(ValueError, match="Only 1 of 2 rows.*thinking_budget=None"):
+        batch_of_two(model, tokenizer, cases["p0_b40"], samplers)
+
+
+def test_one_sampler_for_a_whole_batch_is_an_error(loaded, cases):
+    model, tokenizer, predictor = loaded
+    case = cases["p0_b40"]
+    sampler = make_budget_sampler(
+        model, tokenizer, predictor, prompt=case["prompt_ids"], thinking_budget=40
+    )
+    generator = BatchGenerator(model)
+    generator.insert([case["prompt_ids"]] * 2, samplers=[sampler] * 2)
+    with pytest.raises(ValueError, match="sampler (per|for each) request"):
+        generator.next_generated()
+    generator.close()
+    sampler.close()
