@@ -19,6 +19,16 @@ from .reference import is_predictor_tensor
 ModelClasses = tuple[type[nn.Module], type]
 
 
+def check_trusted(name: str, config: dict, trust_remote_code: bool) -> None:
+    """Raises a ValueError if a model brings code of its own that may not run."""
+    file = config.get("model_file")
+    if file is not None and not trust_remote_code:
+        raise ValueError(
+            f"{name} comes with code that would have to run ({file}). Read it, and "
+            "pass --trust-remote-code if you trust it."
+        )
+
+
 def find_classes(
     source: Path, name: str, config: dict, trust_remote_code: bool
 ) -> ModelClasses:
@@ -33,12 +43,8 @@ def find_classes(
     Raises:
         ValueError: If mlx-lm has no such model, or its code may not run.
     """
+    check_trusted(name, config, trust_remote_code)
     file = config.get("model_file")
-    if file is not None and not trust_remote_code:
-        raise ValueError(
-            f"{name} comes with code that would have to run ({file}). Read it, and "
-            "pass --trust-remote-code if you trust it."
-        )
     with one_line(f"{name} is no model that mlx-lm can load"):
         if file is None:
             model_class, args_class = _get_classes(config)

@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import checkpoint, hub
-from .base_model import one_line
+from .base_model import check_trusted, one_line
 from .hidden_states import HiddenStateRecorder
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor, is_predictor_folder
 from .reference import is_predictor_tensor
@@ -55,7 +55,7 @@ def load(
     """
     files = (*hub.MODEL_FILES, WEIGHTS_FILE)
     path = hub.fetch(path_or_hf_repo, files, revision)
-    _check_trusted(path, trust_remote_code)
+    check_trusted(path_or_hf_repo, read_config(path), trust_remote_code)
     if any(is_predictor_tensor(k) for k in _tensor_names(path)):
         raise ValueError(
             f"{path_or_hf_repo} is a Budget Guidance checkpoint that was not converted "
@@ -145,18 +145,9 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
     predictor.check_sizes(width, positions - 1, logits.shape[-1])
 
 
-def _check_trusted(path: Path, trust_remote_code: bool) -> None:
-    config = read_config(path)
-    if "model_file" in config and not trust_remote_code:
-        raise ValueError(
-            f"{path} brings code of its own ({config['model_file']}) to build the "
-            "model. If you trust it, pass --trust-remote-code."
-        )
-
-
 def _trust_option(trust_remote_code: bool) -> dict[str, bool]:
     # mlx-lm 0.31 has no such option and runs a model's code unasked, which is why
-    # `_check_trusted` comes first.
+    # `check_trusted` comes first.
     known = "trust_remote_code" in inspect.signature(mlx_lm.load).parameters
     return {"trust_remote_code": trust_remote_code} if known else {}
 

@@ -32,7 +32,8 @@ from conversions import (
     source_model,
     write_folder,
 )
-from mlx_budget import Predictor, load, make_budget_sampler
+from golden_run import golden_run
+from mlx_budget import Predictor, load
 from mlx_budget.reference import predictor_name
 
 
@@ -40,25 +41,9 @@ def test_shards_give_every_golden_token_in_stock_mlx_lm(tmp_path, out, golden):
     shards = deal(fixture_weights(), 3)
     source = write_folder(tmp_path / "shards", fixture_config(), *shards)
     folder = converts(source, out, "--dtype", "float32")
-    model, tokenizer = mlx_lm.load(str(folder))
-    predictor = Predictor.load(folder)
+    parts = *mlx_lm.load(str(folder)), Predictor.load(folder)
     for case in golden.cases:
-        sampler = make_budget_sampler(
-            model,
-            tokenizer,
-            predictor,
-            prompt=case["prompt_ids"],
-            thinking_budget=case["budget"],
-            hard_stop=None,
-        )
-        responses = mlx_lm.stream_generate(
-            model,
-            tokenizer,
-            case["prompt_ids"],
-            max_tokens=case["max_new"],
-            sampler=sampler,
-        )
-        assert [r.token for r in responses] == case["guided_tokens"], case["id"]
+        assert golden_run(parts, case)[0] == case["guided_tokens"]
 
 
 def test_bfloat16_shards_convert_and_generate(tmp_path, out):

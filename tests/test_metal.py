@@ -1,12 +1,12 @@
 """The same numbers on the GPU of a Mac as on its CPU."""
 
 import mlx.core as mx
-import mlx_lm
 import numpy as np
 import pytest
 from scipy import special
 
-from mlx_budget import gamma, make_budget_sampler
+from golden_run import golden_run
+from mlx_budget import gamma
 
 pytestmark = [
     pytest.mark.metal,
@@ -30,23 +30,6 @@ def test_the_gamma_cdf_on_metal():
 
 @pytest.mark.parametrize("i", range(12))
 def test_golden_tokens_on_metal(loaded, golden, i):
-    model, tokenizer, predictor = loaded
-    case = golden.cases[i]
     assert mx.default_device() == mx.gpu
-    sampler = make_budget_sampler(
-        model,
-        tokenizer,
-        predictor,
-        prompt=case["prompt_ids"],
-        thinking_budget=case["budget"],
-        hard_stop=None,
-    )
-    responses = mlx_lm.stream_generate(
-        model,
-        tokenizer,
-        case["prompt_ids"],
-        sampler=sampler,
-        max_tokens=case["max_new"],
-    )
-    assert [r.token for r in responses] == case["guided_tokens"]
-    sampler.close()
+    tokens, _ = golden_run(loaded, golden.cases[i])
+    assert tokens == golden.cases[i]["guided_tokens"]

@@ -8,6 +8,7 @@ import mlx_lm
 import numpy as np
 import pytest
 
+from golden_run import golden_run
 from mlx_budget import Predictor, estimate, make_budget_sampler
 from mlx_budget.hidden_states import HiddenStateRecorder, active_recorder
 from scripted import ScriptedModel
@@ -33,21 +34,9 @@ def scripted(tokenizer, script, prompt=(5, START), max_tokens=40, **options):
 
 @pytest.mark.parametrize("case_id", CASES)
 def test_stock_loop_gives_the_golden_tokens(loaded, cases, case_id):
-    model, tokenizer, predictor = loaded
-    case = cases[case_id]
-    sampler = make_budget_sampler(
-        model,
-        tokenizer,
-        predictor,
-        prompt=case["prompt_ids"],
-        thinking_budget=case["budget"],
-        hard_stop=None,
-    )
-    tokens = stock(model, tokenizer, case["prompt_ids"], sampler, case["max_new"])
-    sampler.close()
-    assert tokens == case["guided_tokens"]
-    guided = [s for s in sampler.guided_steps if s < len(tokens)]
-    assert guided == case["guided_steps"]
+    tokens, guided_steps = golden_run(loaded, cases[case_id])
+    assert tokens == cases[case_id]["guided_tokens"]
+    assert guided_steps == cases[case_id]["guided_steps"]
 
 
 @pytest.mark.parametrize("case_id", CASES)
