@@ -8,7 +8,7 @@ Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocab
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -191,7 +191,7 @@ class Predictor(nn.Module):
         if self.config.quantization:
             raise ValueError("The predictor is quantised already.")
         settings = {"group_size": group_size, "bits": bits}
-        config = PredictorConfig(**{**_shallow(self.config), "quantization": settings})
+        config = replace(self.config, quantization=settings)
         other = Predictor(self.config)
         other.update(self.parameters())
         _quantize_layers(other, settings)
@@ -315,10 +315,6 @@ def _check_quantization(settings: dict[str, int]) -> None:
 
 def _shapes(predictor: Predictor) -> dict[str, tuple[int, ...]]:
     return {k: v.shape for k, v in tree_flatten(predictor.parameters())}
-
-
-def _shallow(config: PredictorConfig) -> dict:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def _quantize_layers(predictor: Predictor, settings: dict[str, int]) -> None:
