@@ -8,19 +8,20 @@ The regularised lower incomplete gamma function P(a, z) is evaluated from Temme'
 uniform asymptotic expansion (NIST DLMF 8.12) at a + 8, and carried down to a with the
 recurrence P(a, z) = P(a + 1, z) + z^a e^-z / Gamma(a + 1) (DLMF 8.8.5), whose terms
 are all positive. The exponential factor is written as exp(-a (m - log(1 + m))) with
-m = (z - a) / a, so nothing large cancels however large the concentration is.
+m = (z - a) / a, so nothing large cancels however large the concentration is. The
+constants are shared with the fused kernel in `kernels`.
 """
 
 import mlx.core as mx
 
-_SHIFT = 8
-_FLOAT32_MAX = 3.4e38
-_SQRT_TWO_PI = 2.5066282746310002
-_HALF_LOG_TWO_PI = 0.9189385332046727
+SHIFT = 8
+FLOAT32_MAX = 3.4e38
+SQRT_TWO_PI = 2.5066282746310002
+HALF_LOG_TWO_PI = 0.9189385332046727
 
 # erfcx(y) = t * sum(c_k t^k) with t = 1 / (1 + y / 2), y >= 0: Chebyshev fit of
 # degree 10 in t, relative error below 2e-8 in exact arithmetic.
-_ERFCX = (
+ERFCX = (
     0.282094795,
     0.282093777,
     0.24688388,
@@ -36,7 +37,7 @@ _ERFCX = (
 
 # Taylor series in eta of the first three coefficients of DLMF 8.12.7; their closed
 # forms (8.12.9 to 8.12.12) cancel near eta = 0.
-_C0 = (
+TEMME_C0 = (
     -0.3333333333,
     0.08333333333,
     -0.01481481481,
@@ -46,7 +47,7 @@ _C0 = (
     3.919263179e-05,
     -2.185448511e-06,
 )
-_C1 = (
+TEMME_C1 = (
     -0.001851851852,
     -0.003472222222,
     0.002645502646,
@@ -55,7 +56,7 @@ _C1 = (
     -4.01877572e-07,
     -1.809855033e-05,
 )
-_C2 = (
+TEMME_C2 = (
     0.004133597884,
     -0.002681327161,
     0.0007716049383,
@@ -164,19 +165,19 @@ def _stirling_series(a: mx.array) -> mx.array:
 
 def _stirling_error(a: mx.array) -> mx.array:
     """As `_stirling_series`, for every a > 0."""
-    is_small = a < _SHIFT
+    is_small = a < SHIFT
     # Each branch sees only arguments it is right for, so that gradients are, too.
-    large = mx.where(is_small, _SHIFT, a)
-    small = mx.where(is_small, a, _SHIFT)
-    shifted = small + _SHIFT
+    large = mx.where(is_small, SHIFT, a)
+    small = mx.where(is_small, a, SHIFT)
+    shifted = small + SHIFT
     product = small + 1
-    for j in range(2, _SHIFT + 1):
+    for j in range(2, SHIFT + 1):
         product = product * (small + j)
     ratio = mx.log(shifted / small)
     carried = (
         _stirling_series(shifted)
         + (small + 0.5) * ratio
-        + _SHIFT * (mx.log(shifted) - 1)
+        + SHIFT * (mx.log(shifted) - 1)
         - mx.log(product)
     )
     return mx.where(is_small, carried, _stirling_series(large))
@@ -184,7 +185,7 @@ def _stirling_error(a: mx.array) -> mx.array:
 
 def _log_gamma_1p(a: mx.array) -> mx.array:
     """log Gamma(a + 1) for a > 0."""
-    return (a + 0.5) * mx.log(a) - a + _HALF_LOG_TWO_PI + _stirling_error(a)
+    return (a + 0.5) * mx.log(a) - a + HALF_LOG_TWO_PI + _stirling_error(a)
 
 
 def _half_eta_squared(a: mx.array, z: mx.array) -> mx.array:
@@ -203,7 +204,7 @@ def _log_prefactor(a: mx.array, z: mx.array) -> mx.array:
     return (
         -a * _half_eta_squared(a, z)
         - 0.5 * mx.log(a)
-        - _HALF_LOG_TWO_PI
+        - HALF_LOG_TWO_PI
         - _stirling_error(a)
     )
 
@@ -211,10 +212,10 @@ def _log_prefactor(a: mx.array, z: mx.array) -> mx.array:
 @mx.compile
 def _log_regularized_gamma(a: mx.array, z: mx.array) -> mx.array:
     """log P(a, z), the regularised lower incomplete gamma function."""
-    a = mx.clip(a, 1e-30, _FLOAT32_MAX)
+    a = mx.clip(a, 1e-30, FLOAT32_MAX)
     # P rounds to 1 well before 4 a + 100; the bound keeps the recurrence finite.
-    z = mx.minimum(z, mx.minimum(4 * a + 100, _FLOAT32_MAX))
-    b = a + _SHIFT
+    z = mx.minimum(z, mx.minimum(4 * a + 100, FLOAT32_MAX))
+    b = a + SHIFT
     m = (z - b) / b
     half_eta2 = _half_eta_squared(b, z)
     eta = mx.sqrt(2 * half_eta2)
@@ -223,32 +224,34 @@ def _log_regularized_gamma(a: mx.array, z: mx.array) -> mx.array:
     safe_eta = mx.where(near, 1, eta)
     safe_m = mx.where(near, 1, m)
     u, v = 1 / safe_eta, 1 / safe_m
-    c0 = mx.where(near, _polynomial(_C0, eta), v - u)
-    c1 = mx.where(near, _polynomial(_C1, eta), u * u * u - ((v + 1) * v + 1 / 12) * v)
+    c0 = mx.where(near, _polynomial(TEMME_C0, eta), v - u)
+    c1 = mx.where(
+        near, _polynomial(TEMME_C1, eta), u * u * u - ((v + 1) * v + 1 / 12) * v
+    )
     c2 = mx.where(
         near,
-        _polynomial(_C2, eta),
+        _polynomial(TEMME_C2, eta),
         ((((3 * v + 5) * v + 25 / 12) * v + 1 / 12) * v + 1 / 288) * v
         - 3 * u * u * u * u * u,
     )
     correction = c0 + (c1 + c2 / b) / b
     t = 1 / (1 + 0.5 * mx.sqrt(b) * mx.sqrt(half_eta2))
-    erfcx = t * _polynomial(_ERFCX, t)
-    half_sqrt = (0.5 * _SQRT_TWO_PI) * mx.sqrt(b)
+    erfcx = t * _polynomial(ERFCX, t)
+    half_sqrt = (0.5 * SQRT_TWO_PI) * mx.sqrt(b)
     below = m < 0
     # P(b, z) below the mean and 1 - P(b, z) above it, in units of the prefactor at b.
     tail = mx.exp(_stirling_series(b)) * (
         half_sqrt * erfcx + mx.where(below, -correction, correction)
     )
     terms = mx.where(below, tail, 0)
-    for j in range(_SHIFT, 0, -1):
+    for j in range(SHIFT, 0, -1):
         terms = 1 + z / (a + j) * terms
     log_lower = _log_prefactor(a, z) + mx.log(terms)
     log_upper_tail = (
         mx.log(tail)
         - b * half_eta2
         - 0.5 * mx.log(b)
-        - _HALF_LOG_TWO_PI
+        - HALF_LOG_TWO_PI
         - _stirling_series(b)
     )
     complement = mx.exp(log_upper_tail) - mx.exp(log_lower)

@@ -4,6 +4,7 @@ Pure functions on arrays; knows nothing of models, predictors or generation loop
 the batch, V the vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from . import gamma
 
 # The smallest normal float32: a weight below it is 0, as it is in the reference, whose
 # float32 CDF underflows there.
-_LOG_SMALLEST_WEIGHT = -87.33654
+LOG_SMALLEST_WEIGHT = -87.33654
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,10 @@ class GuidanceThresholds:
 
     def trust(self, concentration: mx.array, rate: mx.array) -> mx.array:
         """Which predictions pass, elementwise; booleans of the arguments' shape."""
-        mode = log_to_length(gamma.mode(concentration, rate))
         return (
             (rate >= self.min_rate)
             & (concentration > self.min_concentration)
-            & (mode >= self.min_mode)
+            & (gamma.mode(concentration, rate) >= math.log1p(self.min_mode))
         )
 
 
@@ -83,7 +83,7 @@ def log_weights(
     """
     x = length_to_log(remaining)
     weights = gamma.log_cdf(x, concentration, rate)
-    trusted = thresholds.trust(concentration, rate) & (weights > _LOG_SMALLEST_WEIGHT)
+    trusted = thresholds.trust(concentration, rate) & (weights > LOG_SMALLEST_WEIGHT)
     return mx.where(trusted, weights, -mx.inf)
 
 
