@@ -31,7 +31,7 @@ def guided_probabilities(parts, case: dict, steps: int) -> np.ndarray:
     recorder = HiddenStateRecorder.acquire(model)
     for step, token in enumerate([prompt[-1], *case["guided_tokens"]]):
         logits = model(mx.array([[token]]), cache=cache)[:, -1]
-        states = recorder.states(recorder.next_row(1))
+        states = recorder.states([recorder.next_row(1)])
         if step in wanted and len(rows) < steps:
             weights = guidance.log_weights(*predictor(states), wanted[step])
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

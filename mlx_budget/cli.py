@@ -218,6 +218,14 @@ def convert(predictor_q_bits: str | None, **options):
     "--thinking-budget-message",
     help="Text to put before the closing marker when the budget closes thinking.",
 )
+@click.option(
+    "--guidance-tolerance",
+    type=click.FloatRange(0, 1),
+    default=1e-3,
+    show_default=True,
+    help="Guided steps evaluate the likeliest tokens alone while that shifts at most "
+    "this much probability; 0 evaluates all.",
+)
 @_MARKER_OPTIONS
 @click.option("--hide-thinking", is_flag=True, help="Show the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

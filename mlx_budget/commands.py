@@ -13,17 +13,17 @@ import click
 import mlx.core as mx
 from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 
-from .estimate import ThinkingEstimate, estimate
-from .generate import BudgetResponse, statistics, stream_generate
-from .loading import load
-from .predictor import is_predictor_folder
-from .prompts import encode_chat, read_prompts
-from .sampler import (
+from .budget import (
     check_budget,
     check_enforceable,
     check_hard_stop,
     check_temperature,
 )
+from .estimate import ThinkingEstimate, estimate
+from .generate import BudgetResponse, statistics, stream_generate
+from .loading import load
+from .predictor import is_predictor_folder
+from .prompts import encode_chat, read_prompts
 from .terminal import ReplyPrinter
 from .thinking import ThinkingMarkers, find_markers
 

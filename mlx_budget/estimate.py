@@ -87,7 +87,7 @@ def estimate(
     seen = {}
 
     def observe(logprobs: mx.array) -> mx.array:
-        seen["states"] = recorder.states(recorder.next_row(1))
+        seen["states"] = recorder.states([recorder.next_row(1)])
         _, positions, width = seen["states"].shape
         predictor.check_sizes(width, positions - 1, logprobs.shape[-1])
         seen["token"] = mx.argmax(logprobs, axis=-1)

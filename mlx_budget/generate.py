@@ -12,14 +12,10 @@ import mlx_lm
 from mlx_lm.generate import GenerationResponse
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .budget import DEFAULT_HARD_STOP, check_budget, thinking_limit
+from .candidates import DEFAULT_TOLERANCE
 from .predictor import Predictor
-from .sampler import (
-    DEFAULT_HARD_STOP,
-    check_budget,
-    encode_prompt,
-    make_budget_sampler,
-    thinking_limit,
-)
+from .sampler import encode_prompt, make_budget_sampler
 from .thinking import ThinkingTracker, find_markers
 
 # Room for the answer after a budgeted block, and for a reply whose thinking nothing
@@ -57,6 +53,7 @@ def stream_generate(
     thinking_budget_message: str | None = None,
     thinking_start: str | None = None,
     thinking_end: str | None = None,
+    guidance_tolerance: float = DEFAULT_TOLERANCE,
     temp: float = 0.0,
     top_p: float = 0.0,
     min_p: float = 0.0,
@@ -75,7 +72,7 @@ def stream_generate(
             needed for a budget above 0, unless False asks for the hard stop alone.
         prompt (str, list or mx.array): The prompt, chat template applied.
         thinking_budget, hard_stop, thinking_budget_message, thinking_start,
-            thinking_end: As in `make_budget_sampler`.
+            thinking_end, guidance_tolerance: As in `make_budget_sampler`.
         temp, top_p, min_p, min_tokens_to_keep, top_k, xtc_probability, xtc_threshold,
             xtc_special_tokens: As in ``mlx_lm.sample_utils.make_sampler``; under
             guidance they apply to the guided distribution.
@@ -116,6 +113,7 @@ def stream_generate(
         thinking_budget_message=thinking_budget_message,
         thinking_start=thinking_start,
         thinking_end=thinking_end,
+        guidance_tolerance=guidance_tolerance,
         temp=temp,
         top_p=top_p,
         min_p=min_p,

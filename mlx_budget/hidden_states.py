@@ -11,6 +11,7 @@ last lease on the recorder ends, the classes are put back and the model is as it
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -54,6 +55,10 @@ class HiddenStateRecorder:
     lease (`acquire`, `release`) and, after each forward pass, claims its row of the
     batch (`next_row`) in the order in which mlx-lm calls the samplers.
 
+    Attributes:
+        inputs: The tokens of the last forward pass, shape (B, 1), or None.
+        notes: What the requests want to keep until the next forward pass.
+
     Forward passes over several tokens at once (prefill) are not recorded: keeping a
     position of every layer would keep the whole chunk's activations alive.
     """
@@ -64,7 +69,9 @@ class HiddenStateRecorder:
         self._claimed = 0
         self._layer_inputs: list[mx.array | None] = []
         self._final: mx.array | None = None
+        self._members: list[weakref.ref] = []
         self.inputs: mx.array | None = None
+        self.notes: list = []
         self._modules: list[tuple[nn.Module, type]] = []
         self._swap([(model, self._begin)])
         setattr(type(model), _RECORDER, self)
@@ -120,6 +127,16 @@ class HiddenStateRecorder:
             # keep the model's weights until they are collected.
             self._modules = []
             self._layer_inputs, self._final, self.inputs = [], None, None
+            self._members, self.notes = [], []
+
+    def join(self, member: object) -> None:
+        """Puts a request at the end of the order in which rows join a batch."""
+        others = [r for r in self._members if r() not in (None, member)]
+        self._members = [*others, weakref.ref(member)]
+
+    def members(self) -> list:
+        """The requests that have joined and are still there, in their order."""
+        return [m for r in self._members if (m := r()) is not None]
 
     def next_row(self, rows: int) -> int:
         """Claims the next row of the last forward pass.
@@ -139,16 +156,23 @@ class HiddenStateRecorder:
         self._claimed += 1
         return self._claimed - 1
 
-    def states(self, row: int) -> mx.array:
-        """The hidden states of one row, in Hugging Face's order.
+    def sizes(self) -> tuple[int, int]:
+        """D, the width of the hidden states, and N, the number of layers."""
+        return self._seen()[0].shape[-1], len(self._layer_inputs)
+
+    def states(self, rows: list[int]) -> mx.array:
+        """The hidden states of some rows, in Hugging Face's order.
 
         Returns:
-            mx.array: ``[h_0; ...; h_N]``, shape (1, N + 1, D): the input of each of
-            the N layers and the output of the final norm.
+            mx.array: ``[h_0; ...; h_N]``, shape (len(rows), N + 1, D): the input of
+            each of the N layers and the output of the final norm.
 
         Raises:
             ValueError: If the model does not pass them on as (B, 1, D) arrays.
         """
+        return mx.concatenate(self._seen(), axis=1)[mx.array(rows)]
+
+    def _seen(self) -> list[mx.array]:
         states = [*self._layer_inputs, self._final]
         for i, h in enumerate(states):
             if h is None:
@@ -157,7 +181,7 @@ class HiddenStateRecorder:
                     f"The hidden state at {name} was not seen in the last forward "
                     "pass: a predictor cannot be used with this model architecture."
                 )
-        return mx.concatenate([h[row : row + 1] for h in states], axis=1)
+        return states
 
     def _begin(self, call: Callable, inputs, *args, **kwargs):
         if 0 < self._claimed < self._rows:
@@ -168,6 +192,7 @@ class HiddenStateRecorder:
             )
         self._layer_inputs = [None] * len(self._layer_inputs)
         self._final = None
+        self.notes = []
         single = isinstance(inputs, mx.array) and inputs.shape[1:2] == (1,)
         self._rows = inputs.shape[0] if single else 0
         self._claimed = 0

@@ -154,7 +154,7 @@ def log_weights(
     concentration_output: mx.array,
     rate_output: mx.array,
     remaining: mx.array | float,
-    thresholds: GuidanceThresholds = GuidanceThresholds(),
+    thresholds: GuidanceThresholds,
 ) -> mx.array:
     """Log-weights, in nats, of candidates straight from the predictor's head outputs.
 
@@ -200,7 +200,7 @@ def plain_log_weights(
     concentration_output: mx.array,
     rate_output: mx.array,
     remaining: mx.array | float,
-    thresholds: GuidanceThresholds = GuidanceThresholds(),
+    thresholds: GuidanceThresholds,
 ) -> mx.array:
     """`log_weights` in ordinary MLX operations, for any device."""
     return guidance.log_weights(

@@ -138,7 +138,7 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
     recorder = HiddenStateRecorder.acquire(model)
     try:
         logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
-        states = recorder.states(recorder.next_row(1))
+        states = recorder.states([recorder.next_row(1)])
     finally:
         recorder.release()
     _, positions, width = states.shape

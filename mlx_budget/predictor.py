@@ -16,11 +16,21 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import checkpoint
+from .encoder import EncoderLayer
 from .guidance import GuidanceThresholds
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "predictor.safetensors"
 CONFIG_FILE = "predictor_config.json"
+
+# Encoder sizes by name: BERT-base, as in the published checkpoints, and three of the
+# smaller BERTs of Turc et al., "Well-Read Students Learn Better", arXiv 1908.08962.
+SIZES = {
+    "base": {"width": 768, "layers": 12, "heads": 12, "intermediate": 3072},
+    "small": {"width": 512, "layers": 4, "heads": 8, "intermediate": 2048},
+    "mini": {"width": 256, "layers": 4, "heads": 4, "intermediate": 1024},
+    "tiny": {"width": 128, "layers": 2, "heads": 2, "intermediate": 512},
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,10 @@ class PredictorConfig:
     model_width: int
     model_layers: int
     vocab_size: int
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    intermediate: int = 3072
+    width: int = SIZES["base"]["width"]
+    layers: int = SIZES["base"]["layers"]
+    heads: int = SIZES["base"]["heads"]
+    intermediate: int = SIZES["base"]["intermediate"]
     layer_norm_eps: float = 1e-12
     thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
     quantization: dict[str, int] | None = None
@@ -122,7 +132,12 @@ class Predictor(nn.Module):
         self.config = config
         self.cls = mx.zeros((config.model_width,))
         self.projection = nn.Linear(config.model_width, config.width)
-        self.layers = [EncoderLayer(config) for _ in range(config.layers)]
+        self.layers = [
+            EncoderLayer(
+                config.width, config.heads, config.intermediate, config.layer_norm_eps
+            )
+            for _ in range(config.layers)
+        ]
         self.concentration_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.rate_head = nn.Linear(config.width, config.vocab_size, bias=False)
 
@@ -138,9 +153,29 @@ class Predictor(nn.Module):
         h = hidden_states.astype(self.cls.dtype)
         cls = mx.broadcast_to(self.cls, (h.shape[0], 1, h.shape[-1]))
         x = self.projection(mx.concatenate([cls, h], axis=1))  # (B, N + 2, P)
-        for layer in self.layers:
+        *lower, last = self.layers
+        for layer in lower:
             x = layer(x)
-        return x[:, 0]
+        return last(x, outputs=1)[:, 0]
+
+    def head_outputs(
+        self, encoding: mx.array, tokens: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """What the two heads make of an encoding, before softplus.
+
+        Args:
+            encoding (mx.array): From `encode`, shape (B, P).
+            tokens (mx.array, optional): The candidates of each row, shape (B, K); only
+                their rows of the heads are read. By default the whole vocabulary.
+
+        Returns:
+            tuple[mx.array, mx.array]: Of the concentration head and of the rate head,
+            shape (B, K) or (B, V) each.
+        """
+        heads = self.concentration_head, self.rate_head
+        if tokens is None:
+            return heads[0](encoding), heads[1](encoding)
+        return _rows(heads[0], encoding, tokens), _rows(heads[1], encoding, tokens)
 
     def __call__(self, hidden_states: mx.array) -> tuple[mx.array, mx.array]:
         """Predicts the remaining thinking length for every candidate next token.
@@ -153,10 +188,10 @@ class Predictor(nn.Module):
             of log(L + 1), float32, shape (B, V) each, where L counts the candidate, the
             thinking tokens after it and the closing marker.
         """
-        x = self.encode(hidden_states)
+        concentration, rate = self.head_outputs(self.encode(hidden_states))
         return (
-            nn.softplus(self.concentration_head(x).astype(mx.float32)),
-            nn.softplus(self.rate_head(x).astype(mx.float32)),
+            nn.softplus(concentration.astype(mx.float32)),
+            nn.softplus(rate.astype(mx.float32)),
         )
 
     def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
@@ -237,38 +272,20 @@ class Predictor(nn.Module):
         return predictor
 
 
-class EncoderLayer(nn.Module):
-    """A post-LayerNorm BERT encoder layer, shape (B, S, P) in and out."""
-
-    def __init__(self, config: PredictorConfig):
-        super().__init__()
-        p = config.width
-        self.heads = config.heads
-        self.query = nn.Linear(p, p)
-        self.key = nn.Linear(p, p)
-        self.value = nn.Linear(p, p)
-        self.attention_output = nn.Linear(p, p)
-        self.attention_norm = nn.LayerNorm(p, eps=config.layer_norm_eps)
-        self.up = nn.Linear(p, config.intermediate)
-        self.down = nn.Linear(config.intermediate, p)
-        self.output_norm = nn.LayerNorm(p, eps=config.layer_norm_eps)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        b, s, p = x.shape
-        head_width = p // self.heads
-
-        def split(y: mx.array) -> mx.array:
-            return y.reshape(b, s, self.heads, head_width).swapaxes(1, 2)
-
-        attended = mx.fast.scaled_dot_product_attention(
-            split(self.query(x)),
-            split(self.key(x)),
-            split(self.value(x)),
-            scale=head_width**-0.5,
-        )  # (B, heads, S, P / heads)
-        attended = attended.swapaxes(1, 2).reshape(b, s, p)
-        x = self.attention_norm(x + self.attention_output(attended))
-        return self.output_norm(x + self.down(nn.gelu(self.up(x))))
+def _rows(head: nn.Module, encoding: mx.array, tokens: mx.array) -> mx.array:
+    """``head(encoding)`` at ``tokens`` alone; shape (B, K)."""
+    if not isinstance(head, nn.QuantizedLinear):
+        return (head.weight[tokens] @ encoding[..., None])[..., 0]
+    out = mx.quantized_matmul(
+        encoding[:, None],
+        head.weight[tokens],
+        head.scales[tokens],
+        head.biases[tokens],
+        transpose=True,
+        group_size=head.group_size,
+        bits=head.bits,
+    )
+    return out[:, 0]
 
 
 def check_tensors(

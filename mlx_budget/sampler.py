@@ -5,7 +5,6 @@ to leave the model alone, guide it or close its thinking, and returns the next t
 Knows mlx-lm's generation loop; nothing of files, Hub or terminal.
 """
 
-import math
 import weakref
 from collections import deque
 
@@ -15,13 +14,21 @@ import numpy as np
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from . import guidance
+from . import candidates, kernels
+from .budget import (
+    DEFAULT_HARD_STOP,
+    check_budget,
+    check_enforceable,
+    check_hard_stop,
+    check_temperature,
+    check_tolerance,
+    thinking_limit,
+)
+from .candidates import DEFAULT_TOLERANCE
 from .hidden_states import HiddenStateRecorder, active_recorder
+from .prediction import predict
 from .predictor import Predictor
 from .thinking import ThinkingTracker, find_markers
-
-DEFAULT_HARD_STOP = 1.1
-MAX_BUDGET = 2**31 - 1
 
 
 def make_budget_sampler(
@@ -35,6 +42,7 @@ def make_budget_sampler(
     thinking_budget_message: str | None = None,
     thinking_start: str | None = None,
     thinking_end: str | None = None,
+    guidance_tolerance: float = DEFAULT_TOLERANCE,
     temp: float = 0.0,
     **sampling,
 ) -> "BudgetSampler":
@@ -59,6 +67,10 @@ def make_budget_sampler(
             a forced close.
         thinking_start (str, optional): Opening marker, in place of the tokenizer's.
         thinking_end (str, optional): Closing marker, in place of the tokenizer's.
+        guidance_tolerance (float): Guided steps evaluate the likeliest tokens alone
+            while the total variation distance to the result of the whole vocabulary,
+            before top-p and the like, is at most this; at ``temp=0`` the token is the
+            same. 0 always evaluates the whole vocabulary.
         temp (float): Sampling temperature, 0 for the most likely token.
         sampling: The other options of ``mlx_lm.sample_utils.make_sampler``.
 
@@ -71,6 +83,7 @@ def make_budget_sampler(
     budget = check_budget(thinking_budget)
     check_hard_stop(hard_stop)
     check_temperature(temp)
+    check_tolerance(guidance_tolerance)
     plain = make_sampler(temp=temp, **sampling)
     if budget is None:
         return BudgetSampler(model, plain)
@@ -88,6 +101,7 @@ def make_budget_sampler(
         # The guided distribution is at the temperature already.
         guided=make_sampler(temp=1.0 if temp > 0 else 0.0, **sampling),
         temp=temp,
+        tolerance=guidance_tolerance,
         predictor=predictor or None,
         tracker=ThinkingTracker(tokenizer, markers, ids),
         last_prompt_token=ids[-1],
@@ -103,6 +117,8 @@ class BudgetSampler:
     Attributes:
         forced_steps: Indices, from 0, of the tokens it put in to close thinking.
         guided_steps: Indices of the tokens that were chosen under guidance.
+        full_steps: Those of them for which the whole vocabulary was evaluated.
+        predictor: The predictor that guides it, if any.
     """
 
     def __init__(
@@ -112,6 +128,7 @@ class BudgetSampler:
         *,
         guided=None,
         temp: float = 0.0,
+        tolerance: float = DEFAULT_TOLERANCE,
         predictor: Predictor | None = None,
         tracker: ThinkingTracker | None = None,
         last_prompt_token: int | None = None,
@@ -123,7 +140,8 @@ class BudgetSampler:
         self._plain = plain
         self._guided = guided
         self._temp = temp
-        self._predictor = predictor
+        self._tolerance = tolerance
+        self.predictor = predictor
         self._tracker = tracker
         self._budget = budget
         self._limit = limit
@@ -131,15 +149,18 @@ class BudgetSampler:
         self._closing: deque[int] = deque()
         self._step = 0
         self._token: mx.array | None = None
+        self._is_unread = False
         # What the last forward pass must have been given, and what it was given.
         self._expected_input = last_prompt_token
         self._seen_input: tuple[mx.array, int] | None = None
         self.forced_steps: set[int] = set()
         self.guided_steps: list[int] = []
+        self.full_steps: list[int] = []
         self._lease = None
         if budget is not None:
             recorder = HiddenStateRecorder.acquire(model, states=bool(predictor))
             self._lease = weakref.finalize(self, recorder.release)
+            recorder.join(self)
 
     def close(self) -> None:
         """Stops recording hidden states; the model is as it was before."""
@@ -167,17 +188,35 @@ class BudgetSampler:
             return self._plain(logprobs)
         if recorder is None:
             raise ValueError("This budget sampler was closed: make a new one.")
-        if self._step > 0:
+        if self.has_started:
             # The device computes this step while the host waits for the last token.
             mx.async_eval(logprobs)
             self._read_last_token()
+        else:
+            recorder.join(self)
         if recorder.inputs is not None:
             self._seen_input = (recorder.inputs, row)
         self._token = self._choose(logprobs, recorder, row)
+        self._is_unread = True
         self._step += 1
         return self._token
 
+    @property
+    def has_started(self) -> bool:
+        """Whether it has chosen a token yet."""
+        return self._step > 0
+
+    def next_input(self) -> int | None:
+        """The token that the model reads next, or None when the sampler is closed."""
+        if self._lease is None or not self._lease.alive:
+            return None
+        self._read_last_token()
+        return self._expected_input
+
     def _read_last_token(self) -> None:
+        if not self._is_unread:
+            return
+        self._is_unread = False
         token = self._token.item()
         self._tracker.update(token, forced=self._step - 1 in self.forced_steps)
         if self._seen_input is not None:
@@ -200,8 +239,8 @@ class BudgetSampler:
         if self._closing:
             self.forced_steps.add(self._step)
             return mx.array([self._closing.popleft()], dtype=mx.uint32)
-        if self._is_guided():
-            return self._choose_guided(logprobs, recorder.states(row))
+        if self.is_guided():
+            return self._choose_guided(logprobs, recorder, row)
         return self._plain(logprobs)
 
     def _must_close(self) -> bool:
@@ -220,101 +259,37 @@ class BudgetSampler:
         begun = len(missing) < len(self._tracker.markers.end_tokens)
         return missing if begun else self._message + missing
 
-    def _is_guided(self) -> bool:
+    def is_guided(self) -> bool:
+        """Whether the token after `next_input` is one to guide."""
         tracker = self._tracker
         return (
-            self._predictor is not None
+            self.predictor is not None
+            and not self._closing
+            and not self._must_close()
             and tracker.thinking
             and tracker.blocks == 1
             and (tracker.thinking_tokens == 0 or tracker.after_newline)
         )
 
-    def _choose_guided(self, logprobs: mx.array, states: mx.array) -> mx.array:
-        self._predictor.check_sizes(
-            states.shape[2], states.shape[1] - 1, logprobs.shape[-1]
-        )
+    def _choose_guided(
+        self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
+    ) -> mx.array:
         remaining = max(1, self._budget - self._tracker.thinking_tokens)
-        concentration, rate = self._predictor(states)
-        weights = guidance.log_weights(
-            concentration, rate, remaining, self._predictor.config.thresholds
-        )
+        self.predictor.check_sizes(*recorder.sizes(), logprobs.shape[-1])
+        prediction = predict(self, recorder, row)
+
+        def log_weights(tokens: mx.array | None) -> mx.array:
+            if tokens is None:
+                self.full_steps.append(self._step)
+            outputs = prediction.head_outputs(row, tokens)
+            thresholds = self.predictor.config.thresholds
+            return kernels.log_weights(*outputs, remaining, thresholds)
+
         self.guided_steps.append(self._step)
-        return self._guided(guidance.guided_logprobs(logprobs, weights, self._temp))
-
-
-def check_budget(thinking_budget: int | None) -> int | None:
-    """The budget in tokens, or None for no budget.
-
-    Raises:
-        ValueError: If it is not an integer or below -1.
-    """
-    if thinking_budget is None:
-        return None
-    if isinstance(thinking_budget, bool) or not isinstance(thinking_budget, int):
-        raise ValueError(
-            f"thinking_budget must be an integer number of tokens, not "
-            f"{thinking_budget!r}."
+        guided = candidates.guided_logprobs(
+            logprobs, log_weights, self._temp, self._tolerance, candidates.CANDIDATES
         )
-    if thinking_budget > MAX_BUDGET:
-        raise ValueError(
-            f"thinking_budget must be at most {MAX_BUDGET:,}, not {thinking_budget:,}."
-        )
-    if thinking_budget < -1:
-        raise ValueError(
-            f"thinking_budget must be -1 (no budget), 0 (close thinking at once) or "
-            f"more, not {thinking_budget}."
-        )
-    return None if thinking_budget == -1 else thinking_budget
-
-
-def check_hard_stop(hard_stop: float | None) -> None:
-    """Raises a ValueError unless ``hard_stop`` is None or a finite factor >= 1."""
-    if hard_stop is None:
-        return
-    number = isinstance(hard_stop, int | float) and not isinstance(hard_stop, bool)
-    if not number or not 1 <= hard_stop < math.inf:
-        raise ValueError(
-            f"hard_stop must be a factor of the budget, 1 or more, or None; not "
-            f"{hard_stop!r}."
-        )
-
-
-def check_temperature(temp: float) -> None:
-    """Raises a ValueError unless ``temp`` is a finite number >= 0."""
-    if not 0 <= temp < math.inf:
-        raise ValueError(f"temp must be finite and 0 or more, not {temp}.")
-
-
-def check_enforceable(
-    budget: int | None, predictor: Predictor | bool | None, hard_stop: float | None
-) -> None:
-    """Raises a ValueError if nothing would hold the reply to its budget."""
-    if not budget:
-        return
-    if predictor is None:
-        raise ValueError(
-            "A thinking budget needs a predictor, and none was found beside the model. "
-            "Name one with --predictor, or ask for the hard stop alone with "
-            "--predictor none (predictor=False in Python)."
-        )
-    if predictor is True or not isinstance(predictor, Predictor | bool):
-        raise ValueError(
-            f"predictor must be a Predictor, or False for none; not {predictor!r}. "
-            "`mlx_budget.load` returns one."
-        )
-    if predictor is False and hard_stop is None:
-        raise ValueError(
-            "Without a predictor and without the hard stop nothing would hold thinking "
-            "to its budget: leave one of them on."
-        )
-
-
-def thinking_limit(budget: int | None, hard_stop: float | None) -> int | None:
-    """Most thinking tokens a reply can have, or None if nothing bounds them."""
-    if budget is None or hard_stop is None:
-        return None
-    # 1.1 * 10 is a little more than 11 in binary: do not lose a token to rounding.
-    return math.floor(min(hard_stop * budget + 1e-6, MAX_BUDGET))
+        return self._guided(guided)
 
 
 def encode_prompt(

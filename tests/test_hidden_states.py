@@ -108,7 +108,7 @@ def record(model: nn.Module, rows: list[list[int]]) -> tuple[mx.array, mx.array]
     recorder = HiddenStateRecorder.acquire(model)
     try:
         logits = steps(model, rows)
-        states = [recorder.states(recorder.next_row(1)) for _ in rows]
+        states = [recorder.states([recorder.next_row(1)]) for _ in rows]
         return logits, mx.concatenate(states)
     finally:
         recorder.release()
@@ -198,7 +198,7 @@ def test_classes_are_put_back_after_the_last_lease(name):
     first.release()
     assert active_recorder(model) is second
     steps(model, [[1]])
-    assert second.states(second.next_row(1)).shape == (1, N + 1, D)
+    assert second.states([second.next_row(1)]).shape == (1, N + 1, D)
     second.release()
     assert active_recorder(model) is None
     assert classes(model) == before
@@ -210,7 +210,7 @@ def test_recorder_of_one_model_leaves_another_of_its_class_alone():
     steps(model, [[1]])
     steps(other, [[2]])
     assert active_recorder(other) is None
-    states = recorder.states(recorder.next_row(1))
+    states = recorder.states([recorder.next_row(1)])
     assert mx.array_equal(states[:, 0], model.model.embed_tokens(mx.array([1])))
     recorder.release()
 
@@ -250,7 +250,7 @@ def test_prefill_is_not_recorded():
     with pytest.raises(ValueError, match="without a one-token forward pass"):
         recorder.next_row(1)
     with pytest.raises(ValueError, match="hidden state at layer 0 was not seen"):
-        recorder.states(0)
+        recorder.states([0])
     recorder.release()
 
 
@@ -354,7 +354,7 @@ def test_keyword_states_and_a_final_norm_that_is_a_function_are_recorded():
     token = mx.array([[1]])
     recorder = HiddenStateRecorder.acquire(model)
     model(token)
-    states = recorder.states(recorder.next_row(1))
+    states = recorder.states([recorder.next_row(1)])
     recorder.release()
     expected = [model.model.embed(token)]
     for layer in model.layers[: N - 1]:
@@ -370,7 +370,7 @@ def test_a_layer_left_out_of_a_step_does_not_keep_its_last_state():
     model.model.depth = N - 1
     model(mx.array([[2]]))
     with pytest.raises(ValueError, match=f"state at layer {N - 1} was not seen"):
-        recorder.states(recorder.next_row(1))
+        recorder.states([recorder.next_row(1)])
     recorder.release()
 
 

@@ -195,7 +195,7 @@ def test_one_budget_serves_all_rows():
     concentration, rate, _ = outputs(5, (4, 9))
     pair = mx.array(concentration), mx.array(rate)
     column = mx.full((4, 1), 50.0)
-    one, each = (kernels.log_weights(*pair, left) for left in (50, column))
+    one, each = (kernels.log_weights(*pair, left, TRUST_ALL) for left in (50, column))
     assert mx.array_equal(one, each)
 
 
@@ -234,10 +234,10 @@ def check_default_device(dtype: mx.Dtype) -> None:
     """`log_weights` against plain MLX on the CPU."""
     concentration, rate, remaining = outputs(6)
     pair = [mx.array(v).astype(dtype) for v in (concentration, rate)]
-    found = kernels.log_weights(*pair, mx.array(remaining))
+    found = kernels.log_weights(*pair, mx.array(remaining), TRUST_ALL)
     assert found.dtype == mx.float32
     with mx.stream(mx.cpu):
-        want = kernels.plain_log_weights(*pair, mx.array(remaining))
+        want = kernels.plain_log_weights(*pair, mx.array(remaining), TRUST_ALL)
     assert_same_log_weights(np.array(found), np.array(want))
 
 

@@ -50,7 +50,7 @@ def test_recorded_hidden_states_are_golden(loaded, golden, cases, case_id):
     recorder = HiddenStateRecorder.acquire(model)
     for position, token in enumerate(tokens[: len(case["prompt_ids"]) + steps[-1]]):
         model(mx.array([[token]]), cache=cache)
-        states = recorder.states(recorder.next_row(1))
+        states = recorder.states([recorder.next_row(1)])
         step = position - len(case["prompt_ids"]) + 1
         if step in steps:
             want = expected[steps.index(step)]
@@ -277,8 +277,8 @@ def first_tokens(loaded, case, n: int, **sampling) -> list[int]:
     model(ids[:, :-1], cache=cache)
     logits = model(ids[:, -1:], cache=cache)[:, -1]
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    states = active_recorder(model).states(0)
-    tokens = [sampler._choose_guided(logprobs, states) for _ in range(n)]
+    recorder = active_recorder(model)
+    tokens = [sampler._choose_guided(logprobs, recorder, 0) for _ in range(n)]
     sampler.close()
     return mx.concatenate(tokens).tolist()
 

@@ -1,0 +1,85 @@
+"""The predictor's encoder: a BERT layer that computes only what is read of it.
+
+B is the batch, S the sequence (N + 2 positions), P the predictor width.
+"""
+
+import functools
+
+import mlx.core as mx
+import mlx.nn as nn
+
+# erf(z) = z P(z^2) / Q(z^2) for |z| below the end, 1 to float32 beyond it: a minimax
+# fit, weighted by iteration, of the values that SciPy gives.
+_ERF_END = 3.92
+_ERF_UPPER = (
+    1.12837902,
+    0.192762352,
+    0.0530602727,
+    0.00386825998,
+    0.000287478764,
+    2.03475841e-06,
+)
+_ERF_LOWER = (
+    1.0,
+    0.504162854,
+    0.11508393,
+    0.0151721591,
+    0.00118810056,
+    3.80708551e-05,
+)
+
+
+class EncoderLayer(nn.Module):
+    """A post-LayerNorm BERT encoder layer, shape (B, S, P) in."""
+
+    def __init__(self, width: int, heads: int, intermediate: int, eps: float):
+        super().__init__()
+        p = width
+        self.heads = heads
+        self.query = nn.Linear(p, p)
+        self.key = nn.Linear(p, p)
+        self.value = nn.Linear(p, p)
+        self.attention_output = nn.Linear(p, p)
+        self.attention_norm = nn.LayerNorm(p, eps=eps)
+        self.up = nn.Linear(p, intermediate)
+        self.down = nn.Linear(intermediate, p)
+        self.output_norm = nn.LayerNorm(p, eps=eps)
+
+    def __call__(self, x: mx.array, outputs: int | None = None) -> mx.array:
+        """The layer's output at the first ``outputs`` positions, by default at all."""
+        b, _, p = x.shape
+        head_width = p // self.heads
+
+        def split(y: mx.array) -> mx.array:
+            return y.reshape(b, -1, self.heads, head_width).swapaxes(1, 2)
+
+        wanted = x[:, :outputs]
+        attended = mx.fast.scaled_dot_product_attention(
+            split(self.query(wanted)),
+            split(self.key(x)),
+            split(self.value(x)),
+            scale=head_width**-0.5,
+        )  # (B, heads, S, P / heads)
+        attended = attended.swapaxes(1, 2).reshape(b, -1, p)
+        x = self.attention_norm(wanted + self.attention_output(attended))
+        return self.output_norm(x + self.down(gelu(self.up(x))))
+
+
+def _rational(x: mx.array, upper: tuple[float, ...], lower: tuple[float, ...]):
+    top, bottom = upper[-1], lower[-1]
+    for c in reversed(upper[:-1]):
+        top = top * x + c
+    for c in reversed(lower[:-1]):
+        bottom = bottom * x + c
+    return top / bottom
+
+
+@functools.partial(mx.compile, shapeless=True)
+def gelu(x: mx.array) -> mx.array:
+    """GELU in its exact form, x * Phi(x), elementwise.
+
+    Uses a rational erf, right to 2e-8 in exact arithmetic: MLX's takes a third of the
+    encoder's time on the CPU.
+    """
+    z = mx.clip(x * 2**-0.5, -_ERF_END, _ERF_END)
+    return 0.5 * x * (1 + z * _rational(z * z, _ERF_UPPER, _ERF_LOWER))
