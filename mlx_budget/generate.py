@@ -123,7 +123,7 @@ def stream_generate(
         xtc_threshold=xtc_threshold,
         xtc_special_tokens=xtc_special_tokens,
     )
-    tracker = _tracker(tokenizer, thinking_start, thinking_end, ids)
+    tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
     if max_tokens is None:
         max_tokens = default_max_tokens(budget, hard_stop)
     if kwargs.get("sampler") is None:
@@ -218,9 +218,10 @@ def default_max_tokens(budget: int | None, hard_stop: float | None) -> int:
     return max(UNBOUNDED_TOKENS, 2 * (budget or 0) + ANSWER_TOKENS)
 
 
-def _tracker(
+def make_tracker(
     tokenizer: TokenizerWrapper, start: str | None, end: str | None, ids: list[int]
 ) -> ThinkingTracker | None:
+    """Follows a reply's thinking; None if the model has no thinking markers."""
     if not tokenizer.has_thinking and start is None and end is None:
         return None
     return ThinkingTracker(tokenizer, find_markers(tokenizer, start, end), ids)

@@ -1,0 +1,286 @@
+"""Generates many replies at once, each with a thinking budget of its own.
+
+Continuous batching by mlx-lm's `BatchGenerator`: requests join as others finish. Knows
+that generator and the budget sampler; nothing of files, Hub or terminal.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import BatchGenerator, BatchStats
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from .budget import DEFAULT_HARD_STOP, check_budget
+from .generate import default_max_tokens, make_tracker
+from .predictor import Predictor
+from .sampler import BudgetSampler, encode_prompt, make_budget_sampler
+from .thinking import ThinkingTracker
+
+Prompt = str | list[int] | mx.array
+# What BatchGenerator takes for "no limit".
+_NO_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class BatchReply:
+    """A finished reply of a batch.
+
+    Attributes:
+        index: Place of its prompt among the prompts, from 0.
+        text: The reply, its thinking and the closing marker included.
+        tokens: Its token ids, without the one that ended it.
+        prompt_tokens: Length of the prompt, in tokens.
+        finish_reason: "stop" if the model ended it, "length" at the limit on tokens.
+        is_thinking: Whether it ended inside its thinking, so that there is no answer.
+        thinking_tokens: Tokens of thinking, markers not counted.
+        thinking_budget: The budget in tokens, or None.
+        closed_by: "model" or "budget" if thinking has ended, else None.
+        guided_tokens: Number of tokens that were chosen under guidance.
+    """
+
+    index: int
+    text: str
+    tokens: list[int]
+    prompt_tokens: int
+    finish_reason: str
+    is_thinking: bool
+    thinking_tokens: int
+    thinking_budget: int | None
+    closed_by: str | None
+    guided_tokens: int
+
+
+@dataclass(frozen=True)
+class BatchReplies:
+    """What `batch_generate` returns.
+
+    Attributes:
+        texts: The replies' texts, in the order of the prompts.
+        replies: The replies, in the order of the prompts.
+        stats: mlx-lm's statistics of the whole run.
+    """
+
+    texts: list[str]
+    replies: list[BatchReply]
+    stats: BatchStats
+
+
+def batch_generate(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[Prompt],
+    *,
+    verbose: bool = False,
+    **kwargs,
+) -> BatchReplies:
+    """Generates a reply to each prompt, several at a time.
+
+    Greedy replies are those that the prompts would get alone, to the rounding of the
+    model's own batched arithmetic.
+
+    Args:
+        model, tokenizer, prompts, kwargs: As in `stream_batch_generate`.
+        verbose (bool): Whether to print progress and statistics.
+    """
+    replies: list[BatchReply | None] = [None] * len(prompts)
+    stats = BatchStats()
+    finished = stream_batch_generate(model, tokenizer, prompts, stats=stats, **kwargs)
+    for done, reply in enumerate(finished, 1):
+        replies[reply.index] = reply
+        if verbose:
+            print(f"Finished {done} of {len(prompts)}", end="\r", flush=True)
+    if verbose and prompts:
+        print(
+            f"\nPrompt: {stats.prompt_tokens} tokens, {stats.prompt_tps:.3f} "
+            f"tokens-per-sec\nGeneration: {stats.generation_tokens} tokens, "
+            f"{stats.generation_tps:.3f} tokens-per-sec\n"
+            f"Peak memory: {stats.peak_memory:.3f} GB"
+        )
+    return BatchReplies([r.text for r in replies], replies, stats)
+
+
+def stream_batch_generate(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    prompts: Iterable[Prompt],
+    *,
+    predictor: Predictor | bool | None = None,
+    thinking_budget: int | None | Sequence[int | None] = None,
+    max_tokens: int | None | Sequence[int | None] = None,
+    hard_stop: float | None = DEFAULT_HARD_STOP,
+    thinking_start: str | None = None,
+    thinking_end: str | None = None,
+    batch_size: int = 32,
+    prefill_batch_size: int = 8,
+    prefill_step_size: int = 2048,
+    max_kv_size: int | None = None,
+    logits_processors: list | None = None,
+    stats: BatchStats | None = None,
+    **sampling,
+) -> Generator[BatchReply, None, None]:
+    """Generates replies, several at a time, and yields each when it is finished.
+
+    Prompts are taken from ``prompts`` as there is room for them.
+
+    Args:
+        model, tokenizer, predictor: As `mlx_budget.load` returns them.
+        prompts (Iterable): Prompts, chat template applied, as texts or token ids.
+        thinking_budget (int or sequence, optional): As in `make_budget_sampler`; one
+            for all prompts, or one for each.
+        max_tokens (int or sequence, optional): As in `stream_generate`, likewise.
+        hard_stop, thinking_start, thinking_end: As in `make_budget_sampler`.
+        batch_size (int): Most replies to generate at a time.
+        prefill_batch_size (int): Most prompts to process at a time.
+        prefill_step_size (int): Prompt tokens to process at a time.
+        max_kv_size (int, optional): Most tokens that the KV cache of a reply keeps.
+        logits_processors (list, optional): mlx-lm's, for every reply.
+        stats (BatchStats, optional): Filled with mlx-lm's statistics at the end.
+        sampling: The other options of `make_budget_sampler`: ``temp``, ``top_p``,
+            ``thinking_budget_message`` and so on.
+
+    Yields:
+        BatchReply: In the order in which they finish.
+
+    Raises:
+        ValueError: If a budget cannot be honoured, with the reason and the way out.
+    """
+    for name, value in (
+        ("batch_size", batch_size),
+        ("prefill_batch_size", prefill_batch_size),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}.")
+    for given in (thinking_budget, max_tokens):
+        _check_one_each(given, prompts)
+    for budget in thinking_budget if _is_many(thinking_budget) else [thinking_budget]:
+        check_budget(budget)
+
+    def requests() -> Generator["_Request", None, None]:
+        each = zip(
+            prompts, _for_each(thinking_budget), _for_each(max_tokens), strict=False
+        )
+        for index, (prompt, budget, limit) in enumerate(each):
+            ids = encode_prompt(tokenizer, prompt)
+            if not ids:
+                raise ValueError(f"Prompt {index} is empty.")
+            if limit is None:
+                limit = default_max_tokens(check_budget(budget), hard_stop)
+            sampler = make_budget_sampler(
+                model,
+                tokenizer,
+                predictor,
+                prompt=ids,
+                thinking_budget=budget,
+                hard_stop=hard_stop,
+                thinking_start=thinking_start,
+                thinking_end=thinking_end,
+                **sampling,
+            )
+            tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
+            limit = _NO_LIMIT if limit == -1 else limit
+            yield _Request(index, ids, check_budget(budget), limit, sampler, tracker)
+
+    generator = BatchGenerator(
+        model,
+        stop_tokens=[[t] for t in tokenizer.eos_token_ids],
+        completion_batch_size=batch_size,
+        prefill_batch_size=min(prefill_batch_size, batch_size),
+        prefill_step_size=prefill_step_size,
+        max_kv_size=max_kv_size,
+        logits_processors=logits_processors,
+    )
+    waiting, running = requests(), {}
+    try:
+        with generator.stats() as measured:
+            while True:
+                while len(running) < batch_size:
+                    if (request := next(waiting, None)) is None:
+                        break
+                    (uid,) = generator.insert(
+                        [request.ids], [request.limit], samplers=[request.sampler]
+                    )
+                    running[uid] = request
+                if not running:
+                    break
+                for response in generator.next_generated():
+                    request = running[response.uid]
+                    reply = request.take(response, tokenizer)
+                    if reply is not None:
+                        request.sampler.close()
+                        del running[response.uid]
+                        yield reply
+        if stats is not None:
+            vars(stats).update(vars(measured))
+    finally:
+        for request in running.values():
+            request.sampler.close()
+        generator.close()
+
+
+@dataclass
+class _Request:
+    index: int
+    ids: list[int]
+    budget: int | None
+    limit: int
+    sampler: BudgetSampler
+    tracker: ThinkingTracker | None
+
+    def __post_init__(self):
+        self.tokens: list[int] = []
+
+    def take(self, response, tokenizer: TokenizerWrapper) -> BatchReply | None:
+        """Adds a token; the reply, if it was the last."""
+        if response.finish_reason != "stop":
+            if self.tracker is not None:
+                forced = len(self.tokens) in self.sampler.forced_steps
+                self.tracker.update(response.token, forced=forced)
+            self.tokens.append(response.token)
+        if response.finish_reason is None:
+            return None
+        tracker = self.tracker
+        # The loop runs a step past the last token.
+        guided = [s for s in self.sampler.guided_steps if s < len(self.tokens)]
+        return BatchReply(
+            index=self.index,
+            text=_decode(tokenizer, self.tokens),
+            tokens=self.tokens,
+            prompt_tokens=len(self.ids),
+            finish_reason=response.finish_reason,
+            is_thinking=tracker is not None and tracker.thinking,
+            thinking_tokens=tracker.thinking_tokens if tracker else 0,
+            thinking_budget=self.budget,
+            closed_by=tracker.closed_by if tracker else None,
+            guided_tokens=len(guided),
+        )
+
+
+def _decode(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
+    """The text that ``stream_generate`` gives in pieces."""
+    detokenizer = tokenizer.detokenizer
+    detokenizer.reset()
+    for token in tokens:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    return detokenizer.text
+
+
+def _is_many(value) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _for_each(value) -> Iterable:
+    return value if _is_many(value) else repeat(value)
+
+
+def _check_one_each(values, prompts) -> None:
+    if not _is_many(values) or not hasattr(prompts, "__len__"):
+        return
+    if len(values) != len(prompts):
+        raise ValueError(
+            f"{len(values)} values were given for {len(prompts)} prompts: give one for "
+            "each prompt, or one for all."
+        )
