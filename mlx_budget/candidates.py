@@ -52,6 +52,7 @@ def guided_logprobs(
             left_out = mx.take_along_axis(logprobs, others, axis=-1)
             left_out = left_out.astype(mx.float32) / temp
             enough = total_variation_bound(guided, left_out) <= tolerance
+            enough = enough & (guided.max(axis=-1) > -mx.inf)
         else:
             # No weight exceeds 1, and no token left out is likelier than these.
             enough = guided.max(axis=-1) > kept.min(axis=-1)

@@ -192,11 +192,11 @@ class BudgetSampler:
             # The device computes this step while the host waits for the last token.
             mx.async_eval(logprobs)
             self._read_last_token()
-        else:
-            recorder.join(self)
         if recorder.inputs is not None:
             self._seen_input = (recorder.inputs, row)
         self._token = self._choose(logprobs, recorder, row)
+        if not self.has_started:
+            recorder.join(self)  # from now on it runs after those that run already
         self._is_unread = True
         self._step += 1
         return self._token
