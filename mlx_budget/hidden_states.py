@@ -73,7 +73,7 @@ class HiddenStateRecorder:
         self.inputs: mx.array | None = None
         self.notes: list = []
         self._modules: list[tuple[nn.Module, type]] = []
-        self._swap([(model, self._begin)])
+        self._swap(model, before=self._begin)
         setattr(type(model), _RECORDER, self)
 
     def _watch_states(self, model: nn.Module) -> None:
@@ -81,19 +81,16 @@ class HiddenStateRecorder:
             return
         backbone = find_backbone(model)
         self._layer_inputs = [None] * len(model.layers)
-        swaps: list[tuple[nn.Module, Callable]] = [
-            (layer, functools.partial(self._record_layer, i))
-            for i, layer in enumerate(model.layers)
-        ]
-        swaps += [(norm, self._record_norm) for norm in _norms_outside_layers(model)]
+        for i, layer in enumerate(model.layers):
+            self._swap(layer, before=functools.partial(self._record_layer, i))
+        for norm in _norms_outside_layers(model):
+            self._swap(norm, after=self._record_norm)
         if backbone is not model:
-            swaps.append((backbone, self._record_backbone))
-        self._swap(swaps)
+            self._swap(backbone, after=self._record_backbone)
 
-    def _swap(self, swaps: list[tuple[nn.Module, Callable]]) -> None:
-        for module, note in swaps:
-            self._modules.append((module, type(module)))
-            module.__class__ = _recording_class(type(module), note)
+    def _swap(self, module: nn.Module, **notes: Callable) -> None:
+        self._modules.append((module, type(module)))
+        module.__class__ = _recording_class(type(module), **notes)
 
     @classmethod
     def acquire(cls, model: nn.Module, states: bool = True) -> "HiddenStateRecorder":
@@ -175,7 +172,7 @@ class HiddenStateRecorder:
     def _seen(self) -> list[mx.array]:
         states = [*self._layer_inputs, self._final]
         for i, h in enumerate(states):
-            if h is None:
+            if h is None or h.ndim != 3 or h.shape[:2] != (self._rows, 1):
                 name = f"layer {i}" if i < len(states) - 1 else "the final norm"
                 raise ValueError(
                     f"The hidden state at {name} was not seen in the last forward "
@@ -183,7 +180,7 @@ class HiddenStateRecorder:
                 )
         return states
 
-    def _begin(self, call: Callable, inputs, *args, **kwargs):
+    def _begin(self, args: tuple, kwargs: dict) -> None:
         if 0 < self._claimed < self._rows:
             raise ValueError(
                 f"Only {self._claimed} of {self._rows} rows of the batch were sampled "
@@ -193,42 +190,57 @@ class HiddenStateRecorder:
         self._layer_inputs = [None] * len(self._layer_inputs)
         self._final = None
         self.notes = []
-        single = isinstance(inputs, mx.array) and inputs.shape[1:2] == (1,)
+        inputs = _first_array(args, kwargs)
+        single = inputs is not None and inputs.shape[1:2] == (1,)
         self._rows = inputs.shape[0] if single else 0
         self._claimed = 0
         self.inputs = inputs if single else None
-        return call(inputs, *args, **kwargs)
 
-    def _record_layer(self, index: int, call: Callable, *args, **kwargs):
-        self._layer_inputs[index] = self._hidden_state(*args, *kwargs.values())
-        self._final = None  # the final norm comes after the last layer
-        return call(*args, **kwargs)
+    # These run for every layer of every step; what they keep is checked when used.
+    def _record_layer(self, index: int, args: tuple, kwargs: dict) -> None:
+        if self._rows:
+            self._layer_inputs[index] = _kept(_first_array(args, kwargs))
+            self._final = None  # the final norm comes after the last layer
 
-    def _record_norm(self, call: Callable, *args, **kwargs):
-        out = call(*args, **kwargs)
-        self._final = self._hidden_state(out)
+    def _record_norm(self, out) -> None:
+        if self._rows:
+            self._final = _kept(out)
+
+    def _record_backbone(self, out) -> None:
+        if self._rows and self._final is None:  # normed by a function, not by a module
+            self._final = _kept(out)
+
+
+def _first_array(args: tuple, kwargs: dict) -> mx.array | None:
+    if args and isinstance(args[0], mx.array):
+        return args[0]
+    values = (*args, *kwargs.values())
+    return next((v for v in values if isinstance(v, mx.array)), None)
+
+
+def _kept(value) -> mx.array | None:
+    # Not a copy, but safe from a model's ``h += ...``.
+    return mx.array(value) if isinstance(value, mx.array) else None
+
+
+def _recording_class(
+    original: type, before: Callable | None = None, after: Callable | None = None
+) -> type:
+    call_original = original.__call__
+
+    @functools.wraps(call_original)
+    def call_noting_inputs(self, *args, **kwargs):
+        before(args, kwargs)
+        return call_original(self, *args, **kwargs)
+
+    @functools.wraps(call_original)
+    def call_noting_output(self, *args, **kwargs):
+        out = call_original(self, *args, **kwargs)
+        after(out)
         return out
 
-    def _record_backbone(self, call: Callable, *args, **kwargs):
-        out = call(*args, **kwargs)
-        if self._final is None:  # normed by a function, not by a module
-            self._final = self._hidden_state(out)
-        return out
-
-    def _hidden_state(self, *values) -> mx.array | None:
-        """The first array of ``values``, if it has the shape of a hidden state."""
-        first = next((v for v in values if isinstance(v, mx.array)), None)
-        if first is None or first.ndim != 3 or first.shape[:2] != (self._rows, 1):
-            return None
-        return mx.array(first)  # not a copy, but safe from a model's ``h += ...``
-
-
-def _recording_class(original: type, note: Callable) -> type:
-    @functools.wraps(original.__call__)
-    def call(self, *args, **kwargs):
-        return note(functools.partial(original.__call__, self), *args, **kwargs)
-
-    call.__signature__ = inspect.signature(original.__call__)
+    call = call_noting_output if before is None else call_noting_inputs
+    call.__signature__ = inspect.signature(call_original)
     return type(
         original.__name__,
         (original,),

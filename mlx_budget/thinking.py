@@ -85,6 +85,7 @@ class ThinkingTracker:
         self._tokenizer = tokenizer
         self.markers = markers
         self._texts: dict[int, str] = {}
+        self._added = frozenset(tokenizer.added_tokens_decoder)
         # Tokens since the last marker, and whether each was forced.
         self._block: list[int] = []
         self._forced: list[bool] = []
@@ -154,7 +155,7 @@ class ThinkingTracker:
         return self._texts[token]
 
     def _is_added(self, tokens: tuple[int, ...]) -> bool:
-        return len(tokens) == 1 and tokens[0] in self._tokenizer.added_tokens_decoder
+        return len(tokens) == 1 and tokens[0] in self._added
 
     def _completed(self, text: str, tokens: tuple[int, ...]) -> int:
         """How many of the last tokens make up a marker that is now complete, or 0."""
