@@ -1,14 +1,15 @@
 """Tokens/s with guidance against plain mlx-lm, on the same work.
 
 Single and in batches, with a newline (a guided step) every 30 tokens, about the rate of
-real thinking, and every third, the worst case. The variants generate side by side, a
-block of tokens each in turn, so that a ratio compares neighbours in time. "without
-evaluations" is guidance with a predictor that costs nothing: what remains is recording,
-selection of candidates, weights, the host's wait and sampling.
+real thinking, and every third, the worst case. The variants generate side by side and
+take turns, so that a ratio compares neighbours in time. "without evaluations" is guidance
+with a predictor that costs nothing: what remains is recording, selection of candidates,
+weights, the host's wait and sampling. "plain again" shows what the machine's noise makes
+of two equal variants.
 """
 
-import time
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -89,27 +90,22 @@ class Work:
             yield responses
 
 
-def blocks(responses: Iterator, steps: int) -> Callable[[], float]:
-    """A variant for `timing.run_rounds` that goes on by so many steps each time."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            next(responses)
-        return time.perf_counter() - start
-
-    return run
-
-
-def compare(work: Work, predictor: Predictor, steps: int, rounds: int) -> dict:
-    """Tokens/s of the three variants, and their ratios to plain."""
+def compare(
+    work: Work, predictor: Predictor, rounds: int, steps: int, turn: int
+) -> dict:
+    """Tokens/s of the variants, and their ratios to plain."""
     predictors = {
         "plain": None,
         "guided": predictor,
         "free": workload.FreePredictor(predictor),
+        "again": None,
     }
-    seconds = timing.run_rounds(
-        {name: blocks(work.start(p), steps) for name, p in predictors.items()}, rounds
+    streams = {name: work.start(p) for name, p in predictors.items()}
+    seconds = timing.run_in_turns(
+        {name: functools.partial(next, s) for name, s in streams.items()},
+        rounds,
+        steps,
+        turn,
     )
     made = steps * work.batch
     return {
@@ -117,6 +113,7 @@ def compare(work: Work, predictor: Predictor, steps: int, rounds: int) -> dict:
         "guided tokens/s": made / timing.median(seconds["guided"]),
         "guided : plain, tokens/s": timing.ratio(seconds, "plain", "guided"),
         "without evaluations : plain, time": timing.ratio(seconds, "free", "plain"),
+        "plain again : plain, time": timing.ratio(seconds, "again", "plain"),
     }
 
 
@@ -132,8 +129,14 @@ def compare(work: Work, predictor: Predictor, steps: int, rounds: int) -> dict:
 @click.option("--sizes", default="base,mini", show_default=True)
 @click.option("--batches", default="1,8", show_default=True)
 @click.option("--newlines", default="30,3", show_default=True)
-@click.option("--steps", default=30, show_default=True, help="Steps of a block.")
-@click.option("--rounds", default=15, show_default=True, help="Blocks of a variant.")
+@click.option("--steps", default=30, show_default=True, help="Steps of a round.")
+@click.option("--rounds", default=15, show_default=True)
+@click.option(
+    "--turn",
+    type=int,
+    help="Steps that a variant makes before the next has its turn [default: 1 on the "
+    "CPU, where MLX runs in step with the host; a round on a GPU].",
+)
 @click.option("--temp", default=0.0, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file to write.")
 def main(
@@ -145,6 +148,7 @@ def main(
     newlines: str,
     steps: int,
     rounds: int,
+    turn: int | None,
     temp: float,
     output: Path | None,
 ) -> None:
@@ -159,6 +163,8 @@ def main(
         dtype = mx.float16
     else:
         (loaded, words), dtype = workload.load_smollm2(Path(model)), mx.float32
+    if turn is None:
+        turn = 1 if mx.default_device() == mx.cpu else steps
     args = loaded.args
     rows = []
     for size in sizes.split(","):
@@ -170,7 +176,7 @@ def main(
                 click.echo(f"{size}, batch {batch}, newline every {every}", err=True)
                 work = Work(loaded, words, batch, every, temp)
                 row = {"predictor": size, "batch": batch, "newline every": every}
-                rows.append({**row, **compare(work, predictor, steps, rounds)})
+                rows.append({**row, **compare(work, predictor, rounds, steps, turn)})
     timing.report("Guided generation against plain mlx-lm", rows, output)
 
 

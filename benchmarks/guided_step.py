@@ -76,6 +76,11 @@ class GuidedStep:
             self.logprobs, log_weights, self.temp, tolerance, candidates.CANDIDATES
         )
 
+    def check_candidates(self) -> None:
+        """Raises if what was timed as candidates was the whole vocabulary."""
+        if self.full_steps:
+            raise RuntimeError("The candidates were not enough: lower --temp.")
+
     def whole(self) -> mx.array:
         """All of it, in order, as the sampler does it."""
         self.encoding = self.encode()
@@ -102,6 +107,7 @@ def against_decoding(folder: Path, size: str, temp: float, rounds: int) -> list[
         return mx.argmax(logits, axis=-1)
 
     guided = step.after_encoding()
+    step.check_candidates()
     parts: dict[str, Callable] = {
         "decoding step": decode,
         "encoder": step.encode,
@@ -129,6 +135,8 @@ def against_torch(temp: float, rounds: int) -> list[dict]:
     """Our parts against PyTorch's, at the sizes of a 7B model."""
     width, layers, vocab_size = 3584, 28, 152064
     step = GuidedStep(workload.make_predictor(width, layers, vocab_size), temp)
+    step.after_encoding()
+    step.check_candidates()
     full = mx.random.uniform(20, 200, (1, vocab_size))
     rate = mx.random.uniform(5, 30, (1, vocab_size))
     mx.eval(full, rate)

@@ -50,6 +50,34 @@ def run_rounds(variants: dict[str, Callable[[], float | None]], rounds: int) -> 
     return seconds
 
 
+def run_in_turns(
+    variants: dict[str, Callable[[], object]], rounds: int, steps: int, turn: int
+) -> Rounds:
+    """Times variants that go on step by step, a few steps each in turn.
+
+    Args:
+        variants: By name; each call makes one step.
+        rounds: How many rounds to time, after one to warm up.
+        steps: Steps of each variant in a round.
+        turn: Steps that a variant makes before the next has its turn.
+
+    Returns:
+        Rounds: Seconds of the steps of each round, by variant.
+    """
+    names = list(variants)
+    seconds: Rounds = {name: [0.0] * (rounds + 1) for name in names}
+    turns = [(r, t) for r in range(rounds + 1) for t in range(steps // turn)]
+    with click.progressbar(turns, label="Timing", file=sys.stderr) as bar:
+        for round_, t in bar:
+            for i in range(len(names)):
+                name = names[(round_ + t + i) % len(names)]
+                start = time.perf_counter()
+                for _ in range(turn):
+                    variants[name]()
+                seconds[name][round_] += time.perf_counter() - start
+    return {name: each[1:] for name, each in seconds.items()}
+
+
 def ratio(seconds: Rounds, name: str, base: str) -> dict[str, float]:
     """``name`` divided by ``base``, round by round: median and quartiles."""
     each = np.array(seconds[name]) / np.array(seconds[base])

@@ -4,9 +4,8 @@ Continuous batching by mlx-lm's `BatchGenerator`: requests join as others finish
 that generator and the budget sampler; nothing of files, Hub or terminal.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -137,7 +136,8 @@ def stream_batch_generate(
         prefill_step_size (int): Prompt tokens to process at a time.
         max_kv_size (int, optional): Most tokens that the KV cache of a reply keeps.
         logits_processors (list, optional): mlx-lm's, for every reply.
-        stats (BatchStats, optional): Filled with mlx-lm's statistics at the end.
+        stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
+            the caller does between two replies counts as time of generation.
         sampling: The other options of `make_budget_sampler`: ``temp``, ``top_p``,
             ``thinking_budget_message`` and so on.
 
@@ -153,21 +153,21 @@ def stream_batch_generate(
     ):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}.")
-    for given in (thinking_budget, max_tokens):
-        _check_one_each(given, prompts)
-    for budget in thinking_budget if _is_many(thinking_budget) else [thinking_budget]:
-        check_budget(budget)
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a sequence of prompts: put it in a list.")
+    budgets = _Values("thinking_budget", thinking_budget, prompts, check_budget)
+    limits = _Values("max_tokens", max_tokens, prompts, _check_limit)
 
     def requests() -> Generator["_Request", None, None]:
-        each = zip(
-            prompts, _for_each(thinking_budget), _for_each(max_tokens), strict=False
-        )
-        for index, (prompt, budget, limit) in enumerate(each):
+        for index, prompt in enumerate(prompts):
+            budget, limit = budgets[index], limits[index]
+            if isinstance(prompt, int):
+                raise ValueError("prompts must be a sequence of prompts: this is one.")
             ids = encode_prompt(tokenizer, prompt)
             if not ids:
                 raise ValueError(f"Prompt {index} is empty.")
             if limit is None:
-                limit = default_max_tokens(check_budget(budget), hard_stop)
+                limit = default_max_tokens(budget, hard_stop)
             sampler = make_budget_sampler(
                 model,
                 tokenizer,
@@ -181,7 +181,7 @@ def stream_batch_generate(
             )
             tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
             limit = _NO_LIMIT if limit == -1 else limit
-            yield _Request(index, ids, check_budget(budget), limit, sampler, tracker)
+            yield _Request(index, ids, budget, limit, sampler, tracker)
 
     generator = BatchGenerator(
         model,
@@ -193,18 +193,22 @@ def stream_batch_generate(
         logits_processors=logits_processors,
     )
     waiting, running = requests(), {}
+
+    def fill() -> None:
+        while len(running) < batch_size:
+            if (request := next(waiting, None)) is None:
+                return
+            (uid,) = generator.insert(
+                [request.ids], [request.limit], samplers=[request.sampler]
+            )
+            running[uid] = request
+
     try:
+        fill()
+        if not running:
+            return
         with generator.stats() as measured:
-            while True:
-                while len(running) < batch_size:
-                    if (request := next(waiting, None)) is None:
-                        break
-                    (uid,) = generator.insert(
-                        [request.ids], [request.limit], samplers=[request.sampler]
-                    )
-                    running[uid] = request
-                if not running:
-                    break
+            while running:
                 for response in generator.next_generated():
                     request = running[response.uid]
                     reply = request.take(response, tokenizer)
@@ -212,6 +216,7 @@ def stream_batch_generate(
                         request.sampler.close()
                         del running[response.uid]
                         yield reply
+                fill()
         if stats is not None:
             vars(stats).update(vars(measured))
     finally:
@@ -268,19 +273,34 @@ def _decode(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
     return detokenizer.text
 
 
-def _is_many(value) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+class _Values:
+    """One value for all prompts or one for each, checked before anything is run."""
+
+    def __init__(self, name: str, given, prompts, check: Callable):
+        self._name = name
+        self._is_many = isinstance(given, Sequence) and not isinstance(given, str)
+        self._values = [check(v) for v in (given if self._is_many else [given])]
+        if self._is_many and hasattr(prompts, "__len__"):
+            self._check_count(len(prompts), len(prompts) == len(given))
+
+    def __getitem__(self, index: int):
+        if not self._is_many:
+            return self._values[0]
+        self._check_count(index + 1, index < len(self._values))
+        return self._values[index]
+
+    def _check_count(self, prompts: int, is_right: bool) -> None:
+        if not is_right:
+            raise ValueError(
+                f"{self._name} has {len(self._values)} values for {prompts} prompts: "
+                "give one for each prompt, or one for all."
+            )
 
 
-def _for_each(value) -> Iterable:
-    return value if _is_many(value) else repeat(value)
-
-
-def _check_one_each(values, prompts) -> None:
-    if not _is_many(values) or not hasattr(prompts, "__len__"):
-        return
-    if len(values) != len(prompts):
+def _check_limit(max_tokens: int | None) -> int | None:
+    is_number = isinstance(max_tokens, int) and not isinstance(max_tokens, bool)
+    if max_tokens is not None and (not is_number or max_tokens < -1 or not max_tokens):
         raise ValueError(
-            f"{len(values)} values were given for {len(prompts)} prompts: give one for "
-            "each prompt, or one for all."
+            f"max_tokens must be 1 or more, or -1 for no limit, not {max_tokens!r}."
         )
+    return max_tokens

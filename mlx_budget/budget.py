@@ -89,7 +89,11 @@ def thinking_limit(budget: int | None, hard_stop: float | None) -> int | None:
 def check_tolerance(guidance_tolerance: float) -> None:
     """Raises a ValueError unless it is a total variation distance, 0 to 1."""
     number = isinstance(guidance_tolerance, int | float)
-    if not number or not 0 <= guidance_tolerance <= 1:
+    if (
+        isinstance(guidance_tolerance, bool)
+        or not number
+        or not 0 <= guidance_tolerance <= 1
+    ):
         raise ValueError(
             f"guidance_tolerance must be 0 to 1 (0 evaluates every token), not "
             f"{guidance_tolerance!r}."

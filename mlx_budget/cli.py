@@ -221,10 +221,9 @@ def convert(predictor_q_bits: str | None, **options):
 @click.option(
     "--guidance-tolerance",
     type=click.FloatRange(0, 1),
-    default=1e-3,
-    show_default=True,
     help="Guided steps evaluate the likeliest tokens alone while that shifts at most "
-    "this much probability; 0 evaluates all.",
+    "this much probability, and at temperature 0 never another token; 0 evaluates all "
+    "[default: 0.001].",
 )
 @_MARKER_OPTIONS
 @click.option("--hide-thinking", is_flag=True, help="Show the answer only.")
@@ -317,6 +316,8 @@ def generate(**options):
             raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
     elif options["hard_stop"] is None:
         del options["hard_stop"]
+    if options["guidance_tolerance"] is None:
+        del options["guidance_tolerance"]
     run_generate(**options)
 
 

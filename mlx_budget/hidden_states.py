@@ -172,7 +172,7 @@ class HiddenStateRecorder:
     def _seen(self) -> list[mx.array]:
         states = [*self._layer_inputs, self._final]
         for i, h in enumerate(states):
-            if h is None or h.ndim != 3 or h.shape[:2] != (self._rows, 1):
+            if not self._is_state(h):
                 name = f"layer {i}" if i < len(states) - 1 else "the final norm"
                 raise ValueError(
                     f"The hidden state at {name} was not seen in the last forward "
@@ -181,9 +181,10 @@ class HiddenStateRecorder:
         return states
 
     def _begin(self, args: tuple, kwargs: dict) -> None:
-        if 0 < self._claimed < self._rows:
+        claimed, self._claimed = self._claimed, 0
+        if 0 < claimed < self._rows:
             raise ValueError(
-                f"Only {self._claimed} of {self._rows} rows of the batch were sampled "
+                f"Only {claimed} of {self._rows} rows of the batch were sampled "
                 "by budget samplers. Make one for every request of the batch "
                 "(thinking_budget=None for those without a budget)."
             )
@@ -193,7 +194,6 @@ class HiddenStateRecorder:
         inputs = _first_array(args, kwargs)
         single = inputs is not None and inputs.shape[1:2] == (1,)
         self._rows = inputs.shape[0] if single else 0
-        self._claimed = 0
         self.inputs = inputs if single else None
 
     # These run for every layer of every step; what they keep is checked when used.
@@ -207,8 +207,12 @@ class HiddenStateRecorder:
             self._final = _kept(out)
 
     def _record_backbone(self, out) -> None:
-        if self._rows and self._final is None:  # normed by a function, not by a module
+        # The model may be normed by a function, or have other norms besides.
+        if self._rows and not self._is_state(self._final):
             self._final = _kept(out)
+
+    def _is_state(self, h: mx.array | None) -> bool:
+        return h is not None and h.ndim == 3 and h.shape[:2] == (self._rows, 1)
 
 
 def _first_array(args: tuple, kwargs: dict) -> mx.array | None:

@@ -1,13 +1,14 @@
 """The fused guided-weight kernel: head outputs of the candidates to log-weights.
 
 One C-like body serves Metal and CUDA; where there is neither, plain MLX operations give
-the same numbers. Its constants come from `gamma`, whose formulas it repeats for one
-candidate: softplus, trust thresholds and the log of the Gamma CDF in one pass over
+the same numbers. It repeats the formulas of `gamma`, with its fitted coefficients, for
+one candidate: softplus, trust thresholds and the log of the Gamma CDF in one pass over
 memory. Knows nothing of heads, models or tokens. B is the batch, K the number of
 candidates.
 """
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ import mlx.nn as nn
 from . import gamma, guidance
 from .guidance import GuidanceThresholds
 
-INPUTS = ("concentration_output", "rate_output", "log_remaining", "settings", "columns")
+INPUTS = ("concentration_output", "rate_output", "log_remaining", "settings", "sizes")
 OUTPUT = "log_weight"
 
 _METAL_DIALECT = """
@@ -132,16 +133,16 @@ BUDGET_FN float budget_log_regularized_gamma(float a, float z) {{
 }}
 """
 
-# `columns` holds the number of candidates in all and in each row; `settings` holds
+# `sizes` holds the number of candidates in all and in each row; `settings` holds
 # min_rate, min_concentration, log(min_mode + 1) and the smallest log-weight.
 BODY = """
-if (index < columns[0]) {
+if (index < sizes[0]) {
   const float concentration = budget_softplus(float(concentration_output[index]));
   const float rate = budget_softplus(float(rate_output[index]));
   float log_p = -BUDGET_INFINITY;
   if (rate >= settings[0] && concentration > settings[1]
       && (concentration - 1.0f) / rate >= settings[2]) {
-    const float x = log_remaining[index / columns[1]];
+    const float x = log_remaining[index / sizes[1]];
     const float found = budget_log_regularized_gamma(concentration, rate * x);
     if (found > settings[3]) log_p = found;
   }
@@ -171,12 +172,12 @@ def log_weights(
     Returns:
         mx.array: float32, shape (B, K); -inf where the weight is 0.
     """
-    kernel = _kernel()
+    rows, columns = shape = concentration_output.shape
+    kernel = _kernel(concentration_output, rate_output)
     if kernel is None:
         return plain_log_weights(
             concentration_output, rate_output, remaining, thresholds
         )
-    rows, columns = shape = concentration_output.shape
     log_remaining = guidance.length_to_log(remaining)
     if log_remaining.size == 1:
         log_remaining = mx.broadcast_to(log_remaining.reshape(1), (rows,))
@@ -221,21 +222,29 @@ def kernel_settings(thresholds: GuidanceThresholds) -> list[float]:
     ]
 
 
-def _kernel() -> Callable | None:
-    """The kernel for the default device, or None on the CPU."""
+def _kernel(*outputs: mx.array) -> Callable | None:
+    """The kernel for head outputs like these, or None on the CPU."""
     if mx.default_device() != mx.gpu:
         return None
+    # MLX keeps a compiled kernel by its name, but writes the types of the inputs, and
+    # whether they have fewer than 8 elements, into its signature.
+    types = [str(o.dtype).removeprefix("mlx.core.") for o in outputs]
+    sizes = ["few" if n < 8 else "many" for n in (outputs[0].size, len(outputs[0]))]
+    variant = "_".join([*types, *sizes])
     if mx.metal.is_available():
-        return _build(mx.fast.metal_kernel, _METAL_DIALECT, _METAL_INDEX)
-    return _build(mx.fast.cuda_kernel, _CUDA_DIALECT, _CUDA_INDEX)
+        return _build(mx.fast.metal_kernel, _METAL_DIALECT, _METAL_INDEX, variant)
+    return _build(mx.fast.cuda_kernel, _CUDA_DIALECT, _CUDA_INDEX, variant)
 
 
 @functools.cache
-def _build(make: Callable, dialect: str, index: str) -> Callable:
+def _build(make: Callable, dialect: str, index: str, variant: str) -> Callable:
+    header, source = dialect + FUNCTIONS, index + BODY
+    # Nor may a compiled kernel of another release be taken for this one.
+    digest = hashlib.sha256((header + source).encode()).hexdigest()[:8]
     return make(
-        name="mlx_budget_log_weights",
+        name=f"mlx_budget_log_weights_{variant}_{digest}",
         input_names=list(INPUTS),
         output_names=[OUTPUT],
-        header=dialect + FUNCTIONS,
-        source=index + BODY,
+        header=header,
+        source=source,
     )

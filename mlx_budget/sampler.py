@@ -70,7 +70,8 @@ def make_budget_sampler(
         guidance_tolerance (float): Guided steps evaluate the likeliest tokens alone
             while the total variation distance to the result of the whole vocabulary,
             before top-p and the like, is at most this; at ``temp=0`` the token is the
-            same. 0 always evaluates the whole vocabulary.
+            same, to the rounding of the predictor's type. 0 always evaluates the whole
+            vocabulary.
         temp (float): Sampling temperature, 0 for the most likely token.
         sampling: The other options of ``mlx_lm.sample_utils.make_sampler``.
 
@@ -150,6 +151,7 @@ class BudgetSampler:
         self._step = 0
         self._token: mx.array | None = None
         self._is_unread = False
+        self._is_misled = False
         # What the last forward pass must have been given, and what it was given.
         self._expected_input = last_prompt_token
         self._seen_input: tuple[mx.array, int] | None = None
@@ -186,12 +188,13 @@ class BudgetSampler:
             row = recorder.next_row(logprobs.shape[0])
         if self._tracker is None:
             return self._plain(logprobs)
-        if recorder is None:
+        if recorder is None or not self._lease.alive:
             raise ValueError("This budget sampler was closed: make a new one.")
         if self.has_started:
             # The device computes this step while the host waits for the last token.
             mx.async_eval(logprobs)
             self._read_last_token()
+            self._check_input()
         if recorder.inputs is not None:
             self._seen_input = (recorder.inputs, row)
         self._token = self._choose(logprobs, recorder, row)
@@ -222,14 +225,18 @@ class BudgetSampler:
         if self._seen_input is not None:
             inputs, row = self._seen_input
             # Computed before the last token was, so this does not wait.
-            if np.array(inputs)[row, 0] != self._expected_input:
-                self.close()
-                raise ValueError(
-                    "This budget sampler follows another request: the token fed to the "
-                    "model is not the one it chose. Make a sampler for each request, "
-                    "with that request's own prompt."
-                )
+            seen = np.array(inputs)[row, 0]
+            self._is_misled |= bool(seen != self._expected_input)
         self._expected_input = token
+
+    def _check_input(self) -> None:
+        if self._is_misled:
+            self.close()
+            raise ValueError(
+                "This budget sampler follows another request: the token fed to the "
+                "model is not the one it chose. Make a sampler for each request, with "
+                "that request's own prompt."
+            )
 
     def _choose(
         self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int

@@ -239,8 +239,12 @@ def test_an_empty_prompt_is_named_by_its_place(loaded, cases):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"thinking_budget": [5, 40]}, "2 values were given for 3 prompts"),
-        ({"max_tokens": [5, 4, 3, 2]}, "4 values were given for 3 prompts"),
+        ({"thinking_budget": [5, 40]}, "2 values for 3 prompts"),
+        ({"max_tokens": [5, 4, 3, 2]}, "4 values for 3 prompts"),
+        ({"max_tokens": 0}, "max_tokens must be 1 or more, or -1 for no limit, not 0"),
+        ({"max_tokens": [5, -3, 2]}, "max_tokens must be 1 or more.*not -3"),
+        ({"prompts": "What is 1 + 1?"}, "put it in a list"),
+        ({"prompts": [5, 6, 7]}, "a sequence of prompts: this is one"),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
         ({"prefill_batch_size": 0}, "prefill_batch_size must be 1 or more, not 0"),
         ({"thinking_budget": [5, 40, -2]}, "thinking_budget must be .*not -2"),
@@ -257,7 +261,25 @@ def test_what_cannot_be_honoured_is_refused_before_anything_is_generated(
 
     monkeypatch.setattr(type(loaded[0]), "__call__", never)
     with pytest.raises(ValueError, match=message):
-        run(loaded, prompts_of(cases, 3), **options)
+        run(loaded, **{"prompts": prompts_of(cases, 3), **options})
+
+
+def test_prompts_from_an_iterator_are_not_dropped_for_want_of_a_budget(loaded, cases):
+    prompts = iter(prompts_of(cases, 3))
+    model, tokenizer, predictor = loaded
+    replies = stream_batch_generate(
+        model,
+        tokenizer,
+        prompts,
+        predictor=predictor,
+        thinking_budget=[5, 40],
+        max_tokens=3,
+        batch_size=1,
+    )
+    assert [next(replies).index, next(replies).index] == [0, 1]
+    with pytest.raises(ValueError, match="thinking_budget has 2 values for 3 prompts"):
+        next(replies)
+    assert active_recorder(model) is None
 
 
 @pytest.mark.parametrize("verbose", [True, False])

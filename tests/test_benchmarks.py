@@ -32,6 +32,18 @@ def test_rounds_alternate_after_one_to_warm_up():
     assert seconds == {"a": [4.0, 5.0], "b": [3.0, 6.0]}
 
 
+def test_variants_take_turns_in_every_round():
+    calls = []
+
+    def variant(name: str):
+        return lambda: calls.append(name)
+
+    variants = {"a": variant("a"), "b": variant("b")}
+    seconds = timing.run_in_turns(variants, rounds=1, steps=4, turn=2)
+    assert "".join(calls) == "aabb" + "bbaa" + "bbaa" + "aabb"
+    assert all(len(each) == 1 and each[0] > 0 for each in seconds.values())
+
+
 def test_the_report_is_a_table_and_json(tmp_path, capsys):
     row = {"part": "x", "ms": 1.5, "r": {"median": 1.0, "low": 0.5, "high": 2.0}}
     timing.report("Title", [row], tmp_path / "out.json")

@@ -28,9 +28,9 @@ CPP_DIALECT = """
 ENTRIES = """
 extern "C" void log_weights(
     const float* concentration_output, const float* rate_output,
-    const float* log_remaining, const float* settings, const unsigned* columns,
+    const float* log_remaining, const float* settings, const unsigned* sizes,
     float* log_weight) {
-  for (unsigned index = 0; index < columns[0] + 3; ++index) {%s}
+  for (unsigned index = 0; index < sizes[0] + 3; ++index) {%s}
 }
 extern "C" void log_regularized_gamma(
     const float* a, const float* z, float* out, unsigned n) {
@@ -186,17 +186,37 @@ def test_each_row_has_its_own_budget(compiled):
         assert (together[row] == alone[0]).all()
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
-def test_on_the_default_device_as_in_plain_mlx(dtype):
-    check_default_device(dtype)
+@pytest.mark.parametrize("remaining", [50, 50.0, mx.array(50.0), mx.full((4, 1), 50.0)])
+def test_the_wrapper_gives_the_kernel_what_it_names(compiled, monkeypatch, remaining):
+    def kernel(inputs, grid, threadgroup, output_shapes, output_dtypes):
+        named = dict(zip(kernels.INPUTS, map(np.array, inputs), strict=True))
+        assert grid == (named["concentration_output"].size, 1, 1)
+        assert threadgroup[0] <= grid[0]
+        out = np.empty(grid[0] + 3, np.float32)
+        pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in (*named.values(), out)]
+        compiled.log_weights(*pointers)
+        assert output_dtypes == [mx.float32]
+        return [mx.array(out[:-3]).reshape(output_shapes[0])]
 
-
-def test_one_budget_serves_all_rows():
+    monkeypatch.setattr(kernels, "_kernel", lambda *_: kernel)
     concentration, rate, _ = outputs(5, (4, 9))
     pair = mx.array(concentration), mx.array(rate)
-    column = mx.full((4, 1), 50.0)
-    one, each = (kernels.log_weights(*pair, left, TRUST_ALL) for left in (50, column))
-    assert mx.array_equal(one, each)
+    found = kernels.log_weights(*pair, remaining, GuidanceThresholds())
+    want = kernels.plain_log_weights(*pair, remaining, GuidanceThresholds())
+    assert_same_log_weights(np.array(found), np.array(want))
+
+
+def test_a_kernel_is_kept_for_each_type_and_size():
+    """MLX keeps compiled kernels by name alone."""
+    names = []
+
+    def make(name, **_):
+        names.append(name)
+        return name
+
+    for variant in ("float32_many_few", "bfloat16_many_few", "float32_many_few"):
+        kernels._build(make, "", "", variant)
+    assert len(set(names)) == len(names) == 2
 
 
 @pytest.mark.metal
@@ -204,7 +224,7 @@ def test_one_budget_serves_all_rows():
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_the_metal_kernel(dtype):
     assert mx.default_device() == mx.gpu
-    check_default_device(dtype)
+    check_on_gpu(dtype)
 
 
 @pytest.mark.cuda
@@ -212,7 +232,7 @@ def test_the_metal_kernel(dtype):
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_the_cuda_kernel(dtype):
     assert mx.default_device() == mx.gpu
-    check_default_device(dtype)
+    check_on_gpu(dtype)
 
 
 @pytest.mark.parametrize("dialect", [kernels._METAL_DIALECT, kernels._CUDA_DIALECT])
@@ -223,15 +243,8 @@ def test_every_dialect_defines_the_same_words(dialect):
     assert words(dialect) == words(CPP_DIALECT)
 
 
-def test_the_metal_kernel_can_be_built():
-    kernel = kernels._build(
-        mx.fast.metal_kernel, kernels._METAL_DIALECT, kernels._METAL_INDEX
-    )
-    assert callable(kernel)
-
-
-def check_default_device(dtype: mx.Dtype) -> None:
-    """`log_weights` against plain MLX on the CPU."""
+def check_on_gpu(dtype: mx.Dtype) -> None:
+    """`log_weights` on the default device against plain MLX on the CPU."""
     concentration, rate, remaining = outputs(6)
     pair = [mx.array(v).astype(dtype) for v in (concentration, rate)]
     found = kernels.log_weights(*pair, mx.array(remaining), TRUST_ALL)

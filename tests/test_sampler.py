@@ -262,6 +262,21 @@ def test_speculative_decoding_is_refused_in_the_stock_loop(loaded, cases):
     sampler.close()
 
 
+def test_a_closed_sampler_is_refused_while_others_run(loaded, cases):
+    model, tokenizer, predictor = loaded
+    prompt = cases["p0_b40"]["prompt_ids"]
+    closed, other = (
+        make_budget_sampler(
+            model, tokenizer, predictor, prompt=prompt, thinking_budget=40
+        )
+        for _ in range(2)
+    )
+    closed.close()
+    with pytest.raises(ValueError, match="was closed: make a new one"):
+        stock(model, tokenizer, prompt, closed, max_tokens=3)
+    other.close()
+
+
 def first_tokens(loaded, case, n: int, **sampling) -> list[int]:
     model, tokenizer, predictor = loaded
     sampler = make_budget_sampler(
