@@ -1,11 +1,11 @@
 """Tokens/s with guidance against plain mlx-lm, on the same work.
 
-Single and in batches, with a newline (a guided step) every 30 tokens, about the rate of
-real thinking, and every third, the worst case. The variants generate side by side and
-take turns, so that a ratio compares neighbours in time. "without evaluations" is guidance
-with a predictor that costs nothing: what remains is recording, selection of candidates,
-weights, the host's wait and sampling. "plain again" shows what the machine's noise makes
-of two equal variants.
+Single and in batches, with a newline (a guided step) every 30 tokens, about the rate
+of real thinking, and every third, the worst case. The variants generate side by side
+and take turns, so that a ratio compares neighbours in time. "without evaluations" is
+guidance with a predictor that costs nothing: what remains is recording, selection of
+candidates, weights, the host's wait and sampling. "plain again" shows what the
+machine's noise makes of two equal variants.
 """
 
 import functools
