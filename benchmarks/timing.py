@@ -7,6 +7,7 @@ round. Knows nothing of what is timed.
 import json
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,9 @@ def run_in_turns(
 ) -> Rounds:
     """Times variants that go on step by step, a few steps each in turn.
 
+    A turn ends when the device is done: what one has handed over is not to be waited
+    for by the next.
+
     Args:
         variants: By name; each call makes one step.
         rounds: How many rounds to time, after one to warm up.
@@ -66,14 +70,16 @@ def run_in_turns(
     """
     names = list(variants)
     seconds: Rounds = {name: [0.0] * (rounds + 1) for name in names}
+    order = random.Random(0)  # none gains by its place or by its neighbours
     turns = [(r, t) for r in range(rounds + 1) for t in range(steps // turn)]
     with click.progressbar(turns, label="Timing", file=sys.stderr) as bar:
         for round_, t in bar:
-            for i in range(len(names)):
-                name = names[(round_ + t + i) % len(names)]
+            order.shuffle(names)
+            for name in names:
                 start = time.perf_counter()
                 for _ in range(turn):
                     variants[name]()
+                mx.synchronize()
                 seconds[name][round_] += time.perf_counter() - start
     return {name: each[1:] for name, each in seconds.items()}
 
