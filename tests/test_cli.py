@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -327,10 +328,16 @@ def test_a_terminal_shows_the_meter(converted):
     assert process.returncode == 0
 
 
-def test_an_interrupt_ends_with_statistics_and_no_traceback(converted):
-    # A block that never closes, so that there is time to interrupt it.
+def test_an_interrupt_ends_with_statistics_and_no_traceback(converted, tmp_path):
+    # A reply that neither ends nor closes its thinking leaves time to interrupt it.
+    endless = tmp_path / "endless"
+    shutil.copytree(converted, endless)
+    (endless / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((endless / "config.json").read_text())
+    config["eos_token_id"] = config["vocab_size"] - 1
+    (endless / "config.json").write_text(json.dumps(config))
     process, fd = in_terminal(
-        converted, "--thinking-budget", "90000", "--thinking-end-token", "@@@@"
+        endless, "--thinking-budget", "90000", "--thinking-end-token", "@@@@"
     )
     seen = read_terminal(fd, b" of 90000 tokens [")
     process.send_signal(signal.SIGINT)
