@@ -332,10 +332,11 @@ def test_an_interrupt_ends_with_statistics_and_no_traceback(converted, tmp_path)
     # A reply that neither ends nor closes its thinking leaves time to interrupt it.
     endless = tmp_path / "endless"
     shutil.copytree(converted, endless)
-    (endless / "generation_config.json").unlink(missing_ok=True)
-    config = json.loads((endless / "config.json").read_text())
-    config["eos_token_id"] = config["vocab_size"] - 1
-    (endless / "config.json").write_text(json.dumps(config))
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        config = json.loads((endless / name).read_text())
+        changes = {"eos_token": "<|endoftext|>", "eos_token_id": 0}
+        config.update({k: v for k, v in changes.items() if k in config})
+        (endless / name).write_text(json.dumps(config))
     process, fd = in_terminal(
         endless, "--thinking-budget", "90000", "--thinking-end-token", "@@@@"
     )
