@@ -312,7 +312,11 @@ def in_terminal(converted, *args) -> tuple[subprocess.Popen, int]:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "mlx_budget", "generate", "--model", converted]
     process = subprocess.Popen(
-        [*map(str, command), "-p", QUESTION, *args], stdout=theirs, stderr=theirs
+        [*map(str, command), "-p", QUESTION, *args],
+        stdout=theirs,
+        stderr=theirs,
+        # A shell's background jobs, and what they start, ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(theirs)
     return process, ours
