@@ -71,9 +71,9 @@ def run_in_turns(
     names = list(variants)
     seconds: Rounds = {name: [0.0] * (rounds + 1) for name in names}
     order = random.Random(0)  # none gains by its place or by its neighbours
-    turns = [(r, t) for r in range(rounds + 1) for t in range(steps // turn)]
+    turns = [r for r in range(rounds + 1) for _ in range(steps // turn)]
     with click.progressbar(turns, label="Timing", file=sys.stderr) as bar:
-        for round_, t in bar:
+        for round_ in bar:
             order.shuffle(names)
             for name in names:
                 start = time.perf_counter()
