@@ -139,7 +139,7 @@ class NewlineEvery:
         self._first = prompt_tokens - offset
         newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
         ids = np.arange(vocab_size)
-        texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+        texts = [tokenizer.decode([i]) for i in range(len(tokenizer.get_vocab()))]
         banned = {i for i, t in enumerate(texts) if "\n" in t or "<" in t or "/" in t}
         banned = list(banned | set(tokenizer.eos_token_ids))
         self._between = mx.array(np.where(np.isin(ids, banned), -np.inf, 0))
