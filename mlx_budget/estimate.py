@@ -33,7 +33,7 @@ class ThinkingEstimate:
         concentration: Of the Gamma distribution of log(L + 1).
         rate: Of the Gamma distribution of log(L + 1).
         token: The first thinking token that the prediction is for: the model's own
-            choice at temperature 0.
+            choice at temperature 0, among the tokens that the predictor knows.
         trusted: Whether the prediction passes the predictor's guidance thresholds.
     """
 
@@ -90,7 +90,9 @@ def estimate(
         seen["states"] = recorder.states([recorder.next_row(1)])
         _, positions, width = seen["states"].shape
         predictor.check_sizes(width, positions - 1, logprobs.shape[-1])
-        seen["token"] = mx.argmax(logprobs, axis=-1)
+        rows = predictor.config.known_tokens or logprobs.shape[-1]
+        known = predictor.over_vocabulary(mx.zeros((1, rows)), -mx.inf)
+        seen["token"] = mx.argmax(logprobs + known, axis=-1)
         return seen["token"]
 
     recorder = HiddenStateRecorder.acquire(model)

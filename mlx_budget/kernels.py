@@ -141,7 +141,7 @@ if (index < sizes[0]) {
   const float rate = budget_softplus(float(rate_output[index]));
   float log_p = -BUDGET_INFINITY;
   if (rate >= settings[0] && concentration > settings[1]
-      && (concentration - 1.0f) / rate >= settings[2]) {
+      && BUDGET_MAX(concentration - 1.0f, 0.0f) / rate >= settings[2]) {
     const float x = log_remaining[index / sizes[1]];
     const float found = budget_log_regularized_gamma(concentration, rate * x);
     if (found > settings[3]) log_p = found;

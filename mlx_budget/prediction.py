@@ -52,10 +52,10 @@ class SharedPrediction:
     def head_outputs(
         self, row: int, tokens: mx.array | None
     ) -> tuple[mx.array, mx.array]:
-        """`Predictor.head_outputs` of one row, shape (1, K) or (1, V) each.
+        """`Predictor.head_outputs` of one row, shape (1, K) or (1, R) each.
 
-        The whole vocabulary is evaluated for all rows at once, the first time that one
-        of them needs it.
+        All rows of the heads are evaluated for the whole batch at once, the first time
+        that one of it needs them.
         """
         i = self._rows.index(row)
         if tokens is not None:

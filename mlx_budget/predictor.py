@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from . import checkpoint
@@ -47,6 +48,8 @@ class PredictorConfig:
         heads: Number of attention heads; divides ``width``.
         intermediate: Width of the encoder's feed-forward layers.
         layer_norm_eps: Epsilon of the encoder's LayerNorms.
+        known_tokens: K, the number of tokens that it knows, one row of the heads for
+            each, and the only ones that guidance may favour; None if it knows all.
         thresholds: Which of its predictions guidance trusts.
         quantization: ``{"group_size", "bits"}``, or None.
         format_version: Version of the file format.
@@ -61,6 +64,7 @@ class PredictorConfig:
     heads: int = SIZES["base"]["heads"]
     intermediate: int = SIZES["base"]["intermediate"]
     layer_norm_eps: float = 1e-12
+    known_tokens: int | None = None
     thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
     quantization: dict[str, int] | None = None
     format_version: int = FORMAT_VERSION
@@ -75,12 +79,17 @@ class PredictorConfig:
             "heads",
             "intermediate",
         )
-        for name in sizes:
+        for name in sizes if self.known_tokens is None else (*sizes, "known_tokens"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f"{name} of a predictor must be an integer >= 1, not {value!r}."
                 )
+        if (self.known_tokens or 0) > self.vocab_size:
+            raise ValueError(
+                f"A predictor cannot know {self.known_tokens:,} tokens of a vocabulary "
+                f"of {self.vocab_size:,}."
+            )
         if not isinstance(self.base_model, str):
             raise ValueError(f"base_model must be a text, not {self.base_model!r}.")
         eps = self.layer_norm_eps
@@ -124,7 +133,9 @@ class Predictor(nn.Module):
 
     Architecture of the reference checkpoints of Budget Guidance (arXiv 2506.13752): a
     linear map from D to P, a post-LayerNorm BERT encoder without position embeddings
-    and mask, read at a learned first vector, and two bias-free linear heads.
+    and mask, read at a learned first vector, and two bias-free linear heads. Of a
+    predictor that does not know the whole vocabulary the heads have a row for each
+    token in ``tokens``, shape (K,), and R below is K; else it is V.
     """
 
     def __init__(self, config: PredictorConfig):
@@ -138,8 +149,12 @@ class Predictor(nn.Module):
             )
             for _ in range(config.layers)
         ]
-        self.concentration_head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self.rate_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        rows = config.known_tokens or config.vocab_size
+        self.concentration_head = nn.Linear(config.width, rows, bias=False)
+        self.rate_head = nn.Linear(config.width, rows, bias=False)
+        if config.known_tokens:
+            self.tokens = mx.arange(rows, dtype=mx.int32)
+            self.freeze(recurse=False, keys="tokens")
 
     def encode(self, hidden_states: mx.array) -> mx.array:
         """Encodes the hidden states of one position of each row.
@@ -165,17 +180,35 @@ class Predictor(nn.Module):
 
         Args:
             encoding (mx.array): From `encode`, shape (B, P).
-            tokens (mx.array, optional): The candidates of each row, shape (B, K); only
-                their rows of the heads are read. By default the whole vocabulary.
+            tokens (mx.array, optional): Rows of the heads to evaluate for each row of
+                the batch, shape (B, K); by default all R. Where the predictor knows
+                the whole vocabulary these are token ids.
 
         Returns:
             tuple[mx.array, mx.array]: Of the concentration head and of the rate head,
-            shape (B, K) or (B, V) each.
+            shape (B, K) or (B, R) each.
         """
         heads = self.concentration_head, self.rate_head
         if tokens is None:
             return heads[0](encoding), heads[1](encoding)
         return _rows(heads[0], encoding, tokens), _rows(heads[1], encoding, tokens)
+
+    def over_vocabulary(self, values: mx.array, unknown: float) -> mx.array:
+        """Puts values of the heads' rows in the places of their tokens.
+
+        Args:
+            values (mx.array): Shape (B, R).
+            unknown (float): Value of the tokens that the predictor does not know.
+
+        Returns:
+            mx.array: Shape (B, V).
+        """
+        if not self.config.known_tokens:
+            return values
+        shape = len(values), self.config.vocab_size
+        places = mx.broadcast_to(self.tokens, values.shape)
+        filled = mx.full(shape, unknown, dtype=values.dtype)
+        return mx.put_along_axis(filled, places, values, axis=-1)
 
     def __call__(self, hidden_states: mx.array) -> tuple[mx.array, mx.array]:
         """Predicts the remaining thinking length for every candidate next token.
@@ -186,13 +219,13 @@ class Predictor(nn.Module):
         Returns:
             tuple[mx.array, mx.array]: Concentration and rate of the Gamma distribution
             of log(L + 1), float32, shape (B, V) each, where L counts the candidate, the
-            thinking tokens after it and the closing marker.
+            thinking tokens after it and the closing marker; 0 for unknown tokens.
         """
-        concentration, rate = self.head_outputs(self.encode(hidden_states))
-        return (
-            nn.softplus(concentration.astype(mx.float32)),
-            nn.softplus(rate.astype(mx.float32)),
+        concentration, rate = (
+            self.over_vocabulary(nn.softplus(o.astype(mx.float32)), 0.0)
+            for o in self.head_outputs(self.encode(hidden_states))
         )
+        return concentration, rate
 
     def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
         """Checks that a language model of these sizes is the one it was made for.
@@ -267,6 +300,8 @@ class Predictor(nn.Module):
         found = {k: t.shape for k, t in checkpoint.read_header(file).items()}
         check_tensors(found, _shapes(predictor), str(file))
         predictor.load_weights(list(mx.load(str(file)).items()))
+        if config.known_tokens:
+            _check_tokens(predictor, file)
         predictor.eval()
         mx.eval(predictor.parameters())
         return predictor
@@ -286,6 +321,16 @@ def _rows(head: nn.Module, encoding: mx.array, tokens: mx.array) -> mx.array:
         bits=head.bits,
     )
     return out[:, 0]
+
+
+def _check_tokens(predictor: Predictor, file: Path) -> None:
+    tokens = np.array(predictor.tokens)
+    in_order = tokens.dtype == np.int32 and np.all(np.diff(tokens) > 0)
+    if not in_order or tokens[0] < 0 or tokens[-1] >= predictor.config.vocab_size:
+        raise ValueError(
+            f"{file}: tokens must be different ids below "
+            f"{predictor.config.vocab_size:,}, in ascending order, as int32."
+        )
 
 
 def check_tensors(

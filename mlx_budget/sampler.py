@@ -118,7 +118,8 @@ class BudgetSampler:
     Attributes:
         forced_steps: Indices, from 0, of the tokens it put in to close thinking.
         guided_steps: Indices of the tokens that were chosen under guidance.
-        full_steps: Those of them for which the whole vocabulary was evaluated.
+        full_steps: Those of them for which the whole vocabulary, or all tokens that
+            the predictor knows, were evaluated.
         predictor: The predictor that guides it, if any.
     """
 
@@ -284,17 +285,22 @@ class BudgetSampler:
         remaining = max(1, self._budget - self._tracker.thinking_tokens)
         self.predictor.check_sizes(*recorder.sizes(), logprobs.shape[-1])
         prediction = predict(self, recorder, row)
+        config = self.predictor.config
 
         def log_weights(tokens: mx.array | None) -> mx.array:
             if tokens is None:
                 self.full_steps.append(self._step)
             outputs = prediction.head_outputs(row, tokens)
-            thresholds = self.predictor.config.thresholds
-            return kernels.log_weights(*outputs, remaining, thresholds)
+            weights = kernels.log_weights(*outputs, remaining, config.thresholds)
+            if tokens is None:
+                weights = self.predictor.over_vocabulary(weights, -mx.inf)
+            return weights
 
         self.guided_steps.append(self._step)
+        # The tokens that a predictor knows, if not all, are few, and bring no wait.
+        tolerance = 0.0 if config.known_tokens else self._tolerance
         guided = candidates.guided_logprobs(
-            logprobs, log_weights, self._temp, self._tolerance, candidates.CANDIDATES
+            logprobs, log_weights, self._temp, tolerance, candidates.CANDIDATES
         )
         return self._guided(guided)
 

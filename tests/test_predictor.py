@@ -153,6 +153,7 @@ def test_the_config_file_holds_every_setting(tmp_path: Path) -> None:
         "heads": 4,
         "intermediate": 64,
         "layer_norm_eps": 0.1,
+        "known_tokens": None,
         "thresholds": {"min_rate": 12, "min_concentration": 2, "min_mode": 0.5},
         "quantization": None,
         "format_version": FORMAT_VERSION,
