@@ -16,7 +16,7 @@ from .budget import DEFAULT_HARD_STOP, check_budget
 from .generate import default_max_tokens, make_tracker
 from .predictor import Predictor
 from .sampler import BudgetSampler, encode_prompt, make_budget_sampler
-from .thinking import ThinkingTracker
+from .thinking import ThinkingTracker, find_markers
 
 Prompt = str | list[int] | mx.array
 # What BatchGenerator takes for "no limit".
@@ -32,7 +32,8 @@ class BatchReply:
         text: The reply, its thinking and the closing marker included.
         tokens: Its token ids, without the one that ended it.
         prompt_tokens: Length of the prompt, in tokens.
-        finish_reason: "stop" if the model ended it, "length" at the limit on tokens.
+        finish_reason: "stop" if the model ended it, "length" at the limit on tokens,
+            "closed" if it was to end with its thinking.
         is_thinking: Whether it ended inside its thinking, so that there is no answer.
         thinking_tokens: Tokens of thinking, markers not counted.
         thinking_budget: The budget in tokens, or None.
@@ -117,6 +118,7 @@ def stream_batch_generate(
     prefill_step_size: int = 2048,
     max_kv_size: int | None = None,
     logits_processors: list | None = None,
+    stop_after_thinking: bool = False,
     stats: BatchStats | None = None,
     **sampling,
 ) -> Generator[BatchReply, None, None]:
@@ -136,6 +138,8 @@ def stream_batch_generate(
         prefill_step_size (int): Prompt tokens to process at a time.
         max_kv_size (int, optional): Most tokens that the KV cache of a reply keeps.
         logits_processors (list, optional): mlx-lm's, for every reply.
+        stop_after_thinking (bool): Whether to end each reply as soon as its thinking is
+            closed, without an answer.
         stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
             the caller does between two replies counts as time of generation.
         sampling: The other options of `make_budget_sampler`: ``temp``, ``top_p``,
@@ -180,8 +184,12 @@ def stream_batch_generate(
                 **sampling,
             )
             tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
+            if stop_after_thinking and tracker is None:
+                find_markers(tokenizer)  # says what is missing
             limit = _NO_LIMIT if limit == -1 else limit
-            yield _Request(index, ids, budget, limit, sampler, tracker)
+            yield _Request(
+                index, ids, budget, limit, sampler, tracker, stop_after_thinking
+            )
 
     generator = BatchGenerator(
         model,
@@ -213,6 +221,8 @@ def stream_batch_generate(
                     request = running[response.uid]
                     reply = request.take(response, tokenizer)
                     if reply is not None:
+                        if response.finish_reason is None:
+                            generator.remove([response.uid])
                         request.sampler.close()
                         del running[response.uid]
                         yield reply
@@ -233,6 +243,7 @@ class _Request:
     limit: int
     sampler: BudgetSampler
     tracker: ThinkingTracker | None
+    stop_after_thinking: bool
 
     def __post_init__(self):
         self.tokens: list[int] = []
@@ -244,9 +255,11 @@ class _Request:
                 forced = len(self.tokens) in self.sampler.forced_steps
                 self.tracker.update(response.token, forced=forced)
             self.tokens.append(response.token)
-        if response.finish_reason is None:
+        tracker, finish_reason = self.tracker, response.finish_reason
+        if finish_reason is None and self.stop_after_thinking and tracker.closed_by:
+            finish_reason = "closed"
+        if finish_reason is None:
             return None
-        tracker = self.tracker
         # The loop runs a step past the last token.
         guided = [s for s in self.sampler.guided_steps if s < len(self.tokens)]
         return BatchReply(
@@ -254,7 +267,7 @@ class _Request:
             text=_decode(tokenizer, self.tokens),
             tokens=self.tokens,
             prompt_tokens=len(self.ids),
-            finish_reason=response.finish_reason,
+            finish_reason=finish_reason,
             is_thinking=tracker is not None and tracker.thinking,
             thinking_tokens=tracker.thinking_tokens if tracker else 0,
             thinking_budget=self.budget,

@@ -314,3 +314,18 @@ def test_the_stream_fills_the_statistics_it_is_given(loaded, cases):
     options = {"thinking_budget": 5, "max_tokens": 4}
     replies = list(stream(loaded, prompts_of(cases, 2), stats=stats, **options))
     assert stats.generation_tokens == sum(len(r.tokens) for r in replies) == 8
+
+
+@pytest.mark.parametrize("batch_size", (1, 5))
+def test_replies_can_end_with_their_thinking(loaded, cases, batch_size):
+    options = {"thinking_budget": 20, "batch_size": batch_size, "max_tokens": 60}
+    whole = run(loaded, prompts_of(cases), **options).replies
+    ended = run(loaded, prompts_of(cases), **options, stop_after_thinking=True).replies
+    assert any(r.closed_by is not None and r.tokens[-1] != END for r in whole)
+    for all_of_it, part in zip(whole, ended, strict=True):
+        assert part.thinking_tokens == all_of_it.thinking_tokens
+        assert part.closed_by == all_of_it.closed_by
+        assert part.tokens == all_of_it.tokens[: len(part.tokens)]
+        if part.closed_by is not None:
+            assert part.tokens[-1] == END
+            assert part.finish_reason == "closed"
