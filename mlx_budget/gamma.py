@@ -16,6 +16,7 @@ import mlx.core as mx
 
 SHIFT = 8
 FLOAT32_MAX = 3.4e38
+FLOAT32_TINY = 1.1754944e-38
 SQRT_TWO_PI = 2.5066282746310002
 HALF_LOG_TWO_PI = 0.9189385332046727
 
@@ -68,18 +69,27 @@ TEMME_C2 = (
 def log_pdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
     """Log density, in nats, of Gamma(concentration, rate) at ``x``.
 
-    Differentiable in all arguments, for concentrations above 1e-20.
+    Differentiable in all arguments. Concentrations below the smallest normal float32,
+    1.2e-38, count as that, with gradient 0: what softplus gives may underflow.
 
     Args:
         x (mx.array): Where to evaluate, x > 0.
-        concentration (mx.array): Shape of the distribution, > 0.
+        concentration (mx.array): Shape of the distribution, >= 0.
         rate (mx.array): Inverse scale of the distribution, > 0.
 
     Returns:
         mx.array: float32, of the broadcast shape of the arguments.
     """
     x, a, rate = _float32(x, concentration, rate)
-    return mx.log(a) - mx.log(x) + _log_prefactor(a, rate * x)
+    a = mx.maximum(a, FLOAT32_TINY)
+    z = rate * x
+    # z / a overflows at small a, where nothing large cancels. Each branch sees only
+    # concentrations it is right for, so that gradients are, too.
+    is_small = a < 1
+    small, large = mx.where(is_small, a, 1), mx.where(is_small, 1, a)
+    direct = small * mx.log(z) - z - _log_gamma_1p_below_1(small)
+    log_prefactor = mx.where(is_small, direct, _log_prefactor(large, z))
+    return mx.log(a) - mx.log(x) + log_prefactor
 
 
 def log_cdf(x: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
@@ -170,15 +180,12 @@ def _stirling_error(a: mx.array) -> mx.array:
     large = mx.where(is_small, SHIFT, a)
     small = mx.where(is_small, a, SHIFT)
     shifted = small + SHIFT
-    product = small + 1
-    for j in range(2, SHIFT + 1):
-        product = product * (small + j)
     ratio = mx.log(shifted / small)
     carried = (
         _stirling_series(shifted)
         + (small + 0.5) * ratio
         + SHIFT * (mx.log(shifted) - 1)
-        - mx.log(product)
+        - mx.log(_rising_product(small))
     )
     return mx.where(is_small, carried, _stirling_series(large))
 
@@ -186,6 +193,26 @@ def _stirling_error(a: mx.array) -> mx.array:
 def _log_gamma_1p(a: mx.array) -> mx.array:
     """log Gamma(a + 1) for a > 0."""
     return (a + 0.5) * mx.log(a) - a + HALF_LOG_TWO_PI + _stirling_error(a)
+
+
+def _log_gamma_1p_below_1(a: mx.array) -> mx.array:
+    """As `_log_gamma_1p`, for 0 <= a <= 1, to 1e-5 absolute; its gradient, too."""
+    shifted = a + SHIFT
+    return (
+        (shifted + 0.5) * mx.log(shifted)
+        - shifted
+        + HALF_LOG_TWO_PI
+        + _stirling_series(shifted)
+        - mx.log(_rising_product(a))
+    )
+
+
+def _rising_product(a: mx.array) -> mx.array:
+    """(a + 1) (a + 2) ... (a + SHIFT), which is Gamma(a + SHIFT + 1) / Gamma(a + 1)."""
+    product = a + 1
+    for j in range(2, SHIFT + 1):
+        product = product * (a + j)
+    return product
 
 
 def _half_eta_squared(a: mx.array, z: mx.array) -> mx.array:

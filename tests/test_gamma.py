@@ -199,18 +199,50 @@ def test_gradient_of_log_pdf_is_right() -> None:
     assert np.all(error <= 1e-5 * np.maximum(1, np.abs(want)))
 
 
-def gradients_at_small_concentrations(smallest: float) -> np.ndarray:
-    a = mx.array(float32(np.geomspace(smallest, 1, 40)))
-    x, rate = mx.array(math.log(101)), mx.full(a.shape, 30.0)
-    gradients = mx.grad(
-        lambda a, rate: gamma.log_pdf(x, a, rate).sum(), argnums=(0, 1)
-    )(a, rate)
-    return np.array(mx.stack(gradients))
+def gradients(
+    x: float | np.ndarray, a: np.ndarray, rate: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of log_pdf, by concentration and by rate, in float64."""
+    x, a, rate = (float32(v) for v in np.broadcast_arrays(x, a, rate))
+    found = mx.grad(
+        lambda a, rate: gamma.log_pdf(mx.array(x), a, rate).sum(), argnums=(0, 1)
+    )(mx.array(a), mx.array(rate))
+    by_a, by_rate = (np.array(g).astype(np.float64) for g in found)
+    return by_a, by_rate
 
 
-def test_gradient_of_log_pdf_is_finite_at_small_concentrations() -> None:
-    # The smallest concentration of the golden checkpoint is 1.8e-20.
-    assert np.isfinite(gradients_at_small_concentrations(1e-20)).all()
+@pytest.mark.parametrize("rate", [1e-2, 1, 30, 500, 1e4])
+@pytest.mark.parametrize("length", [1, 100, 1_000_000])
+def test_gradient_of_log_pdf_is_finite(rate: float, length: int) -> None:
+    # The smallest concentration of the golden checkpoint is 1.8e-20; softplus gives 0
+    # far below 0.
+    a = float32([0, 1e-45, *np.geomspace(1e-38, 1e6, 200)])
+    x = math.log1p(length)
+    assert np.isfinite(call(gamma.log_pdf, float32(x), a, float32(rate))).all()
+    assert np.isfinite(gradients(x, a, rate)).all()
+
+
+def test_gradient_of_log_pdf_is_right_from_tiny_to_huge_concentrations() -> None:
+    around_1 = [1 - EPS / 2, 1, 1 + EPS]
+    a = float32([2e-38, 1e-30, 1e-20, 1e-8, 1e-3, 0.5, *around_1, 1.5, 30, 1e4, 1e6])
+    x = float32(np.log1p(BUDGETS))[:, None]
+    by_a, by_rate = gradients(x, a, 30)
+    a, x = np.float64(a), np.float64(x)
+    want = np.log(30 * x) - special.digamma(a)
+    assert by_a == pytest.approx(want, rel=1e-5, abs=1e-5 + 4 * EPS * 30 * x.max())
+    assert by_rate == pytest.approx(a / 30 - x, rel=1e-5, abs=1e-5)
+
+
+def test_log_pdf_and_its_gradient_do_not_jump_at_a_concentration_of_1() -> None:
+    a = float32(1 + np.arange(-40, 41) * EPS)
+    x, rate = float32([4.6, 0.2])
+    values = call(gamma.log_pdf, x, a, rate)
+    by_a, _ = gradients(x, a, rate)
+    x, a, rate = map(np.float64, (x, a, rate))
+    want = stats.gamma.logpdf(x, a, scale=1 / rate)
+    assert values == pytest.approx(want, rel=0, abs=1e-5)
+    want = np.log(rate * x) - special.digamma(a)
+    assert by_a == pytest.approx(want, rel=0, abs=1e-5)
 
 
 def test_mode_by_hand() -> None:
