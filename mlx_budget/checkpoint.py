@@ -246,24 +246,49 @@ def appearing_folder(path: Path) -> Iterator[Path]:
             "or remove it first."
         )
     missing = [parent for parent in path.parents if not parent.exists()]
+    hidden = f".{path.name}.", ".incomplete"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked_folder(path.parent, f".{path.name}.", ".incomplete") as partial:
-            yield partial
-            if os.path.lexists(path):
-                raise ValueError(f"Another program has made {path} in the meantime.")
-            partial.rename(path)
-    except OSError as e:
-        if e.errno not in _DISK_FULL:
-            raise
-        raise ValueError(
-            f"{path} could not be written ({e.strerror}): free some space, or choose "
-            "another disk with --mlx-path."
-        ) from None
+        with full_disk_in_one_line(path, "or choose another disk with --mlx-path"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked_folder(path.parent, *hidden) as partial:
+                yield partial
+                if os.path.lexists(path):
+                    raise ValueError(f"Another program has made {path} meanwhile.")
+                partial.rename(path)
     finally:
         for parent in missing:
             with suppress(OSError):  # it holds the folder, or what others have made
                 parent.rmdir()
+
+
+@contextmanager
+def full_disk_in_one_line(path: Path, advice: str) -> Iterator[None]:
+    """Turns the error of a full disk into a ValueError with ``advice``."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _DISK_FULL:
+            raise
+        raise ValueError(
+            f"{path} could not be written ({e.strerror}): free some space, {advice}."
+        ) from None
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keeps a folder for one program alone, until it ends.
+
+    Raises:
+        ValueError: If another program has it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(folder))
+        except BlockingIOError:
+            raise ValueError(f"Another program is at work in {folder}.") from None
+        except OSError:
+            pass  # not every file system has locks
+        yield
 
 
 @contextmanager

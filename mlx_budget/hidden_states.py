@@ -12,10 +12,12 @@ last lease on the recorder ends, the classes are put back and the model is as it
 import functools
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
 _RECORDER = "_budget_recorder"
 
@@ -59,14 +61,16 @@ class HiddenStateRecorder:
         inputs: The tokens of the last forward pass, shape (B, 1), or None.
         notes: What the requests want to keep until the next forward pass.
 
-    Forward passes over several tokens at once (prefill) are not recorded: keeping a
-    position of every layer would keep the whole chunk's activations alive.
+    Forward passes over several tokens at once (prefill) are not recorded, but for the
+    positions that `hidden_states_at` asks for: a position that is not copied out keeps
+    the whole chunk's activations alive.
     """
 
     def __init__(self, model: nn.Module):
         self._leases = 0
         self._rows = 0
         self._claimed = 0
+        self._positions: mx.array | None = None
         self._layer_inputs: list[mx.array | None] = []
         self._final: mx.array | None = None
         self._members: list[weakref.ref] = []
@@ -169,6 +173,28 @@ class HiddenStateRecorder:
         """
         return mx.concatenate(self._seen(), axis=1)[mx.array(rows)]
 
+    def run_chunk(
+        self, model: nn.Module, tokens: mx.array, cache: list, positions: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Runs the model over a chunk of one sequence and records some positions.
+
+        Args:
+            model (nn.Module): The model that it is attached to.
+            tokens (mx.array): The chunk, shape (S,).
+            cache (list): The model's cache, which holds what came before.
+            positions (mx.array): Places in the chunk, shape (n,), n >= 1.
+
+        Returns:
+            tuple[mx.array, mx.array]: The hidden states, shape (n, N + 1, D), and the
+            logits of the whole chunk, shape (S, V), which cost nothing until used.
+        """
+        self._positions = positions
+        try:
+            logits = model(tokens[None], cache=cache)
+            return mx.stack(self._seen(), axis=2)[0], logits[0]
+        finally:
+            self._positions, self._rows = None, 0
+
     def _seen(self) -> list[mx.array]:
         states = [*self._layer_inputs, self._final]
         for i, h in enumerate(states):
@@ -192,6 +218,9 @@ class HiddenStateRecorder:
         self._final = None
         self.notes = []
         inputs = _first_array(args, kwargs)
+        if self._positions is not None:
+            self._rows, self.inputs = len(inputs), None
+            return
         single = inputs is not None and inputs.shape[1:2] == (1,)
         self._rows = inputs.shape[0] if single else 0
         self.inputs = inputs if single else None
@@ -199,20 +228,67 @@ class HiddenStateRecorder:
     # These run for every layer of every step; what they keep is checked when used.
     def _record_layer(self, index: int, args: tuple, kwargs: dict) -> None:
         if self._rows:
-            self._layer_inputs[index] = _kept(_first_array(args, kwargs))
+            self._layer_inputs[index] = self._kept(_first_array(args, kwargs))
             self._final = None  # the final norm comes after the last layer
 
     def _record_norm(self, out) -> None:
         if self._rows:
-            self._final = _kept(out)
+            self._final = self._kept(out)
 
     def _record_backbone(self, out) -> None:
         # The model may be normed by a function, or have other norms besides.
         if self._rows and not self._is_state(self._final):
-            self._final = _kept(out)
+            self._final = self._kept(out)
+
+    def _kept(self, value) -> mx.array | None:
+        if not isinstance(value, mx.array):
+            return None
+        if self._positions is not None and value.ndim == 3:
+            return value[:, self._positions]
+        return mx.array(value)  # not a copy, but safe from a model's ``h += ...``
 
     def _is_state(self, h: mx.array | None) -> bool:
-        return h is not None and h.ndim == 3 and h.shape[:2] == (self._rows, 1)
+        positions = 1 if self._positions is None else self._positions.size
+        return h is not None and h.ndim == 3 and h.shape[:2] == (self._rows, positions)
+
+
+def hidden_states_at(
+    model: nn.Module, tokens: Sequence[int], positions: Sequence[int], step_size: int
+) -> Iterator[tuple[mx.array, mx.array]]:
+    """Hidden states at some positions of a sequence, computed chunk by chunk.
+
+    Memory is that of one chunk and of the KV cache.
+
+    Args:
+        model (nn.Module): An mlx-lm model.
+        tokens (sequence): The sequence's tokens.
+        positions (sequence): Where the states are wanted, in ascending order.
+        step_size (int): Tokens in a chunk.
+
+    Yields:
+        tuple[mx.array, mx.array]: For each chunk with such positions, their states,
+        evaluated, shape (n, N + 1, D), and the logits there, shape (n, V), not yet.
+
+    Raises:
+        ValueError: If the model's hidden states cannot be recorded.
+    """
+    tokens, positions = mx.array(tokens), np.array(positions)
+    cache = make_prompt_cache(model)
+    recorder = HiddenStateRecorder.acquire(model)
+    try:
+        for start in range(0, int(positions[-1]) + 1, step_size):
+            chunk = tokens[start : start + step_size]
+            inside = (positions >= start) & (positions < start + step_size)
+            if not inside.any():
+                model(chunk[None], cache=cache)
+                mx.eval([c.state for c in cache])
+                continue
+            here = mx.array(positions[inside] - start)
+            states, logits = recorder.run_chunk(model, chunk, cache, here)
+            mx.eval(states, [c.state for c in cache])
+            yield states, logits[here]
+    finally:
+        recorder.release()
 
 
 def _first_array(args: tuple, kwargs: dict) -> mx.array | None:
@@ -220,11 +296,6 @@ def _first_array(args: tuple, kwargs: dict) -> mx.array | None:
         return args[0]
     values = (*args, *kwargs.values())
     return next((v for v in values if isinstance(v, mx.array)), None)
-
-
-def _kept(value) -> mx.array | None:
-    # Not a copy, but safe from a model's ``h += ...``.
-    return mx.array(value) if isinstance(value, mx.array) else None
 
 
 def _recording_class(

@@ -51,6 +51,25 @@ _ALONE = (
 )
 
 
+_TRAINED = (
+    "A thinking-length predictor for {base}, trained on its own reasoning with "
+    "mlx-budget, for any build of that model."
+)
+_QUALITY = """
+## Training
+
+| | |
+|---|---|
+| records | {records:,}, of which {held_out_records:,} held out |
+| positions trained on | {training_positions:,} |
+| tokens that guidance may favour | {known_tokens:,} |
+| loss on held-out positions | {val_loss:.3f} nats |
+| loss of the best single Gamma distribution there | {marginal_loss:.3f} nats |
+
+`report.json` and `report.png` have more.
+"""
+
+
 def write_model_card(
     folder: Path,
     name: str,
@@ -67,19 +86,41 @@ def write_model_card(
         config (dict): The language model's config.
         predictor_only (bool): Whether the folder holds the predictor alone.
     """
-    base = predictor.base_model
-    options = f"--predictor {name}" if predictor_only else f"--model {name}"
+    what = _ALONE if predictor_only else _WHOLE
+    options = f"--model {name}"
     if predictor_only:
-        options = f"--model BASE_MODEL {options}"
-    text = _CARD.format(
+        options = f"--model BASE_MODEL --predictor {name}"
+    base_weights = "not in this folder" if predictor_only else _weights(config)
+    text = _render(name, what, options, predictor, base_weights)
+    checkpoint.write_text(folder / "README.md", text)
+
+
+def write_trained_card(folder: Path, predictor: PredictorConfig, report: dict) -> None:
+    """Writes README.md into the folder of a predictor of our own training.
+
+    Args:
+        folder (Path): The folder.
+        predictor (PredictorConfig): The predictor in it.
+        report (dict): What `report.json` in it holds.
+    """
+    options = f"--model {predictor.base_model} --predictor {folder.name}"
+    text = _render(folder.name, _TRAINED, options, predictor, "not in this folder")
+    checkpoint.write_text(folder / "README.md", text + _QUALITY.format(**report))
+
+
+def _render(
+    name: str, what: str, options: str, predictor: PredictorConfig, base_weights: str
+) -> str:
+    base = predictor.base_model
+    return _CARD.format(
         base_line=f"base_model: {base}\n" if "/" in base else "",
         title=name.split("/")[-1],
-        what=(_ALONE if predictor_only else _WHOLE).format(base=base),
+        what=what.format(base=base),
         command=(
             f"mlx-budget generate {options} \\\n"
             '    --thinking-budget 1000 --prompt "How many primes are below 100?"'
         ),
-        base_weights="not in this folder" if predictor_only else _weights(config),
+        base_weights=base_weights,
         predictor_weights=_weights({"quantization": predictor.quantization}),
         **{
             key: getattr(predictor, key)
@@ -93,7 +134,6 @@ def write_model_card(
             )
         },
     )
-    checkpoint.write_text(folder / "README.md", text)
 
 
 def _weights(config: dict) -> str:
