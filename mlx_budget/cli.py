@@ -4,14 +4,23 @@ Knows options and how results are shown; what the commands do is in their module
 which are imported when a command runs.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import click
 
-from . import __version__
+from . import __version__, cli_training
+from .cli_options import (
+    DATA_HELP,
+    MARKER_OPTIONS,
+    MODEL_OPTIONS,
+    PREFILL_OPTION,
+    PROMPT_OPTIONS,
+    SAMPLING_OPTIONS,
+    SEED_OPTION,
+    SHARE,
+)
 
 
 class OneLineErrors(click.Group):
@@ -51,74 +60,8 @@ def _describe(error: Exception) -> str:
     return str(error) or repr(error)
 
 
-def _add(*options):
-    """One decorator of many options, in the order in which help shall list them."""
-
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 def _predictor_option(value: str | None) -> str | bool | None:
     return False if value == "none" else value
-
-
-_MODEL_OPTIONS = _add(
-    click.option(
-        "--model",
-        required=True,
-        help="Folder or Hub name of the model: one made by `mlx-budget convert`, or "
-        "any mlx-lm model.",
-    ),
-    click.option(
-        "--predictor",
-        help="Folder or Hub name of the predictor, if it is not beside the model; "
-        "none for the hard stop alone.",
-    ),
-    click.option("--adapter-path", help="Folder of LoRA adapters for the model."),
-    click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
-    click.option(
-        "--trust-remote-code",
-        is_flag=True,
-        help="Let code that comes with the model run.",
-    ),
-)
-_MARKER_OPTIONS = _add(
-    click.option(
-        "--thinking-start-token",
-        "thinking_start",
-        help="Text that opens thinking, if not the tokenizer's own; empty if replies "
-        "begin by thinking.",
-    ),
-    click.option(
-        "--thinking-end-token",
-        "thinking_end",
-        help="Text that closes thinking, if not the tokenizer's own.",
-    ),
-)
-_PROMPT_OPTIONS = _add(
-    click.option("--system-prompt", help="System prompt for the chat template."),
-    click.option(
-        "--ignore-chat-template",
-        is_flag=True,
-        help="Use the prompt as it is, without the chat template.",
-    ),
-    click.option(
-        "--chat-template-config",
-        help="More arguments for the chat template, as a JSON object.",
-    ),
-)
-_SHARE = click.FloatRange(0, 1)
-_PREFILL_OPTION = click.option(
-    "--prefill-step-size",
-    type=click.IntRange(min=1),
-    default=2048,
-    show_default=True,
-    help="Prompt tokens to process at a time.",
-)
 
 
 @click.group(cls=OneLineErrors)
@@ -198,7 +141,7 @@ def convert(predictor_q_bits: str | None, **options):
 
 
 @cli.command()
-@_MODEL_OPTIONS
+@MODEL_OPTIONS
 @click.option("--prompt", "-p", required=True, help="The question; - reads stdin.")
 @click.option(
     "--thinking-budget",
@@ -225,7 +168,7 @@ def convert(predictor_q_bits: str | None, **options):
     "this much probability, and at temperature 0 never another token; 0 evaluates all "
     "[default: 0.001].",
 )
-@_MARKER_OPTIONS
+@MARKER_OPTIONS
 @click.option("--hide-thinking", is_flag=True, help="Show the answer only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
@@ -243,8 +186,7 @@ def convert(predictor_q_bits: str | None, **options):
     "thinking can take and 2,048 more; 8,192 if nothing bounds it].",
 )
 @click.option("--temp", type=float, default=0.0, show_default=True, help="Temperature.")
-@click.option("--top-p", type=_SHARE, default=1.0, show_default=True, help="Top-p.")
-@click.option("--min-p", type=_SHARE, default=0.0, show_default=True, help="Min-p.")
+@SAMPLING_OPTIONS
 @click.option(
     "--min-tokens-to-keep",
     type=click.IntRange(min=1),
@@ -252,22 +194,15 @@ def convert(predictor_q_bits: str | None, **options):
     show_default=True,
     help="Tokens that min-p leaves at least.",
 )
-@click.option(
-    "--top-k",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Top-k; 0 for all.",
-)
-@click.option("--xtc-probability", type=_SHARE, default=0.0, help="Chance of XTC.")
+@click.option("--xtc-probability", type=SHARE, default=0.0, help="Chance of XTC.")
 @click.option(
     "--xtc-threshold",
     type=click.FloatRange(0, 0.5),
     default=0.1,
     help="Threshold of XTC.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed.")
-@_PROMPT_OPTIONS
+@SEED_OPTION
+@PROMPT_OPTIONS
 @click.option("--prefill-response", help="How the reply shall begin.")
 @click.option(
     "--extra-eos-token", multiple=True, help="Another token that ends the reply."
@@ -292,7 +227,7 @@ def convert(predictor_q_bits: str | None, **options):
     show_default=True,
     help="Step from which the KV cache is quantised.",
 )
-@_PREFILL_OPTION
+@PREFILL_OPTION
 @click.option(
     "--prompt-cache-file",
     help="KV cache saved by `mlx_lm.cache_prompt`, to go on from.",
@@ -310,7 +245,6 @@ def generate(**options):
     from .commands import run_generate
 
     options["predictor"] = _predictor_option(options["predictor"])
-    options["chat_template_config"] = _json_object(options["chat_template_config"])
     if options.pop("no_hard_stop"):
         if options["hard_stop"] is not None:
             raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
@@ -322,34 +256,20 @@ def generate(**options):
 
 
 @cli.command()
-@_MODEL_OPTIONS
+@MODEL_OPTIONS
 @click.option("--prompt", "-p", help="The question; - reads stdin.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="File of prompts: JSON lines with prompt, question or messages, or text with "
-    "a prompt on each line.",
-)
-@_MARKER_OPTIONS
-@_PROMPT_OPTIONS
-@_PREFILL_OPTION
+@click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP)
+@MARKER_OPTIONS
+@PROMPT_OPTIONS
+@PREFILL_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def estimate(**options):
     """Predict how long the model will think about a prompt."""
     from .commands import run_estimate
 
     options["predictor"] = _predictor_option(options["predictor"])
-    options["chat_template_config"] = _json_object(options["chat_template_config"])
     run_estimate(**options)
 
 
-def _json_object(text: str | None) -> dict | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"--chat-template-config is not valid JSON: {e}.") from None
-    if not isinstance(value, dict):
-        raise ValueError("--chat-template-config must be a JSON object.")
-    return value
+cli.add_command(cli_training.traces)
+cli.add_command(cli_training.train)

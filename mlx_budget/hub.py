@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -93,6 +94,18 @@ def list_files(name: str, revision: str | None = None) -> list[str]:
         return HfApi().list_repo_files(name, revision=revision)
 
 
+def list_dataset_files(name: str) -> list[str]:
+    """Names of the files of a dataset on the Hub; errors as in `fetch`."""
+    with one_line_errors(name, what="file"):
+        return HfApi().list_repo_files(name, repo_type="dataset")
+
+
+def fetch_dataset_file(name: str, file: str) -> Path:
+    """The local copy of one file of a dataset on the Hub; errors as in `fetch`."""
+    with one_line_errors(f"{name}/{file}", what="file"):
+        return Path(hf_hub_download(name, file, repo_type="dataset"))
+
+
 def check_name(name: str) -> None:
     """Raises a ValueError if ``name`` cannot be the name of a repository."""
     with one_line_errors(name):
@@ -130,14 +143,22 @@ def quiet(library: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(name: str, revision: str | None = None) -> Iterator[None]:
-    """Turns the errors of the Hub's client into a ValueError of one line."""
+def one_line_errors(
+    name: str, revision: str | None = None, what: str = "folder"
+) -> Iterator[None]:
+    """Turns the errors of the Hub's client into a ValueError of one line.
+
+    Args:
+        name: What was asked for.
+        revision: Branch, tag or commit on the Hub.
+        what: What ``name`` would be if it were a local path.
+    """
     try:
         with quiet("huggingface_hub"):
             yield
     except HFValidationError:
         raise ValueError(
-            f"{name!r} is neither a local folder nor a Hub name (owner/name)."
+            f"{name!r} is neither a local {what} nor a Hub name (owner/name)."
         ) from None
     except LocalTokenNotFoundError:
         raise ValueError(
@@ -155,13 +176,17 @@ def one_line_errors(name: str, revision: str | None = None) -> Iterator[None]:
         ) from None
     except RepositoryNotFoundError:
         raise ValueError(
-            f"There is no folder {name} here and no such name on the Hub (or it is "
+            f"There is no {what} {name} here and no such name on the Hub (or it is "
             "private: log in with `hf auth login`)."
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise ValueError(
-            f"There is no folder {name} here, and the Hub cannot be reached to look it "
+            f"There is no {what} {name} here, and the Hub cannot be reached to look it "
             "up. Check the path or the network."
+        ) from None
+    except RemoteEntryNotFoundError:
+        raise ValueError(
+            f"There is no file {name} on the Hub. Check the path behind owner/name."
         ) from None
     except HfHubHTTPError as e:
         raise ValueError(

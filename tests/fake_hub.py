@@ -1,7 +1,8 @@
 """A small Hugging Face Hub on loopback, for tests that run the real client against it.
 
 It knows nothing about model formats, LFS or Xet storage, private repositories or git
-history: a repository is a set of named revisions, each a dict of paths and bytes.
+history: a repository is a set of named revisions, each a dict of paths and bytes. A
+dataset is a repository named "datasets/owner/name", as in its address on the Hub.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from urllib.parse import unquote, urlsplit
 
 Tree = dict[str, bytes]
 
-_REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
+_REPO = r"(?P<repo>(?:datasets/)?[^/]+(?:/[^/]+)?)"
 _VERB = r"(?P<verb>revision|tree|preupload|commit)"
-_API = re.compile(rf"/api/models/{_REPO}(?:/{_VERB}/(?P<revision>[^/]+))?")
+_KIND = r"(?:models/|(?=datasets/))"
+_API = re.compile(rf"/api/{_KIND}{_REPO}(?:/{_VERB}/(?P<revision>[^/]+))?")
 _FILE = re.compile(rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 

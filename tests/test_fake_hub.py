@@ -75,6 +75,17 @@ def test_a_revision_has_its_own_files(hub: FakeHub, tmp_path: Path) -> None:
     assert read_files(Path(folder)) == V1
 
 
+def test_a_dataset_has_an_address_of_its_own(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add("datasets/owner/name", write_files(tmp_path / "data", V1))
+    listing = "HfApi().list_repo_files('owner/name', repo_type='dataset')"
+    call = "hf_hub_download('owner/name', 'config.json', repo_type='dataset')"
+    assert run(hub, tmp_path, listing) == "['config.json']"
+    assert Path(run(hub, tmp_path, call)).read_bytes() == V1["config.json"]
+    assert hub.downloaded("datasets/owner/name") == {"config.json"}
+    assert hub.downloaded("owner/name") == set()
+    assert len(eval(run(hub, tmp_path, listing.replace("'dataset'", "None")))) == 3
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [

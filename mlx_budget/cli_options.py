@@ -1,0 +1,113 @@
+"""The options that several commands share, each in one place with its help.
+
+Knows options only; nothing of what commands do with them.
+"""
+
+import json
+
+import click
+
+
+def _add(*options):
+    """One decorator of many options, in the order in which help shall list them."""
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _json_object(context, parameter, text: str | None) -> dict | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"--chat-template-config is not valid JSON: {e}.") from None
+    if not isinstance(value, dict):
+        raise ValueError("--chat-template-config must be a JSON object.")
+    return value
+
+
+MODEL_OPTION = click.option(
+    "--model",
+    required=True,
+    help="Folder or Hub name of the model: one made by `mlx-budget convert`, or "
+    "any mlx-lm model.",
+)
+LOADING_OPTIONS = _add(
+    click.option("--adapter-path", help="Folder of LoRA adapters for the model."),
+    click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
+    click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="Let code that comes with the model run.",
+    ),
+)
+MODEL_OPTIONS = _add(
+    MODEL_OPTION,
+    click.option(
+        "--predictor",
+        help="Folder or Hub name of the predictor, if it is not beside the model; "
+        "none for the hard stop alone.",
+    ),
+    LOADING_OPTIONS,
+)
+MARKER_OPTIONS = _add(
+    click.option(
+        "--thinking-start-token",
+        "thinking_start",
+        help="Text that opens thinking, if not the tokenizer's own; empty if replies "
+        "begin by thinking.",
+    ),
+    click.option(
+        "--thinking-end-token",
+        "thinking_end",
+        help="Text that closes thinking, if not the tokenizer's own.",
+    ),
+)
+SYSTEM_PROMPT_OPTION = click.option(
+    "--system-prompt", help="System prompt for the chat template."
+)
+TEMPLATE_CONFIG_OPTION = click.option(
+    "--chat-template-config",
+    callback=_json_object,
+    help="More arguments for the chat template, as a JSON object.",
+)
+PROMPT_OPTIONS = _add(
+    SYSTEM_PROMPT_OPTION,
+    click.option(
+        "--ignore-chat-template",
+        is_flag=True,
+        help="Use the prompt as it is, without the chat template.",
+    ),
+    TEMPLATE_CONFIG_OPTION,
+)
+SHARE = click.FloatRange(0, 1)
+SAMPLING_OPTIONS = _add(
+    click.option("--top-p", type=SHARE, default=1.0, show_default=True, help="Top-p."),
+    click.option("--min-p", type=SHARE, default=0.0, show_default=True, help="Min-p."),
+    click.option(
+        "--top-k",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Top-k; 0 for all.",
+    ),
+)
+SEED_OPTION = click.option(
+    "--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed."
+)
+DATA_HELP = (
+    "File of prompts: JSON lines with prompt, question or messages, or text with a "
+    "prompt on each line."
+)
+PREFILL_OPTION = click.option(
+    "--prefill-step-size",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    help="Prompt tokens to process at a time.",
+)

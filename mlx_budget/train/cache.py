@@ -1,0 +1,212 @@
+"""Hidden states of the training positions, computed once and kept on disk.
+
+Two files grow record by record: `states.bin` with the states of each position, one
+after another, and `records.jsonl` with what is known of them. A line is written after
+its states, so that a run killed at any moment goes on behind the last whole record.
+Knows files and arrays; nothing of models or of training.
+
+N is the number of decoder layers, D the model width.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from .. import checkpoint
+
+_STATES, _RECORDS, _SETTINGS = "states.bin", "records.jsonl", "settings.json"
+
+
+@dataclass(frozen=True)
+class CachedRecord:
+    """What is known of the cached positions of one record.
+
+    Attributes:
+        name: Where the record came from.
+        is_validation: Whether it is held out.
+        tokens: The token that came next, at each position.
+        lengths: L of each position.
+        is_guided: Whether guidance acts at each position.
+        is_first: Whether each is the first of the thinking.
+        mass: At guided positions of held-out records, the model's probability of the
+            tokens that guidance may favour; else None.
+    """
+
+    name: str
+    is_validation: bool
+    tokens: list[int]
+    lengths: list[int]
+    is_guided: list[bool]
+    is_first: list[bool]
+    mass: list[float | None] = field(default_factory=list)
+
+
+class StateCache:
+    """The cache in one folder.
+
+    Attributes:
+        records: Of the records that are in it, in their order.
+        shape: ``(N + 1, D)``.
+
+    Args:
+        folder (Path): Made if it is not there.
+        shape (tuple): ``(N + 1, D)``.
+        dtype (str): "float16" or "bfloat16".
+        settings (dict): All that decides the contents, as JSON has it.
+
+    Raises:
+        ValueError: If the folder holds the states of other settings.
+    """
+
+    def __init__(
+        self, folder: Path, shape: tuple[int, int], dtype: str, settings: dict
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.shape = shape
+        self._dtype = getattr(mx, dtype)
+        self._row_bytes = 2 * shape[0] * shape[1]
+        settings = {**settings, "shape": list(shape), "dtype": dtype}
+        file = folder / _SETTINGS
+        if not file.exists():
+            checkpoint.write_text(file, json.dumps(settings, indent=2) + "\n")
+        for name, value in json.loads(file.read_text(encoding="utf-8")).items():
+            if settings.get(name) != value:
+                raise ValueError(
+                    f"{folder} holds hidden states of other settings ({name}): name "
+                    "another --cache-dir, or remove it."
+                )
+        self.records = self._read_records()
+        self._states = (folder / _STATES).open("ab")
+        self._lines = (folder / _RECORDS).open("ab")
+        self._map: np.memmap | None = None
+
+    def _read_records(self) -> list[CachedRecord]:
+        """The whole records; what a killed run left behind them is cut off."""
+        records, used_bytes, used_states = [], 0, 0
+        for name in (_STATES, _RECORDS):
+            (self._folder / name).touch()
+        available = (self._folder / _STATES).stat().st_size
+        with (self._folder / _RECORDS).open("rb") as f:
+            for line in f:
+                if not line.endswith(b"\n"):
+                    break
+                record = CachedRecord(**json.loads(line))
+                states = used_states + len(record.tokens) * self._row_bytes
+                if states > available:
+                    break
+                used_states, used_bytes = states, used_bytes + len(line)
+                records.append(record)
+        os.truncate(self._folder / _STATES, used_states)
+        os.truncate(self._folder / _RECORDS, used_bytes)
+        return records
+
+    def append(self, record: CachedRecord, states: mx.array) -> None:
+        """Adds a record.
+
+        Args:
+            record (CachedRecord): Of n positions.
+            states (mx.array): Their hidden states, shape (n, N + 1, D).
+
+        Raises:
+            ValueError: If a state is not finite in the cache's type.
+        """
+        states = states.astype(self._dtype)
+        if not mx.all(mx.isfinite(states)).item():
+            raise ValueError(
+                f"{record.name}: a hidden state does not fit into the cache's type: "
+                "try --cache-dtype bfloat16."
+            )
+        self._states.write(memoryview(mx.contiguous(states).view(mx.uint8)))
+        self._states.flush()
+        line = json.dumps(asdict(record), separators=(",", ":")) + "\n"
+        self._lines.write(line.encode())
+        self._lines.flush()
+        self.records.append(record)
+
+    def close(self) -> None:
+        """Sees to it that what was appended is on the disk."""
+        for file in (self._states, self._lines):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+
+    def read(self, rows: np.ndarray) -> mx.array:
+        """The hidden states of some positions.
+
+        Args:
+            rows (np.ndarray): Their places in the order in which they were appended.
+
+        Returns:
+            mx.array: Shape (len(rows), N + 1, D), of the cache's type.
+        """
+        if self._map is None:
+            file = self._folder / _STATES
+            self._map = np.memmap(file, np.uint16, "r").reshape(-1, *self.shape)
+        return mx.array(self._map[rows]).view(self._dtype)
+
+    def positions(self) -> "Positions":
+        """All positions, as arrays."""
+        records = self.records
+
+        def joined(name: str, dtype: type) -> np.ndarray:
+            parts = [getattr(r, name) for r in records]
+            return np.array([v for part in parts for v in part], dtype)
+
+        sizes = [len(r.tokens) for r in records]
+        return Positions(
+            record=np.repeat(np.arange(len(records)), sizes),
+            is_validation=np.repeat([r.is_validation for r in records], sizes),
+            tokens=joined("tokens", np.int32),
+            lengths=joined("lengths", np.int32),
+            is_guided=joined("is_guided", bool),
+            is_first=joined("is_first", bool),
+            mass=joined("mass", np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What is known of all positions of a cache; arrays of one length.
+
+    Attributes:
+        record: Place of each position's record.
+        is_validation, tokens, lengths, is_guided, is_first, mass: As in `CachedRecord`;
+            ``mass`` is NaN where it was not computed.
+    """
+
+    record: np.ndarray
+    is_validation: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+    is_guided: np.ndarray
+    is_first: np.ndarray
+    mass: np.ndarray
+
+
+def batches(
+    rows: np.ndarray, batch_size: int, seed: int, first: int = 0
+) -> Iterator[np.ndarray]:
+    """Batches of rows without end, each epoch in an order of its own.
+
+    A batch depends on its number alone, so that a run can go on where it was.
+
+    Args:
+        rows (np.ndarray): What to draw from.
+        batch_size (int): Rows of a batch; the rest of an epoch is a smaller one.
+        seed (int): Of the orders.
+        first (int): Number of the first batch wanted.
+    """
+    each = -(-len(rows) // batch_size)
+    number = first
+    while True:
+        epoch, place = divmod(number, each)
+        order = np.random.default_rng((seed, epoch)).permutation(rows)
+        for start in range(place * batch_size, len(rows), batch_size):
+            yield order[start : start + batch_size]
+            number += 1

@@ -1,0 +1,90 @@
+"""Checkpoints of a training run: everything that the next update depends on.
+
+Knows files and trees of arrays; nothing of what is trained.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .. import checkpoint
+
+_PREFIX, _SUFFIX = "checkpoint-", ".safetensors"
+_KEPT = 2
+
+
+def save(folder: Path, step: int, state: dict) -> None:
+    """Writes the state after an update, and removes all but the two newest.
+
+    Args:
+        folder (Path): Of the run's checkpoints.
+        step (int): Updates made.
+        state (dict): A tree of arrays.
+    """
+    write_tree(folder / f"{_PREFIX}{step:08d}{_SUFFIX}", state)
+    for file in _files(folder)[:-_KEPT]:
+        file.unlink()
+
+
+def load_newest(folder: Path) -> tuple[int, dict] | None:
+    """Step and state of the newest checkpoint that is whole, or None."""
+    for file in reversed(_files(folder)):
+        try:
+            checkpoint.read_header(file)
+        except ValueError:
+            continue  # a disk that lost power may have lost the end of a file
+        return int(file.stem.removeprefix(_PREFIX)), read_tree(file)
+    return None
+
+
+def write_tree(file: Path, tree: dict) -> None:
+    """Writes a tree of arrays, which appears whole or not at all."""
+    checkpoint.write(file, dict(tree_flatten(tree)))
+
+
+def read_tree(file: Path) -> dict:
+    """Reads what `write_tree` wrote."""
+    return tree_unflatten(list(mx.load(str(file)).items()))
+
+
+class LearningCurves:
+    """A JSONL file with a line for each thing measured during a run.
+
+    Args:
+        file (Path): Lines after ``step``, and one that is not whole, are dropped: the
+            run makes them again.
+        step (int): Updates made so far.
+    """
+
+    def __init__(self, file: Path, step: int):
+        self.rows = []
+        if file.exists():
+            for line in file.read_text(encoding="utf-8").split("\n"):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if row["step"] <= step:
+                    self.rows.append(row)
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        checkpoint.write_text(file, text)
+        self._file = file.open("a", encoding="utf-8")
+
+    def add(self, **row: float) -> None:
+        """Appends a line."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Sees to it that the lines are on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}"))

@@ -1,0 +1,371 @@
+"""`train`: from chat records to a predictor folder, in runs that can be stopped.
+
+Knows the order of the steps and what a stopped run needs to go on. All updates run on
+the cached hidden states; the language model is not needed for them.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+
+from .. import checkpoint
+from ..guidance import GuidanceThresholds
+from ..loading import load
+from ..model_card import write_trained_card
+from ..predictor import CONFIG_FILE, PredictorConfig
+from ..thinking import find_markers
+from . import checkpoints
+from .cache import StateCache, batches
+from .dataset import Dataset, Survey
+from .learner import Learner
+from .options import TrainOptions
+from .report import Predictions, make_report, write_report
+from .schedules import make_schedule
+
+CURVES_FILE = "curves.jsonl"
+# Share of the model's probability below which guidance has little to choose from.
+SMALL_MASS = 0.8
+
+_OPTIONS_FILE, _BEST_FILE = "options.json", "best.safetensors"
+# Options that may change when a run goes on, since its result does not depend on them.
+_FREE_OPTIONS = (
+    "resume",
+    "output",
+    "cache_dir",
+    "save_every",
+    "prefill_step_size",
+    "strict",
+    "trust_remote_code",
+)
+# Guidance may favour known tokens only; nothing else need keep a token out.
+_THRESHOLDS = GuidanceThresholds(min_rate=0.0, min_concentration=0.0, min_mode=0.0)
+_LARGEST_GRADIENT = 1.0
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells while it goes on.
+
+    Attributes:
+        stage: "reading" records, "encoding" records, or "training" steps.
+        done: How many of them.
+        total: Of how many; None while that is not known.
+        rate: Tokens/s of encoding, or positions/s of training.
+        loss: Of the last step, in nats.
+        val_loss: Of the last validation, in nats.
+    """
+
+    stage: str
+    done: int
+    total: int | None = None
+    rate: float = 0.0
+    loss: float | None = None
+    val_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run made.
+
+    Attributes:
+        report: What `report.json` in the output folder holds.
+        notes: Lines for the user: records that were skipped, warnings.
+    """
+
+    report: dict
+    notes: list[str]
+
+
+def train(
+    options: TrainOptions, progress: Callable[[Progress], None] = lambda _: None
+) -> TrainResult:
+    """Trains a thinking-length predictor on a model's own reasoning.
+
+    The output is a predictor folder, which `load` takes as ``predictor``.
+
+    Args:
+        options (TrainOptions): What to train on, and how.
+        progress (Callable): Called as the run goes on.
+
+    Raises:
+        ValueError: In one line, if the options, the model or the records cannot be
+            used, the output exists, the disk is full, or the loss is not finite.
+    """
+    with _output_folder(options):
+        model, tokenizer, _ = load(
+            options.model,
+            predictor=False,
+            adapter_path=options.adapter_path,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
+        find_markers(tokenizer, options.thinking_start, options.thinking_end)
+        dataset = Dataset(options, model, tokenizer)
+        survey = dataset.survey(lambda n: progress(Progress("reading", n)))
+        cache = dataset.fill_cache(
+            options.cache_dir or options.output / "training" / "states",
+            survey,
+            lambda n, rate: progress(Progress("encoding", n, survey.records, rate)),
+        )
+        vocab_size = model(mx.array([[0]])).shape[-1]
+        del model, dataset
+        mx.clear_cache()
+        run = _Run(options, survey, cache, vocab_size, progress)
+        try:
+            run.go()
+        finally:
+            cache.close()
+            run.curves.close()
+        return run.finish()
+
+
+class _Run:
+    """The updates of a run, from its newest checkpoint on."""
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        survey: Survey,
+        cache: StateCache,
+        vocab_size: int,
+        progress: Callable[[Progress], None],
+    ):
+        self._options = options
+        self._survey = survey
+        self._cache = cache
+        self._progress = progress
+        self._work = options.output / "training"
+        p = self._positions = cache.positions()
+        self._rows = np.searchsorted(survey.tokens, p.tokens)
+        # A held-out position may ask for a token that was never trained.
+        clipped = np.minimum(self._rows, len(survey.tokens) - 1)
+        is_known = survey.tokens[clipped] == p.tokens
+        self._train = np.flatnonzero(~p.is_validation)
+        self._validation = np.flatnonzero(p.is_validation & is_known)
+        self._unseen = int((p.is_validation & ~is_known).sum())
+        if not len(self._validation):
+            raise ValueError(
+                "No token of the held-out records comes next in the others: give more "
+                "records."
+            )
+        each = -(-len(self._train) // options.batch_size)
+        self._steps = options.steps or max(1, round(options.epochs * each))
+        mx.random.seed(options.seed)
+        layers, width = cache.shape
+        config = PredictorConfig(
+            base_model=options.model,
+            model_width=width,
+            model_layers=layers - 1,
+            vocab_size=vocab_size,
+            **options.predictor_sizes(),
+            known_tokens=len(survey.tokens),
+            thresholds=_THRESHOLDS,
+        )
+        self._learner = Learner(
+            config, survey.tokens, p.tokens[self._train], p.lengths[self._train]
+        )
+        warmup = options.warmup
+        warmup = min(100, self._steps // 10) if warmup is None else warmup
+        self._optimizer = optim.AdamW(
+            make_schedule(
+                options.schedule,
+                options.learning_rate,
+                self._steps,
+                warmup,
+                options.phi,
+            ),
+            weight_decay=options.weight_decay,
+        )
+        self._optimizer.init(self._learner.trainable_parameters())
+        self._step, self._best = 0, float("inf")
+        self._restore()
+        self.curves = checkpoints.LearningCurves(
+            options.output / CURVES_FILE, self._step
+        )
+
+    def _restore(self) -> None:
+        found = checkpoints.load_newest(self._work)
+        if found is None:
+            return
+        self._step, state = found
+        self._best = state["best"].item()
+        self._learner.update(state["learner"])
+        self._optimizer.state = state["optimizer"]
+
+    def _save(self) -> None:
+        state = {
+            "learner": self._learner.trainable_parameters(),
+            "optimizer": self._optimizer.state,
+            "best": mx.array(self._best),
+        }
+        checkpoints.save(self._work, self._step, state)
+
+    def go(self) -> None:
+        """Makes the updates that are left."""
+        o = self._options
+        loss_and_gradients = nn.value_and_grad(self._learner, self._loss)
+        if self._step == 0:
+            self._validate(None)
+        wanted = batches(self._train, o.batch_size, o.seed, self._step)
+        done, start, val_loss = 0, time.perf_counter(), self._best
+        for rows in wanted:
+            if self._step == self._steps:
+                break
+            loss, gradients = loss_and_gradients(rows)
+            gradients, _ = optim.clip_grad_norm(gradients, _LARGEST_GRADIENT)
+            self._check_finite(loss, rows)
+            self._optimizer.update(self._learner, gradients)
+            mx.eval(self._learner.trainable_parameters(), self._optimizer.state)
+            self._step += 1
+            done += len(rows)
+            if self._step % o.eval_every == 0 or self._step == self._steps:
+                val_loss = self._validate(loss.item())
+            else:
+                self.curves.add(step=self._step, loss=loss.item())
+            if self._step % o.save_every == 0 or self._step == self._steps:
+                self._save()
+            rate = done / (time.perf_counter() - start)
+            self._progress(
+                Progress(
+                    "training", self._step, self._steps, rate, loss.item(), val_loss
+                )
+            )
+
+    def _batch(self, rows: np.ndarray) -> tuple[mx.array, mx.array, mx.array]:
+        return (
+            self._cache.read(rows),
+            mx.array(self._rows[rows]),
+            mx.array(self._positions.lengths[rows]),
+        )
+
+    def _loss(self, rows: np.ndarray) -> mx.array:
+        return self._learner.losses(*self._batch(rows)).mean()
+
+    def _check_finite(self, loss: mx.array, rows: np.ndarray) -> None:
+        if np.isfinite(loss.item()):
+            return
+        each = np.array(self._learner.losses(*self._batch(rows)))
+        bad = rows[~np.isfinite(each)]
+        where = "several records together"
+        if len(bad):
+            where = self._cache.records[self._positions.record[bad[0]]].name
+        raise ValueError(
+            f"The loss at step {self._step + 1} is not a number, at {where}. The last "
+            "checkpoint is kept: leave that record out, or train with a lower "
+            "--learning-rate."
+        )
+
+    def _validate(self, loss: float | None) -> float:
+        """The loss on the held-out positions; keeps the best weights so far."""
+        rows = self._validation
+        parts = [
+            self._learner.losses(*self._batch(rows[i : i + _EVALUATION_BATCH]))
+            for i in range(0, len(rows), _EVALUATION_BATCH)
+        ]
+        val_loss = mx.concatenate(parts).mean().item()
+        known = {} if loss is None else {"loss": loss}
+        self.curves.add(step=self._step, **known, val_loss=val_loss)
+        if val_loss < self._best:
+            self._best = val_loss
+            checkpoints.write_tree(
+                self._work / _BEST_FILE, self._learner.trainable_parameters()
+            )
+        return val_loss
+
+    def finish(self) -> TrainResult:
+        """Writes the predictor folder: report first, the configuration last."""
+        o, s, p = self._options, self._survey, self._positions
+        if o.keep == "best":
+            self._learner.update(checkpoints.read_tree(self._work / _BEST_FILE))
+        report = make_report(self._predictions())
+        mass = p.mass[np.isfinite(p.mass)]
+        report = {
+            "records": s.records,
+            "held_out_records": s.held_out,
+            "skipped_records": s.skipped.total,
+            "training_positions": len(self._train),
+            "steps": self._steps,
+            "known_tokens": len(s.known),
+            "unseen_positions": self._unseen,
+            "mass_let_through": float(mass.mean()) if mass.size else None,
+            **report,
+        }
+        notes = s.skipped.summary()
+        if mass.size and mass.mean() < SMALL_MASS:
+            notes.append(
+                f"Guidance may favour only {mass.mean():.0%} of the model's own "
+                "probability where it acts: train on more records, or with a lower "
+                "--min-count."
+            )
+        curves = [{"step": 0, **row} for row in self.curves.rows]
+        note = write_report(report, o.output, curves)
+        notes += [note] if note else []
+        predictor = self._learner.export(np.searchsorted(s.tokens, s.known))
+        write_trained_card(o.output, predictor.config, report)
+        predictor.save(o.output)
+        return TrainResult(report, notes)
+
+    def _predictions(self) -> Predictions:
+        rows = self._validation
+        parts = []
+        for i in range(0, len(rows), _EVALUATION_BATCH):
+            states, tokens, _ = self._batch(rows[i : i + _EVALUATION_BATCH])
+            parts.append(mx.stack(self._learner.outputs(states, tokens)))
+            mx.eval(parts[-1])
+        concentration, rate = np.array(mx.concatenate(parts, axis=1))
+        p = self._positions
+        return Predictions(
+            concentration=concentration,
+            rate=rate,
+            lengths=p.lengths[rows],
+            is_first=p.is_first[rows],
+            train_lengths=p.lengths[self._train],
+        )
+
+
+@contextmanager
+def _output_folder(options: TrainOptions) -> Iterator[None]:
+    """The output folder, for one run alone, with the options that it began with."""
+    output, work = options.output, options.output / "training"
+    if (output / CONFIG_FILE).exists():
+        raise ValueError(
+            f"{output} holds a predictor already: choose another --output, or remove "
+            "it first."
+        )
+    has_run = (work / _OPTIONS_FILE).exists()
+    if options.resume and not has_run:
+        raise ValueError(f"{output} holds no run to go on with: leave out --resume.")
+    if not options.resume and output.exists() and any(output.iterdir()):
+        raise ValueError(
+            f"{output} is not empty: choose another --output"
+            + (", or go on with its run with --resume." if has_run else ".")
+        )
+    with checkpoint.full_disk_in_one_line(output, "then go on with --resume"):
+        work.mkdir(parents=True, exist_ok=True)
+        with checkpoint.in_use(work):
+            _check_options(work / _OPTIONS_FILE, options)
+            yield
+
+
+def _check_options(file: Path, options: TrainOptions) -> None:
+    ours = json.loads(json.dumps(asdict(options), default=str))
+    if not file.exists():
+        checkpoint.write_text(file, json.dumps(ours, indent=2) + "\n")
+        return
+    theirs = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in ours.items():
+        if name not in _FREE_OPTIONS and value != theirs.get(name):
+            raise ValueError(
+                f"The run in {options.output} was begun with {name} = "
+                f"{theirs.get(name)!r}, not {value!r}: go on with the same options, or "
+                "choose another --output."
+            )

@@ -1,0 +1,373 @@
+"""Chat records to token sequences with the thinking lengths to learn from them.
+
+Knows chat templates, markers and what a record may look like; nothing of models.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..prompts import encode_chat
+from ..thinking import ThinkingMarkers, ThinkingTracker, find_markers
+from .data_files import Row, read_rows
+from .options import TrainOptions
+from .targets import UnusableRecord, check_positions, choose_positions, find_thinking
+
+_COLUMNS = ("messages", "tokens", "raw_prompt", "finish_reason")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Record:
+    """One reply to train on.
+
+    Attributes:
+        name: Where it came from, such as "traces.jsonl, line 12", with " (concise)"
+            behind it if it was made of that one.
+        group: A text that is the same for all records of one prompt: the messages
+            before the reply as JSON.
+        tokens: Prompt and reply up to the last position, int32.
+        positions: Ascending indices of tokens to train on, int32, all >= 1: what
+            predicts ``tokens[i]`` is the hidden state at ``i - 1``.
+        lengths: L of each position, int32: the thinking tokens from it on, itself
+            counted and the closing marker counted as one.
+        start: Index of the first thinking token.
+    """
+
+    name: str
+    group: str
+    tokens: np.ndarray
+    positions: np.ndarray
+    lengths: np.ndarray
+    start: int
+
+
+@dataclass
+class SkippedRecords:
+    """The records that were not used, by reason.
+
+    Attributes:
+        counts: How many for each reason.
+        names: The first few of them.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, reason: str) -> None:
+        """Counts a record."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < _NAMES_SHOWN:
+            names.append(name)
+
+    @property
+    def total(self) -> int:
+        """How many records were skipped."""
+        return sum(self.counts.values())
+
+    def summary(self) -> list[str]:
+        """One line for each reason, the most frequent first."""
+        lines = []
+        for reason, count in sorted(self.counts.items(), key=lambda item: -item[1]):
+            names = "; ".join(self.names[reason])
+            more = "; ..." if count > len(self.names[reason]) else ""
+            records = "record" if count == 1 else "records"
+            lines.append(f"{count} {records} skipped, {reason}: {names}{more}")
+        return lines
+
+
+def read_records(
+    data: str | Path | Sequence[str | Path | dict],
+    tokenizer: TokenizerWrapper,
+    *,
+    positions: str | int = "newline",
+    max_length: int = TrainOptions.max_length,
+    augment: str | None = None,
+    thinking_start: str | None = None,
+    thinking_end: str | None = None,
+    system_prompt: str | None = None,
+    chat_template_config: dict | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    skipped: SkippedRecords,
+) -> Iterator[Record]:
+    """Reads chat records and makes training targets of their thinking.
+
+    A record is a JSON object with ``messages``, each with role and content as texts, of
+    which the last is the reply to learn from. Its thinking is in its content, between
+    the markers, or apart as ``reasoning_content``, ``reasoning`` or ``thinking``. The
+    record may have ``tokens``, the reply's token ids, which are used if they decode to
+    the content; and ``raw_prompt``, true if the prompt has no chat template.
+
+    Args:
+        data (str, Path or Sequence): Files or names, see `data_files.read_rows`.
+        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
+        positions (str or int): "newline", "all" or how many to draw of each record, see
+            `targets.choose_positions`.
+        max_length (int): Tokens of a record, the prompt included. Targets are those of
+            the whole reply; positions behind this are left out.
+        augment (str, optional): "concise" adds to each record one whose thinking is its
+            answer alone (paper, section on data augmentation).
+        thinking_start (str, optional): Opening marker, in place of the tokenizer's.
+        thinking_end (str, optional): Closing marker, in place of the tokenizer's.
+        system_prompt (str, optional): For records that have none.
+        chat_template_config (dict, optional): More arguments for the template.
+        limit (int, optional): Usable records to stop after, added ones not counted.
+        seed (int): Of the positions that are drawn.
+        strict (bool): Whether a bad record is an error. What is left out because of
+            ``max_length`` or has no answer to be concise with, is not.
+        skipped (SkippedRecords): Counts what was not used.
+
+    Returns:
+        Iterator[Record]: Read, and downloaded, as they are asked for.
+
+    Raises:
+        ValueError: In one line, if an option or the data cannot be used.
+    """
+    for name, value, least in (
+        ("max_length", max_length, 2),
+        ("limit", 1 if limit is None else limit, 1),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, not {value!r}.")
+    if augment not in (None, "concise"):
+        raise ValueError(f"augment must be None or concise, not {augment!r}.")
+    targets = _Targets(
+        tokenizer,
+        find_markers(tokenizer, thinking_start, thinking_end),
+        check_positions(positions),
+        max_length,
+        seed,
+        system_prompt,
+        chat_template_config,
+    )
+    rows = read_rows(data, _COLUMNS)
+    return _read(rows, targets, augment, limit, strict, skipped)
+
+
+def _read(
+    rows: Iterator[Row],
+    targets: "_Targets",
+    augment: str | None,
+    limit: int | None,
+    strict: bool,
+    skipped: SkippedRecords,
+) -> Iterator[Record]:
+    used = 0
+    for number, row in enumerate(rows):
+        try:
+            chat = _chat_of(row, targets.markers)
+            reply = targets.encode(chat)
+            record = targets.make(row.name, chat, reply, number)
+        except UnusableRecord as e:
+            if strict and e.is_bad:
+                raise ValueError(
+                    f"{row.name} cannot be trained on: {e}. Mend or remove it."
+                ) from None
+            skipped.add(row.name, str(e))
+            continue
+        yield record
+        if augment == "concise":
+            name = f"{row.name} (concise)"
+            try:
+                reply = targets.concise(chat, reply)
+                record = targets.make(name, chat, reply, number)
+            except UnusableRecord as e:
+                skipped.add(name, str(e))
+            else:
+                yield record
+        used += 1
+        if used == limit:
+            return
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """A record whose parts are of the right types."""
+
+    messages: list[dict]
+    content: str
+    tokens: list[int]
+    is_raw: bool
+    is_cut: bool
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """A prompt and the reply to it, which begins where the prompt ends."""
+
+    prompt: list[int]
+    opened: bool
+    text: str
+    tokens: list[int]
+
+
+def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
+    if not row.is_json:
+        raise UnusableRecord("not JSON")
+    value = row.value if isinstance(row.value, dict) else {}
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise UnusableRecord("no messages")
+    if not all(isinstance(m, dict) for m in messages):
+        raise UnusableRecord("messages without role and content as texts")
+    # Columns give a message all the keys that any message has.
+    messages = [{k: v for k, v in m.items() if v is not None} for m in messages]
+    *before, last = messages
+    if last.get("role") != "assistant":
+        raise UnusableRecord("last message not the assistant's")
+    reasoning = next(
+        (r for key in _REASONING if isinstance(r := last.get(key), str) and r), None
+    )
+    if reasoning:
+        last.setdefault("content", "")
+    texts = [m.get(key) for m in messages for key in ("role", "content")]
+    if not all(isinstance(text, str) for text in texts):
+        raise UnusableRecord("messages without role and content as texts")
+    if not before:
+        raise UnusableRecord("no prompt before the reply")
+    try:
+        _canonical(messages).encode()
+    except UnicodeEncodeError:  # JSON can name half a character
+        raise UnusableRecord("text that is not Unicode") from None
+    content = last["content"]
+    if reasoning:
+        content = markers.start + reasoning + markers.end + content
+    tokens = value.get("tokens")
+    is_usable = isinstance(tokens, list) and all(map(_is_id, tokens))
+    return _Chat(
+        messages=before,
+        content=content,
+        tokens=tokens if is_usable else [],
+        is_raw=bool(value.get("raw_prompt")),
+        is_cut=value.get("finish_reason") == "length",
+    )
+
+
+def _canonical(messages: list[dict]) -> str:
+    return json.dumps(messages, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What makes a `Record` of a chat."""
+
+    tokenizer: TokenizerWrapper
+    markers: ThinkingMarkers
+    positions: str | int
+    max_length: int
+    seed: int
+    system_prompt: str | None
+    chat_template_config: dict | None
+
+    def encode(self, chat: _Chat) -> _Reply:
+        """Prompt and reply as the model met them."""
+        prompt = self._encode_prompt(chat)
+        if not prompt:
+            raise UnusableRecord("no prompt before the reply")
+        opened = ThinkingTracker(self.tokenizer, self.markers, prompt).thinking
+        text = chat.content
+        if opened and self.markers.start:
+            prompt_text = self.tokenizer.decode(prompt)
+            text = _without_opening(text, self.markers.start, prompt_text)
+        tokens = chat.tokens
+        while tokens and tokens[-1] in self.tokenizer.eos_token_ids:
+            tokens = tokens[:-1]
+        if tokens and self._is_text_of(tokens, text):
+            return _Reply(prompt, opened, self.tokenizer.decode(tokens), tokens)
+        return _Reply(prompt, opened, text, self._encode_text(text))
+
+    def concise(self, chat: _Chat, reply: _Reply) -> _Reply:
+        """The reply with its answer in place of its thinking."""
+        if chat.is_cut:
+            raise UnusableRecord("answer cut off, so no concise copy")
+        text = _concise_text(reply, self.markers)
+        return replace(reply, text=text, tokens=self._encode_text(text))
+
+    def make(self, name: str, chat: _Chat, reply: _Reply, number: int) -> Record:
+        """The record of a reply, its positions drawn with a seed of its own."""
+        tracker = ThinkingTracker(self.tokenizer, self.markers, reply.prompt)
+        span = find_thinking(tracker, reply.tokens)
+        rng = np.random.default_rng((self.seed, number))
+        behind = len(reply.prompt)
+        positions = behind + choose_positions(span, self.positions, rng)
+        positions = positions[positions < self.max_length]
+        if not positions.size:
+            raise UnusableRecord("no position within --max-length", is_bad=False)
+        tokens = [*reply.prompt, *reply.tokens][: positions[-1] + 1]
+        return Record(
+            name=name,
+            group=_canonical(chat.messages),
+            tokens=np.array(tokens, np.int32),
+            positions=positions.astype(np.int32),
+            lengths=(behind + span.end - positions + 1).astype(np.int32),
+            start=behind + span.start,
+        )
+
+    def _encode_prompt(self, chat: _Chat) -> list[int]:
+        if chat.is_raw and len(chat.messages) > 1:
+            raise UnusableRecord("a raw prompt of several messages")
+        if not any(m["content"].strip() for m in chat.messages):
+            raise UnusableRecord("no prompt before the reply")
+        if chat.is_raw:
+            text = chat.messages[0]["content"]
+            return encode_chat(self.tokenizer, text, ignore_chat_template=True)
+        has_system = any(m["role"] == "system" for m in chat.messages)
+        try:
+            return encode_chat(
+                self.tokenizer,
+                chat.messages,
+                system_prompt=None if has_system else self.system_prompt,
+                chat_template_config=self.chat_template_config,
+            )
+        except ValueError as e:
+            reason = str(e.__cause__ or e).strip().partition("\n")[0].rstrip(". ")
+            raise UnusableRecord(f"chat template fails ({reason})") from None
+
+    def _encode_text(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _is_text_of(self, tokens: list[int], text: str) -> bool:
+        """Whether tokens are those of a text, special ones and outer space aside."""
+        texts = {
+            self.tokenizer.decode(tokens, skip_special_tokens=skip).strip()
+            for skip in (False, True)
+        }
+        return text.strip() in texts
+
+
+def _without_opening(content: str, start: str, prompt: str) -> str:
+    """The content without what the end of the prompt has of it already."""
+    body, start = content.lstrip(), start.lstrip()
+    if not body.startswith(start):
+        return content
+    body = body[len(start) :]
+    blank = body[: len(body) - len(body.lstrip())]
+    return body[len(os.path.commonprefix([blank, prompt.rpartition(start)[2]])) :]
+
+
+def _concise_text(reply: _Reply, markers: ThinkingMarkers) -> str:
+    head, rest = "", reply.text
+    if not reply.opened:
+        before, opening, rest = reply.text.partition(markers.start)
+        head = before + opening
+    thinking, closing, after = rest.partition(markers.end)
+    answer = after.strip()
+    if not answer:
+        raise UnusableRecord("no answer, so no concise copy")
+    lead, _, trail = re.fullmatch(r"(\s*)(.*?)(\s*)", thinking, re.DOTALL).groups()
+    return head + lead + answer + trail + closing + after
