@@ -27,6 +27,7 @@ PICKLES_ONLY = (
     "a checkpoint in safetensors."
 )
 
+_UNFINISHED = ".incomplete"
 _MAX_HEADER_BYTES = 100_000_000
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DTYPES = {
@@ -231,6 +232,12 @@ def write_shards(
     write_text(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n")
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes the files that programs were killed at, where none is at work now."""
+    for file in folder.glob(f".*{_UNFINISHED}"):
+        file.unlink()
+
+
 @contextmanager
 def appearing_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which appears at ``path`` only once the block has ended well.
@@ -246,7 +253,7 @@ def appearing_folder(path: Path) -> Iterator[Path]:
             "or remove it first."
         )
     missing = [parent for parent in path.parents if not parent.exists()]
-    hidden = f".{path.name}.", ".incomplete"
+    hidden = f".{path.name}.", _UNFINISHED
     try:
         with full_disk_in_one_line(path, "or choose another disk with --mlx-path"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -325,7 +332,7 @@ def _lock(folder: Path) -> Iterator[None]:
 @contextmanager
 def _appearing_whole(file: Path):
     with tempfile.NamedTemporaryFile(
-        dir=file.parent, prefix=f".{file.name}.", delete=False
+        dir=file.parent, prefix=f".{file.name}.", suffix=_UNFINISHED, delete=False
     ) as f:
         try:
             yield f

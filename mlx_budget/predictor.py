@@ -324,8 +324,10 @@ def _rows(head: nn.Module, encoding: mx.array, tokens: mx.array) -> mx.array:
 
 
 def _check_tokens(predictor: Predictor, file: Path) -> None:
-    tokens = np.array(predictor.tokens)
-    in_order = tokens.dtype == np.int32 and np.all(np.diff(tokens) > 0)
+    is_int32 = predictor.tokens.dtype == mx.int32
+    # NumPy cannot hold every type that may be in the file.
+    tokens = np.array(predictor.tokens.astype(mx.int32))
+    in_order = is_int32 and np.all(np.diff(tokens) > 0)
     if not in_order or tokens[0] < 0 or tokens[-1] >= predictor.config.vocab_size:
         raise ValueError(
             f"{file}: tokens must be different ids below "

@@ -132,6 +132,24 @@ def test_the_body_agrees_with_plain_mlx(compiled):
         assert (found == -np.inf).any() and (found > -1).any()
 
 
+def test_concentrations_below_1_count_where_no_threshold_keeps_them_out(compiled):
+    # Of predictors that know some tokens all thresholds are 0, and the mode of these is.
+    rng = np.random.default_rng(7)
+    a = np.exp(rng.uniform(np.log(0.01), 0, (4, 2000)))
+    rate = np.exp(rng.uniform(np.log(0.01), np.log(10), a.shape))
+    remaining = np.array([[1.0], [37], [2000], [1e6]], np.float32)
+    pair = inverse_softplus(a), inverse_softplus(rate)
+    found = cpp_log_weights(compiled, *pair, remaining, TRUST_ALL)
+    assert (found > -np.inf).all()
+    assert_same_log_weights(found, plain(*pair, remaining, TRUST_ALL))
+    want = scipy_weights(*pair, remaining)
+    assert np.abs(np.exp(found) - want).max() <= 1e-5
+    for thresholds in (GuidanceThresholds(0, 1, 0), GuidanceThresholds(0, 0, 0.1)):
+        found = cpp_log_weights(compiled, *pair, remaining, thresholds)
+        assert (found == -np.inf).all()
+        assert (plain(*pair, remaining, thresholds) == -np.inf).all()
+
+
 def test_the_log_cdf_stays_right_where_the_cdf_underflows(compiled):
     a = np.exp(np.random.default_rng(2).uniform(0, np.log(5000), 20_000))
     z = a * np.random.default_rng(3).uniform(1e-4, 1.5, a.shape)

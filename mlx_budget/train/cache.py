@@ -82,8 +82,6 @@ class StateCache:
                     "another --cache-dir, or remove it."
                 )
         self.records = self._read_records()
-        self._states = (folder / _STATES).open("ab")
-        self._lines = (folder / _RECORDS).open("ab")
         self._map: np.memmap | None = None
 
     def _read_records(self) -> list[CachedRecord]:
@@ -122,19 +120,15 @@ class StateCache:
                 f"{record.name}: a hidden state does not fit into the cache's type: "
                 "try --cache-dtype bfloat16."
             )
-        self._states.write(memoryview(mx.contiguous(states).view(mx.uint8)))
-        self._states.flush()
+        with (self._folder / _STATES).open("ab") as f:
+            f.write(memoryview(mx.contiguous(states).view(mx.uint8)))
+            f.flush()
+            os.fsync(f.fileno())  # should power fail, the line must not be alone
         line = json.dumps(asdict(record), separators=(",", ":")) + "\n"
-        self._lines.write(line.encode())
-        self._lines.flush()
+        with (self._folder / _RECORDS).open("ab") as f:
+            f.write(line.encode())
         self.records.append(record)
-
-    def close(self) -> None:
-        """Sees to it that what was appended is on the disk."""
-        for file in (self._states, self._lines):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        self._map = None
 
     def read(self, rows: np.ndarray) -> mx.array:
         """The hidden states of some positions.

@@ -4,7 +4,6 @@ Knows files and trees of arrays; nothing of what is trained.
 """
 
 import json
-import os
 from pathlib import Path
 
 import mlx.core as mx
@@ -56,12 +55,13 @@ class LearningCurves:
     Args:
         file (Path): Lines after ``step``, and one that is not whole, are dropped: the
             run makes them again.
-        step (int): Updates made so far.
+        step (int): Updates made so far; at 0 the run begins anew, without any lines.
     """
 
     def __init__(self, file: Path, step: int):
+        self._file = file
         self.rows = []
-        if file.exists():
+        if step and file.exists():
             for line in file.read_text(encoding="utf-8").split("\n"):
                 try:
                     row = json.loads(line)
@@ -71,19 +71,12 @@ class LearningCurves:
                     self.rows.append(row)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         checkpoint.write_text(file, text)
-        self._file = file.open("a", encoding="utf-8")
 
     def add(self, **row: float) -> None:
         """Appends a line."""
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Sees to it that the lines are on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
 
 
 def _files(folder: Path) -> list[Path]:

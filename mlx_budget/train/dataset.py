@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .. import checkpoint
 from ..hidden_states import hidden_states_at
 from .cache import CachedRecord, StateCache
 from .options import TrainOptions
@@ -48,7 +50,7 @@ class Survey:
         known: Those of them that guidance may favour: seen often enough where it acts,
             and the one that closes thinking.
         skipped: The records that cannot be used.
-        digest: Of the records' tokens and positions.
+        digest: Of all in the records that matters.
     """
 
     records: int
@@ -94,8 +96,9 @@ class Dataset:
         for record in self._records(skipped):
             held_out = is_held_out(record.group, o.seed, o.val_fraction)
             number[held_out] += 1
-            for part in (record.tokens, record.positions):
+            for part in (record.tokens, record.positions, record.lengths):
                 digest.update(part.tobytes())
+            digest.update(record.group.encode())
             if not held_out:
                 candidates = record.tokens[record.positions]
                 tokens.update(candidates.tolist())
@@ -131,11 +134,24 @@ class Dataset:
             progress (Callable): Called with the number of records in the cache, and
                 tokens/s.
         """
-        cache = self._open_cache(folder, survey)
+        folder.mkdir(parents=True, exist_ok=True)
+        with checkpoint.in_use(folder):
+            cache = self._open_cache(folder, survey)
+            self._complete(cache, survey, progress)
+        return cache
+
+    def _complete(
+        self,
+        cache: StateCache,
+        survey: Survey,
+        progress: Callable[[int, float], None],
+    ) -> None:
         known = mx.array(survey.known)
         done, tokens, start = len(cache.records), 0, time.perf_counter()
         progress(done, 0.0)
-        for i, record in enumerate(self._records(SkippedRecords())):
+        # No more than were surveyed, should the file have grown since.
+        records = islice(self._records(SkippedRecords()), survey.records)
+        for i, record in enumerate(records):
             if i < done:
                 continue
             cached, states = self._observe(record, known)
@@ -143,7 +159,6 @@ class Dataset:
             tokens += len(record.tokens)
             progress(i + 1, tokens / (time.perf_counter() - start))
             mx.clear_cache()
-        return cache
 
     def _records(self, skipped: SkippedRecords) -> Iterator[Record]:
         o = self._options

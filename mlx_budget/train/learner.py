@@ -9,6 +9,8 @@ Knows the predictor and its loss; nothing of data on disk or of the run.
 B is the batch, N decoder layers, D model width, P predictor width, K known tokens.
 """
 
+from dataclasses import replace
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -85,9 +87,7 @@ class Learner(nn.Module):
         Args:
             known (np.ndarray): Places among the K tokens, ascending.
         """
-        config = self.predictor.config
-        config = PredictorConfig(**{**vars(config), "known_tokens": len(known)})
-        predictor = Predictor(config)
+        predictor = Predictor(replace(self.predictor.config, known_tokens=len(known)))
         trained = self.predictor.parameters()
         heads = self.shared[:, None] + self.own[:, mx.array(known)]
         trained["concentration_head"], trained["rate_head"] = (

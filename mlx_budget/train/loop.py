@@ -117,14 +117,10 @@ def train(
             lambda n, rate: progress(Progress("encoding", n, survey.records, rate)),
         )
         vocab_size = model(mx.array([[0]])).shape[-1]
-        del model, dataset
+        del model, dataset  # the updates need nothing but the cache
         mx.clear_cache()
         run = _Run(options, survey, cache, vocab_size, progress)
-        try:
-            run.go()
-        finally:
-            cache.close()
-            run.curves.close()
+        run.go()
         return run.finish()
 
 
@@ -175,15 +171,13 @@ class _Run:
         )
         warmup = options.warmup
         warmup = min(100, self._steps // 10) if warmup is None else warmup
-        self._optimizer = optim.AdamW(
-            make_schedule(
-                options.schedule,
-                options.learning_rate,
-                self._steps,
-                warmup,
-                options.phi,
-            ),
-            weight_decay=options.weight_decay,
+        schedule = make_schedule(
+            options.schedule, options.learning_rate, self._steps, warmup, options.phi
+        )
+        own = optim.AdamW(schedule, weight_decay=options.weight_decay)
+        # Nothing but what a token has of its own is to be small.
+        self._optimizer = optim.MultiOptimizer(
+            [own, optim.Adam(schedule)], [lambda name, _: name == "own"]
         )
         self._optimizer.init(self._learner.trainable_parameters())
         self._step, self._best = 0, float("inf")
@@ -197,12 +191,21 @@ class _Run:
         if found is None:
             return
         self._step, state = found
+        if not mx.array_equal(state["records"], self._digest()):
+            raise ValueError(
+                f"{self._options.data} no longer holds the records that the run in "
+                f"{self._options.output} was begun with: choose another --output."
+            )
         self._best = state["best"].item()
         self._learner.update(state["learner"])
         self._optimizer.state = state["optimizer"]
 
+    def _digest(self) -> mx.array:
+        return mx.array(list(bytes.fromhex(self._survey.digest)), dtype=mx.uint8)
+
     def _save(self) -> None:
         state = {
+            "records": self._digest(),
             "learner": self._learner.trainable_parameters(),
             "optimizer": self._optimizer.state,
             "best": mx.array(self._best),
@@ -221,8 +224,9 @@ class _Run:
             if self._step == self._steps:
                 break
             loss, gradients = loss_and_gradients(rows)
-            gradients, _ = optim.clip_grad_norm(gradients, _LARGEST_GRADIENT)
-            self._check_finite(loss, rows)
+            gradients, norm = optim.clip_grad_norm(gradients, _LARGEST_GRADIENT)
+            if not np.isfinite([loss.item(), norm.item()]).all():
+                raise self._not_finite(self._step + 1, rows, self._losses(rows))
             self._optimizer.update(self._learner, gradients)
             mx.eval(self._learner.trainable_parameters(), self._optimizer.state)
             self._step += 1
@@ -250,28 +254,32 @@ class _Run:
     def _loss(self, rows: np.ndarray) -> mx.array:
         return self._learner.losses(*self._batch(rows)).mean()
 
-    def _check_finite(self, loss: mx.array, rows: np.ndarray) -> None:
-        if np.isfinite(loss.item()):
-            return
-        each = np.array(self._learner.losses(*self._batch(rows)))
-        bad = rows[~np.isfinite(each)]
+    def _losses(self, rows: np.ndarray) -> np.ndarray:
+        """The loss at each position; memory is that of a few at a time."""
+        parts = [
+            np.array(self._learner.losses(*self._batch(part)))
+            for part in _split(rows, _EVALUATION_BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _not_finite(
+        self, step: int, rows: np.ndarray, losses: np.ndarray
+    ) -> ValueError:
+        bad = rows[~np.isfinite(losses)]
         where = "several records together"
         if len(bad):
             where = self._cache.records[self._positions.record[bad[0]]].name
-        raise ValueError(
-            f"The loss at step {self._step + 1} is not a number, at {where}. The last "
-            "checkpoint is kept: leave that record out, or train with a lower "
-            "--learning-rate."
+        return ValueError(
+            f"The loss at step {step} is not a number, at {where}: train without that "
+            "record or with a lower --learning-rate, into another --output."
         )
 
     def _validate(self, loss: float | None) -> float:
         """The loss on the held-out positions; keeps the best weights so far."""
-        rows = self._validation
-        parts = [
-            self._learner.losses(*self._batch(rows[i : i + _EVALUATION_BATCH]))
-            for i in range(0, len(rows), _EVALUATION_BATCH)
-        ]
-        val_loss = mx.concatenate(parts).mean().item()
+        losses = self._losses(self._validation)
+        if not np.isfinite(losses).all():
+            raise self._not_finite(self._step, self._validation, losses)
+        val_loss = float(losses.mean())
         known = {} if loss is None else {"loss": loss}
         self.curves.add(step=self._step, **known, val_loss=val_loss)
         if val_loss < self._best:
@@ -306,8 +314,7 @@ class _Run:
                 "probability where it acts: train on more records, or with a lower "
                 "--min-count."
             )
-        curves = [{"step": 0, **row} for row in self.curves.rows]
-        note = write_report(report, o.output, curves)
+        note = write_report(report, o.output, self.curves.rows)
         notes += [note] if note else []
         predictor = self._learner.export(np.searchsorted(s.tokens, s.known))
         write_trained_card(o.output, predictor.config, report)
@@ -317,8 +324,8 @@ class _Run:
     def _predictions(self) -> Predictions:
         rows = self._validation
         parts = []
-        for i in range(0, len(rows), _EVALUATION_BATCH):
-            states, tokens, _ = self._batch(rows[i : i + _EVALUATION_BATCH])
+        for part in _split(rows, _EVALUATION_BATCH):
+            states, tokens, _ = self._batch(part)
             parts.append(mx.stack(self._learner.outputs(states, tokens)))
             mx.eval(parts[-1])
         concentration, rate = np.array(mx.concatenate(parts, axis=1))
@@ -332,6 +339,10 @@ class _Run:
         )
 
 
+def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
 @contextmanager
 def _output_folder(options: TrainOptions) -> Iterator[None]:
     """The output folder, for one run alone, with the options that it began with."""
@@ -341,7 +352,7 @@ def _output_folder(options: TrainOptions) -> Iterator[None]:
             f"{output} holds a predictor already: choose another --output, or remove "
             "it first."
         )
-    has_run = (work / _OPTIONS_FILE).exists()
+    has_run = work.is_dir()
     if options.resume and not has_run:
         raise ValueError(f"{output} holds no run to go on with: leave out --resume.")
     if not options.resume and output.exists() and any(output.iterdir()):
@@ -352,6 +363,8 @@ def _output_folder(options: TrainOptions) -> Iterator[None]:
     with checkpoint.full_disk_in_one_line(output, "then go on with --resume"):
         work.mkdir(parents=True, exist_ok=True)
         with checkpoint.in_use(work):
+            for folder in (output, work):
+                checkpoint.remove_unfinished(folder)
             _check_options(work / _OPTIONS_FILE, options)
             yield
 

@@ -3,11 +3,13 @@
 Knows the options and their limits; nothing of how a run uses them.
 """
 
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..predictor import SIZES
-from .schedules import SCHEDULES
+from .schedules import SCHEDULES, make_schedule
 
 CACHE_DTYPES = ("float16", "bfloat16")
 
@@ -97,6 +99,9 @@ class TrainOptions:
     resume: bool = False
 
     def __post_init__(self):
+        object.__setattr__(self, "output", Path(self.output))
+        if self.cache_dir is not None:
+            object.__setattr__(self, "cache_dir", Path(self.cache_dir))
         for name, known in (
             ("size", tuple(SIZES)),
             ("schedule", SCHEDULES),
@@ -111,12 +116,13 @@ class TrainOptions:
                 )
         counts = ["max_length", "min_count", "batch_size", "eval_every", "save_every"]
         counts += ["prefill_step_size"]
-        counts += [n for n in ("limit", "steps") if getattr(self, n) is not None]
+        optional = ("limit", "steps", "width", "layers", "heads", "intermediate")
+        counts += [name for name in optional if getattr(self, name) is not None]
         for name in counts:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, not {value!r}.")
-        if not self.epochs > 0:
+        if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0, not {self.epochs!r}.")
         if not 0 < self.val_fraction < 1:
             raise ValueError(
@@ -125,6 +131,15 @@ class TrainOptions:
             )
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must be >= 0, not {self.weight_decay!r}.")
+        sizes = self.predictor_sizes()
+        if sizes["width"] % sizes["heads"]:
+            raise ValueError(
+                f"heads must divide the predictor's width of {sizes['width']}, which "
+                f"{sizes['heads']} does not."
+            )
+        # Raises what is wrong with these before time goes into hidden states.
+        rest = self.steps or sys.maxsize, self.warmup or 0, self.phi
+        make_schedule(self.schedule, self.learning_rate, *rest)
 
     def predictor_sizes(self) -> dict[str, int]:
         """The sizes of the predictor's encoder, as `PredictorConfig` takes them."""
