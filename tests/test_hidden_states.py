@@ -1,6 +1,3 @@
-import importlib
-from collections.abc import Callable
-
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -14,113 +11,9 @@ from mlx_budget.hidden_states import (
     active_recorder,
     find_backbone,
 )
+from tiny_models import LLAMA, MODELS, D, N, V, build, classes, close, record, steps
 
-N, D, V = 3, 32, 50  # layers, model width, vocabulary
-LLAMA = dict(
-    hidden_size=D,
-    intermediate_size=64,
-    num_hidden_layers=N,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=V,
-    rms_norm_eps=1e-6,
-    rope_theta=1000.0,
-    head_dim=8,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-)
-MOE = dict(
-    num_experts=4,
-    num_experts_per_tok=2,
-    decoder_sparse_step=1,
-    mlp_only_layers=[],
-    moe_intermediate_size=16,
-    norm_topk_prob=True,
-)
-GPT2 = dict(
-    n_embd=D,
-    n_head=4,
-    n_layer=N,
-    n_ctx=64,
-    n_positions=64,
-    layer_norm_epsilon=1e-5,
-    vocab_size=V,
-)
-MAMBA = dict(
-    hidden_size=D,
-    intermediate_size=64,
-    state_size=4,
-    num_hidden_layers=N,
-    conv_kernel=3,
-    use_bias=False,
-    use_conv_bias=True,
-    time_step_rank=4,
-    vocab_size=V,
-    tie_word_embeddings=False,
-)
-NEOX = dict(LLAMA, layer_norm_eps=1e-5, rotary_emb_base=1000, rotary_pct=0.25)
-PHIXTRAL = dict(num_vocab=V, model_dim=D, num_heads=4, num_layers=N, rotary_dim=4)
-# A configuration, and what each model does with the output of its final norm.
-MODELS: dict[str, tuple[dict, Callable]] = {
-    "llama": (LLAMA, lambda m, h: m.lm_head(h)),
-    "qwen2": (LLAMA, lambda m, h: m.lm_head(h)),
-    "qwen3": (LLAMA, lambda m, h: m.lm_head(h)),
-    "qwen3_moe": (dict(LLAMA, **MOE), lambda m, h: m.lm_head(h)),
-    "phi3": (LLAMA, lambda m, h: m.lm_head(h)),
-    "gemma3_text": (dict(LLAMA, sliding_window_pattern=2), lambda m, h: m.lm_head(h)),
-    "gpt2": (GPT2, lambda m, h: m.model.wte.as_linear(h)),
-    "mamba": (MAMBA, lambda m, h: m.lm_head(h)),
-    "mistral3": (
-        dict(text_config=dict(LLAMA, model_type="llama")),
-        lambda m, h: m.language_model.lm_head(h),
-    ),
-    # The head is a part of the backbone, the final norm a part of the head.
-    "gpt_neox": (NEOX, lambda m, h: m.model.embed_out(h)),
-    "phixtral": (PHIXTRAL, lambda m, h: m.lm_head.linear(h)),
-}
 every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def build(name: str, config: dict | None = None) -> nn.Module:
-    mx.random.seed(0)
-    module = importlib.import_module(f"mlx_lm.models.{name}")
-    config = {"model_type": name, **(config or MODELS[name][0])}
-    model = module.Model(module.ModelArgs.from_dict(config))
-    # Weights of 1 in a norm would hide whether it was applied once or twice.
-    for path, weight in tree_flatten(model.parameters()):
-        if weight.ndim == 1:
-            noise = mx.random.uniform(0.5, 1.5, weight.shape)
-            model.load_weights([(path, weight + noise)], strict=False)
-    model.eval()
-    return model
-
-
-def steps(model: nn.Module, rows: list[list[int]]) -> mx.array:
-    """The logits of the last of some single-token steps, one list of tokens a row."""
-    cache = make_prompt_cache(model)
-    for tokens in zip(*rows, strict=True):
-        logits = model(mx.array(tokens)[:, None], cache=cache)
-    return logits
-
-
-def record(model: nn.Module, rows: list[list[int]]) -> tuple[mx.array, mx.array]:
-    """The logits and, stacked, the states of every row, of the last step."""
-    recorder = HiddenStateRecorder.acquire(model)
-    try:
-        logits = steps(model, rows)
-        states = [recorder.states([recorder.next_row(1)]) for _ in rows]
-        return logits, mx.concatenate(states)
-    finally:
-        recorder.release()
-
-
-def classes(model: nn.Module) -> list[type]:
-    return [type(module) for module in model.modules()]
-
-
-def close(a: mx.array, b: mx.array) -> bool:
-    """Equal up to float32 rounding in sums taken in another order."""
-    return a.shape == b.shape and bool(mx.allclose(a, b, rtol=1e-4, atol=1e-4))
 
 
 def test_states_are_those_of_a_loop_over_the_layers_by_hand():

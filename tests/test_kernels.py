@@ -133,7 +133,7 @@ def test_the_body_agrees_with_plain_mlx(compiled):
 
 
 def test_concentrations_below_1_count_where_no_threshold_keeps_them_out(compiled):
-    # Of predictors that know some tokens all thresholds are 0, and the mode of these is.
+    # A predictor that knows some tokens has thresholds of 0, as the mode is here.
     rng = np.random.default_rng(7)
     a = np.exp(rng.uniform(np.log(0.01), 0, (4, 2000)))
     rate = np.exp(rng.uniform(np.log(0.01), np.log(10), a.shape))
