@@ -7,6 +7,7 @@ part is kept in the output folder, so that a stopped run goes on.
 """
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def main(
             stop_after_thinking=True,
         )
         rows = []
-        with click.progressbar(replies, len(prompts), name, file=_STDERR) as bar:
+        with click.progressbar(replies, len(prompts), name, file=sys.stderr) as bar:
             for reply in bar:
                 rows.append({**vars(reply)})
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -135,8 +136,6 @@ def main(
                 table.append(row)
     timing.report("Thinking tokens by budget", table, output / "table.json")
 
-
-_STDERR = click.get_text_stream("stderr")
 
 if __name__ == "__main__":
     main()

@@ -3,6 +3,8 @@
 Knows progress bars and options; nothing of training.
 """
 
+import sys
+
 import click
 
 from .loop import Progress, train
@@ -64,7 +66,7 @@ class _Bars:
             self._bar = click.progressbar(
                 length=progress.total or 0,
                 label=_LABELS[progress.stage],
-                file=click.get_text_stream("stderr"),
+                file=sys.stderr,
                 show_eta=progress.total is not None,
                 show_percent=progress.total is not None,
                 show_pos=True,

@@ -1,0 +1,169 @@
+"""Trains the demo's language model from scratch, in runs that can be stopped.
+
+A small Qwen3 learns the replies to problems that are drawn anew for every batch, so
+that it sees each about once. Knows the world, the architecture and the optimizer.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.models.qwen3 import Model, ModelArgs
+from tokenizers import Tokenizer
+
+from .. import checkpoint
+from ..train import checkpoints
+from ..train.schedules import make_schedule
+from .chat import write_prompt, write_reply
+from .problems import make_problem
+from .reasoning import write_thinking
+
+SHAPE = {
+    "model_type": "qwen3",
+    "hidden_size": 160,
+    "num_hidden_layers": 4,
+    "intermediate_size": 480,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 2048,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+MAX_LENGTH = 448
+BATCH_SIZE = 16
+# Sequences are drawn for several batches at a time and sorted by length.
+_POOL = 8
+_STORIES = 0.5
+_WARMUP = 200
+_LARGEST_GRADIENT = 1.0
+
+
+class Pool:
+    """Training sequences, by number: the same whenever they are asked for.
+
+    Args:
+        tokenizer (Tokenizer): Of the demo.
+        seed (int): Of the problems and of the thinking about them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, seed: int):
+        self._tokenizer = tokenizer
+        self._seed = seed
+        self._number = -1
+        self._batches: list[list[tuple[list[int], int]]] = []
+
+    def batch(self, step: int) -> tuple[mx.array, mx.array]:
+        """Sequences and weights of a step.
+
+        Returns:
+            tuple[mx.array, mx.array]: Tokens, shape (B, S), and whether each is to be
+            predicted, shape (B, S): those of the reply are.
+        """
+        number, place = divmod(step, _POOL)
+        if number != self._number:
+            self._draw(number)
+        sequences = self._batches[place]
+        length = max(len(ids) for ids, _ in sequences)
+        length = -(-length // 32) * 32  # few shapes
+        tokens = np.zeros((len(sequences), length), np.int32)
+        wanted = np.zeros(tokens.shape, np.float32)
+        for row, (ids, prompt) in enumerate(sequences):
+            tokens[row, : len(ids)] = ids
+            wanted[row, prompt : len(ids)] = 1
+        return mx.array(tokens), mx.array(wanted)
+
+    def _draw(self, number: int) -> None:
+        rng = random.Random(f"{self._seed} {number}")
+        sequences = []
+        while len(sequences) < BATCH_SIZE * _POOL:
+            problem = make_problem(rng, False, rng.random() < _STORIES)
+            prompt = self._encode(write_prompt(problem.question))
+            reply = write_reply(write_thinking(rng, problem), problem)
+            ids = prompt + self._encode(reply)
+            if len(ids) <= MAX_LENGTH:
+                sequences.append((ids, len(prompt)))
+        sequences.sort(key=lambda s: len(s[0]))
+        self._batches = [
+            sequences[i : i + BATCH_SIZE] for i in range(0, len(sequences), BATCH_SIZE)
+        ]
+        rng.shuffle(self._batches)
+        self._number = number
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text).ids
+
+
+def pretrain(
+    folder: Path,
+    work: Path,
+    steps: int,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    save_every: int = 100,
+    progress: Callable[[int, float, float], None] = lambda *_: None,
+) -> None:
+    """Trains the model, from its newest checkpoint on, and writes its folder.
+
+    Args:
+        folder (Path): With the tokenizer; gets weights and configuration.
+        work (Path): For checkpoints.
+        steps (int): Updates in all.
+        learning_rate (float): Highest learning rate.
+        seed (int): Of initial weights and problems.
+        save_every (int): Updates between checkpoints.
+        progress (Callable): Called with updates made, loss in nats, and tokens/s.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = {**SHAPE, "vocab_size": tokenizer.get_vocab_size()}
+    mx.random.seed(seed)
+    model = Model(ModelArgs.from_dict(config))
+    schedule = make_schedule("rex", learning_rate, steps, _WARMUP)
+    optimizer = optim.AdamW(schedule, betas=[0.9, 0.95], weight_decay=0.1)
+    optimizer.init(model.trainable_parameters())
+    work.mkdir(parents=True, exist_ok=True)
+    step = 0
+    if (found := checkpoints.load_newest(work)) is not None:
+        step, state = found
+        model.update(state["model"])
+        optimizer.state = state["optimizer"]
+
+    def loss_of(tokens: mx.array, wanted: mx.array) -> mx.array:
+        logits = model(tokens[:, :-1])
+        losses = nn.losses.cross_entropy(logits, tokens[:, 1:])
+        wanted = wanted[:, 1:]
+        return (losses * wanted).sum() / wanted.sum()
+
+    loss_and_gradients = nn.value_and_grad(model, loss_of)
+    pool = Pool(tokenizer, seed)
+    while step < steps:
+        start = time.perf_counter()
+        tokens, wanted = pool.batch(step)
+        loss, gradients = loss_and_gradients(tokens, wanted)
+        gradients, _ = optim.clip_grad_norm(gradients, _LARGEST_GRADIENT)
+        optimizer.update(model, gradients)
+        mx.eval(model.parameters(), optimizer.state, loss)
+        step += 1
+        rate = tokens.size / (time.perf_counter() - start)
+        progress(step, loss.item(), rate)
+        if step % save_every == 0 or step == steps:
+            state = {"model": model.parameters(), "optimizer": optimizer.state}
+            checkpoints.save(work, step, state)
+    write_model(folder, model, config, tokenizer)
+
+
+def write_model(folder: Path, model: nn.Module, config: dict, tokenizer: Tokenizer):
+    """Writes weights and configuration, as mlx-lm reads them."""
+    config = {**config, "eos_token_id": tokenizer.token_to_id("<|im_end|>")}
+    weights = dict(tree_flatten(model.parameters()))
+    checkpoint.write(folder / "model.safetensors", weights)
+    text = json.dumps(config, indent=2) + "\n"
+    checkpoint.write_text(folder / "config.json", text)
