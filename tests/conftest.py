@@ -1,6 +1,8 @@
 """Fixtures that several test files share: the golden checkpoint and its numbers."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from conversions import REFERENCE, fixture_config, fixture_weights, write_folder
 from mlx_budget import Predictor, convert, load
+from mlx_budget.train import TrainOptions, train
+from trainings import STEPS, sum_chats, write_chats
 
 
 class Golden(NamedTuple):
@@ -74,3 +78,50 @@ def copy(tmp_path) -> Path:
 def out(tmp_path) -> Path:
     """Where the output shall appear: two folders that are not there yet."""
     return tmp_path / "new" / "out"
+
+
+@pytest.fixture(scope="session")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chat records of some sums; do not write into it."""
+    return write_chats(tmp_path_factory.mktemp("chats") / "chats.jsonl", sum_chats())
+
+
+@pytest.fixture(scope="session")
+def training(converted: Path, sums: Path) -> dict:
+    """Options of a short run on them, all but the output."""
+    return {
+        "model": str(converted),
+        "data": str(sums),
+        "size": "tiny",
+        "width": 32,
+        "layers": 1,
+        "intermediate": 64,
+        "steps": STEPS,
+        "val_fraction": 0.3,
+        "eval_every": 4,
+        "save_every": 4,
+    }
+
+
+@pytest.fixture
+def make_options(training: dict, tmp_path: Path) -> Callable[..., TrainOptions]:
+    """Options of a short run, changed as the arguments say."""
+
+    def make(**changes) -> TrainOptions:
+        return TrainOptions(**{**training, "output": tmp_path / "out", **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(training: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of such a run, which was never stopped; do not write into it."""
+    folder = tmp_path_factory.mktemp("trained") / "whole"
+    train(TrainOptions(**training, output=folder))
+    return folder
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their picture, which takes longer than the runs here."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx_lm.generate import BatchGenerator
 
-from mlx_budget import Predictor, estimate, kernels, make_budget_sampler
+from mlx_budget import Predictor, candidates, estimate, kernels, make_budget_sampler
 from mlx_budget.guidance import GuidanceThresholds, guided_logprobs
 from mlx_budget.predictor import CONFIG_FILE, WEIGHTS_FILE, PredictorConfig
 from tiny_predictor import TINY, hidden_states, make_tiny, tensors
@@ -182,7 +182,10 @@ def replies(model, tokenizer, predictor, cases, **options) -> list[tuple[list, l
 
 
 @pytest.mark.parametrize("temp", [0, 1.0])
-def test_none_but_known_tokens_are_chosen_under_guidance(loaded, cases, temp) -> None:
+def test_none_but_known_tokens_are_chosen_under_guidance(
+    loaded, cases, monkeypatch, temp
+) -> None:
+    monkeypatch.setattr(candidates, "CANDIDATES", 16)
     model, tokenizer, whole = loaded
     known = some_known(cases)
     mx.random.seed(0)

@@ -1,104 +1,33 @@
-"""Training from chat records to a predictor folder, and runs that are stopped."""
+"""Training from chat records to a predictor folder that guides its model."""
 
-import errno
 import json
-import math
-import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
-from mlx_budget import Predictor, load, stream_generate
+from chats import read
+from mlx_budget import load, stream_generate
 from mlx_budget.prompts import encode_chat
-from mlx_budget.train import Progress, TrainOptions, train
+from mlx_budget.train import TrainOptions, train
 from mlx_budget.train.dataset import is_held_out
-from mlx_budget.train.learner import Learner
+from mlx_budget.train.report import NO_PICTURE
+from trainings import COUNT, STEPS, curves, sum_chats, weights, write_chats
 
-STEPS = 12
-
-
-def write_chats(file: Path, count: int = 40) -> Path:
-    """Sums in so many lines of thinking as the first number says."""
-    lines = []
-    for i in range(count):
-        a, b = 1 + i % 5, 2 + i
-        thinking = "".join(f"{a} + {b} = {a + b}.\n" for _ in range(a))
-        reply = f"<think>\n{thinking}</think>\nThe answer is {a + b}."
-        messages = [
-            {"role": "user", "content": f"What is {a} + {b}?"},
-            {"role": "assistant", "content": reply},
-        ]
-        lines.append(json.dumps({"messages": messages}) + "\n")
-    file.write_text("".join(lines), encoding="utf-8")
-    return file
+END = 424
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_chats(tmp_path_factory.mktemp("chats") / "chats.jsonl")
+pytestmark = pytest.mark.usefixtures("no_picture")
 
 
-@pytest.fixture(scope="module")
-def base(converted, data) -> dict:
-    return {
-        "model": str(converted),
-        "data": str(data),
-        "size": "tiny",
-        "steps": STEPS,
-        "val_fraction": 0.3,
-        "eval_every": 4,
-        "save_every": 4,
-    }
-
-
-@pytest.fixture
-def make_options(base, tmp_path):
-    def make(**changes) -> TrainOptions:
-        return TrainOptions(**{**base, "output": tmp_path / "out", **changes})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def whole(base, tmp_path_factory) -> Path:
-    """The folder of a run that was never stopped."""
-    folder = tmp_path_factory.mktemp("trained") / "whole"
-    train(TrainOptions(**base, output=folder))
-    return folder
-
-
-def weights(folder: Path) -> dict[str, np.ndarray]:
-    parameters = tree_flatten(Predictor.load(folder).parameters())
-    return {name: np.array(value) for name, value in parameters}
-
-
-def assert_close(ours: Path, theirs: Path) -> None:
-    a, b = weights(ours), weights(theirs)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], atol=1e-6, err_msg=name)
-
-
-def _as_text(options: TrainOptions) -> str:
-    values = {k: v for k, v in vars(options).items() if v is not None}
-    return repr({k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_at(stage: str, done: int):
-    def progress(now: Progress) -> None:
-        if (now.stage, now.done) == (stage, done):
-            raise Stopped
-
-    return progress
+def cached(folder: Path) -> list[dict]:
+    """What a run knows of each record."""
+    file = folder / "training" / "states" / "records.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_a_run_makes_a_predictor_that_guides_its_model(make_options, converted):
@@ -112,167 +41,91 @@ def test_a_run_makes_a_predictor_that_guides_its_model(make_options, converted):
         "predictor.safetensors",
         "predictor_config.json",
         "report.json",
-        "report.png",
         "training",
     }
     assert result.report == json.loads((folder / "report.json").read_text())
-    assert result.report["records"] == 40
+    assert result.report["records"] == COUNT
+    assert result.notes[-1] == NO_PICTURE
+    assert [p.done for p in seen if p.stage == "reading"] == [*range(1, COUNT + 1)]
+    assert [p.done for p in seen if p.stage == "encoding"] == [*range(COUNT + 1)]
     assert [p.done for p in seen if p.stage == "training"] == [*range(1, STEPS + 1)]
-    assert seen[-1].total == STEPS
-    rows = [json.loads(t) for t in (folder / "curves.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows] == [*range(STEPS + 1)]
-    assert [r["step"] for r in rows if "val_loss" in r] == [0, 4, 8, 12]
+    assert {p.total for p in seen} == {None, COUNT, STEPS}
+    assert [r["step"] for r in curves(folder)] == [*range(STEPS + 1)]
+    assert [r["step"] for r in curves(folder) if "val_loss" in r] == [0, 4, 8, 12]
+    assert "loss on held-out positions" in (folder / "README.md").read_text()
+
     model, tokenizer, predictor = load(str(converted), predictor=folder)
-    assert predictor.config.known_tokens == result.report["known_tokens"]
+    config = predictor.config
+    assert (config.width, config.layers, config.heads) == (32, 1, 2)
+    assert config.known_tokens == result.report["known_tokens"]
     ids = encode_chat(tokenizer, "What is 3 + 4?")
-    *_, last = stream_generate(
-        model, tokenizer, ids, predictor=predictor, thinking_budget=10, max_tokens=40
+    responses = list(
+        stream_generate(model, tokenizer, ids, predictor=predictor, thinking_budget=10)
     )
-    assert last.thinking_tokens <= 11
+    assert responses[-1].thinking_tokens <= 11
+    assert responses[0].token in predictor.tokens.tolist()
+
+
+def test_the_picture_is_there_where_it_can_be_drawn(whole):
+    assert (whole / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_training_lowers_the_loss(make_options):
-    options = make_options(steps=60, learning_rate=1e-3, eval_every=60)
+    options = make_options(steps=80, learning_rate=5e-3, eval_every=80)
     report = train(options).report
-    rows = (options.output / "curves.jsonl").read_text().splitlines()
-    before = json.loads(rows[0])["val_loss"]
-    assert report["val_loss"] < before < report["marginal_loss"]
-
-
-@pytest.mark.parametrize(
-    ("stage", "done"),
-    [("reading", 9), ("encoding", 7), ("training", 1), ("training", 6)],
-)
-def test_a_stopped_run_goes_on_to_the_same_weights(make_options, whole, stage, done):
-    options = make_options()
-    with pytest.raises(Stopped):
-        train(options, stop_at(stage, done))
-    train(make_options(resume=True))
-    assert_close(options.output, whole)
-    curves = [folder / "curves.jsonl" for folder in (options.output, whole)]
-    ours, theirs = ([json.loads(r) for r in c.read_text().splitlines()] for c in curves)
-    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
-    for a, b in zip(ours, theirs, strict=True):
-        assert a == pytest.approx(b, abs=1e-5)
-
-
-@pytest.mark.parametrize("stage", ["encoding", "training"])
-def test_a_killed_run_goes_on_to_the_same_weights(make_options, whole, tmp_path, stage):
-    options = make_options()
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import time\n"
-        "from mlx_budget.train import TrainOptions, train\n"
-        f"options = {_as_text(options)}\n"
-        "def progress(now):\n"
-        f"    if now.stage == {stage!r} and now.done == 5:\n"
-        "        print('here', flush=True)\n"
-        "        time.sleep(60)\n"
-        "train(TrainOptions(**options), progress)\n".replace(
-            "PosixPath", "pathlib.Path"
-        )
+    before, *_, after = (
+        r["val_loss"] for r in curves(options.output) if "val_loss" in r
     )
-    text = script.read_text().replace("PosixPath", "pathlib.Path")
-    script.write_text(text)
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"here\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    train(make_options(resume=True))
-    assert_close(options.output, whole)
+    assert after == pytest.approx(report["val_loss"], rel=1e-4)
+    assert after < before - 0.5
+    assert after < report["marginal_loss"] - 0.5
 
 
-def test_only_options_that_do_not_change_the_result_may_change(make_options):
-    with pytest.raises(Stopped):
-        train(make_options(), stop_at("training", 6))
-    message = "was begun with learning_rate = 0.0002, not 0.1: go on with the same"
-    with pytest.raises(ValueError, match=message):
-        train(make_options(learning_rate=0.1, resume=True))
-    train(make_options(save_every=1, resume=True))
+def test_the_best_weights_are_kept_or_the_last_when_asked(make_options, tmp_path):
+    found = {}
+    for keep in ("best", "last"):
+        options = make_options(
+            output=tmp_path / keep, keep=keep, learning_rate=0.02, steps=2, eval_every=1
+        )
+        report = train(options).report
+        losses = [r["val_loss"] for r in curves(options.output) if "val_loss" in r]
+        wanted = {"best": min(losses), "last": losses[-1]}[keep]
+        assert report["val_loss"] == pytest.approx(wanted, rel=1e-4)
+        found[keep] = wanted
+    # So high a learning rate makes it worse than it was.
+    assert found["best"] < found["last"] - 0.1
 
 
-def test_a_folder_that_is_in_the_way_is_left_alone(make_options, tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(ValueError, match="holds no run to go on with"):
-        train(make_options(resume=True))
-    out.mkdir()
-    (out / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="out is not empty: choose another --output"):
-        train(make_options())
-    assert [p.name for p in out.iterdir()] == ["letter.txt"]
-    (out / "letter.txt").unlink()
-    with pytest.raises(Stopped):
-        train(make_options(), stop_at("training", 2))
-    with pytest.raises(ValueError, match="or go on with its run with --resume"):
-        train(make_options())
-    train(make_options(resume=True))
-    with pytest.raises(ValueError, match="holds a predictor already"):
-        train(make_options(resume=True))
+def test_the_same_seed_gives_the_same_weights(make_options, whole, tmp_path):
+    mx.random.seed(99)
+    train(make_options())
+    other = train(make_options(seed=1, output=tmp_path / "other"))
+    ours, theirs = weights(tmp_path / "out"), weights(whole)
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
+    assert not np.allclose(weights(tmp_path / "other")["cls"], ours["cls"])
+    assert other.report["held_out_records"] > 0
 
 
-def test_two_runs_do_not_share_a_folder(make_options):
-    def second(now: Progress) -> None:
-        with pytest.raises(ValueError, match="Another program is at work in"):
-            train(make_options(resume=True))
-        raise Stopped
-
-    with pytest.raises(Stopped):
-        train(make_options(), second)
-
-
-def test_a_loss_that_is_no_number_names_the_record(
-    make_options, whole, monkeypatch, tmp_path
+def test_a_prompt_is_on_one_side_of_the_split_with_all_that_is_made_of_it(
+    make_options, tmp_path
 ):
-    losses = Learner.losses
-    calls = []
-
-    def spoilt(self, states, rows, lengths):
-        calls.append(1)
-        bad = mx.where(lengths == lengths.max(), math.nan, 0.0)
-        return losses(self, states, rows, lengths) + (bad if len(calls) > 6 else 0)
-
-    monkeypatch.setattr(Learner, "losses", spoilt)
-    with pytest.raises(
-        ValueError, match=r"after \d+ updates is not a number, at chats.jsonl, "
-    ):
-        train(make_options())
-    monkeypatch.setattr(Learner, "losses", losses)
-    train(make_options(resume=True))
-    assert_close(tmp_path / "out", whole)
+    twice = write_chats(tmp_path / "twice.jsonl", [*sum_chats(10), *sum_chats(10)])
+    options = make_options(data=str(twice), augment="concise", steps=1)
+    report = train(options).report
+    sides: dict[int, set[bool]] = {}
+    records = cached(options.output)
+    for record in records:
+        line = int(record["name"].split("line ")[1].split()[0])
+        sides.setdefault((line - 1) % 10, set()).add(record["is_validation"])
+    assert len(sides) == 10 and all(len(side) == 1 for side in sides.values())
+    held_out = sum(side == {True} for side in sides.values())
+    assert 0 < held_out < 10
+    assert (report["records"], report["held_out_records"]) == (40, 4 * held_out)
+    assert sum(r["name"].endswith("(concise)") for r in records) == 20
 
 
-@pytest.mark.parametrize("name", ["append", "save"])
-def test_a_full_disk_is_one_line_and_the_run_goes_on(
-    make_options, whole, monkeypatch, tmp_path, name
-):
-    from mlx_budget.train import cache, checkpoints
-
-    target = {"append": cache.StateCache, "save": checkpoints}[name]
-
-    def full(*args) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(target, name, full)
-        with pytest.raises(ValueError, match="free some space, then go on with --res"):
-            train(make_options())
-    train(make_options(resume=True))
-    assert_close(tmp_path / "out", whole)
-
-
-def test_the_last_weights_are_kept_when_asked(make_options, tmp_path):
-    train(make_options(output=tmp_path / "last", keep="last"))
-    train(make_options(output=tmp_path / "out", learning_rate=0.02))
-    train(make_options(output=tmp_path / "bad", learning_rate=0.02, keep="last"))
-    loss = {
-        name: json.loads((tmp_path / name / "report.json").read_text())["val_loss"]
-        for name in ("out", "bad")
-    }
-    assert loss["out"] < loss["bad"]
-
-
-def test_a_prompt_is_on_one_side_of_the_split():
+def test_a_split_depends_on_prompt_and_seed_alone():
     groups = [f"group {i}" for i in range(1000)]
     held_out = [g for g in groups if is_held_out(g, 0, 0.2)]
     assert 140 < len(held_out) < 260  # 200 expected, standard deviation 13
@@ -280,29 +133,132 @@ def test_a_prompt_is_on_one_side_of_the_split():
     assert all(is_held_out(g, 0, 0.3) for g in held_out)
 
 
-def test_records_that_cannot_be_used_are_named(make_options, data, tmp_path):
+def test_records_that_cannot_be_used_are_named(make_options, sums, tmp_path):
     mixed = tmp_path / "mixed.jsonl"
-    mixed.write_text(data.read_text() + '{"messages": 3}\nnot JSON\n')
-    notes = train(make_options(data=str(mixed))).notes
-    assert any("mixed.jsonl, line 41" in note for note in notes)
-    assert any("mixed.jsonl, line 42" in note for note in notes)
-    with pytest.raises(ValueError, match="mixed.jsonl, line 41"):
+    mixed.write_text(sums.read_text() + '{"messages": 3}\nnot JSON\n')
+    result = train(make_options(data=str(mixed), steps=1))
+    assert result.report["skipped_records"] == 2
+    assert result.notes[:2] == [
+        "1 record skipped, no messages: mixed.jsonl, line 25",
+        "1 record skipped, not JSON: mixed.jsonl, line 26",
+    ]
+    with pytest.raises(ValueError, match="mixed.jsonl, line 25 cannot be trained on"):
         train(make_options(data=str(mixed), strict=True, output=tmp_path / "strict"))
 
 
 def test_too_few_records_say_what_is_missing(make_options, tmp_path):
-    few = write_chats(tmp_path / "few.jsonl", 1)
-    with pytest.raises(ValueError, match="no record is left to (train|validate) on"):
+    few = write_chats(tmp_path / "few.jsonl", sum_chats(1))
+    with pytest.raises(ValueError, match=r"is left to \w+ on \(1 usable record\(s\)\)"):
         train(make_options(data=str(few)))
     few.write_text("{}\n")
-    with pytest.raises(ValueError, match="1 skipped"):
+    with pytest.raises(ValueError, match="1 skipped: 1 record skipped, no messages"):
         train(make_options(data=str(few), output=tmp_path / "other"))
 
 
-def test_rare_tokens_are_not_favoured_and_little_mass_is_a_warning(make_options):
-    result = train(make_options(min_count=10))
-    assert 0 < result.report["known_tokens"] < 10
-    assert 0 < result.report["mass_let_through"] < 1
+def test_tokens_that_nothing_was_learned_of_are_counted(make_options, loaded, tmp_path):
+    chats = sum_chats()
+    groups = [record.group for record in read(loaded[1], *chats)]
+    held_out = [i for i, g in enumerate(groups) if is_held_out(g, 0, 0.3)]
+    for i in held_out[:2]:
+        reply = chats[i]["messages"][1]
+        reply["content"] = reply["content"].replace("</think>", "zebra\n</think>")
+    data = write_chats(tmp_path / "zebras.jsonl", chats)
+    plain = train(make_options(output=tmp_path / "plain", steps=1)).report
+    report = train(make_options(data=str(data), steps=1)).report
+    assert (plain["unseen_positions"], report["unseen_positions"]) == (0, 2)
+    assert report["positions"] == plain["positions"]
+
+
+def test_held_out_records_of_other_tokens_alone_are_not_enough(
+    make_options, loaded, tmp_path
+):
+    chats = sum_chats()
+    for i, record in enumerate(read(loaded[1], *chats)):
+        if is_held_out(record.group, 0, 0.3):
+            chats[i]["messages"][1]["content"] = "<think>zebra</think>"
+    data = write_chats(tmp_path / "zebras.jsonl", chats)
+    with pytest.raises(ValueError, match="No token of the held-out records comes next"):
+        train(make_options(data=str(data)))
+
+
+def test_guidance_may_favour_what_comes_often_and_the_closing_marker(
+    make_options, tmp_path
+):
+    chats = sum_chats()
+    for chat in chats[:20]:
+        reply = chat["messages"][1]
+        reply["content"] = reply["content"].replace(".\n</think>", ".</think>")
+    data = str(write_chats(tmp_path / "chats.jsonl", chats))
+    known = {}
+    for least in (1, 6, 12):
+        options = make_options(
+            data=data, min_count=least, steps=1, output=tmp_path / str(least)
+        )
+        result = train(options)
+        known[least] = set(load_tokens(options.output))
+        records = [r for r in cached(options.output) if not r["is_validation"]]
+        seen = Counter(token for record in records for token in record["tokens"])
+        often = {token for token, count in seen.items() if count >= least}
+        assert known[least] == often | {END}
+        assert 0 < seen[END] < 6
+        assert result.report["known_tokens"] == len(known[least])
+    assert known[12] < known[6] < known[1]
+    with pytest.raises(ValueError, match="no token comes next 999 times.*--min-count"):
+        train(make_options(min_count=999))
+
+
+def load_tokens(folder: Path) -> list[int]:
+    return weights(folder)["tokens"].tolist()
+
+
+def test_the_mass_let_through_is_the_models_own_and_little_is_a_warning(
+    make_options, loaded, sums
+):
+    model, tokenizer, _ = loaded
+    options = make_options(min_count=12, steps=1)
+    result = train(options)
+    known = mx.array(load_tokens(options.output))
+    found = []
+    for record in read(tokenizer, *map(json.loads, sums.read_text().splitlines())):
+        if is_held_out(record.group, 0, 0.3):
+            logits = model(mx.array(record.tokens)[None])[0]
+            p = mx.softmax(logits, axis=-1)[mx.array(record.positions - 1)]
+            found += p[:, known].sum(axis=-1).tolist()
+    mass = result.report["mass_let_through"]
+    assert mass == pytest.approx(np.mean(found), rel=1e-3)
+    assert mass < 0.8
+    warning = f"Guidance may favour only {mass:.0%} of the model's own probability"
+    assert any(note.startswith(warning) for note in result.notes)
+
+
+@pytest.mark.parametrize("positions", ["all", 3])
+def test_other_positions_may_be_trained_on(make_options, positions):
+    options = make_options(positions=positions, steps=1, min_count=1)
+    report = train(options).report
+    sizes = [len(r["tokens"]) for r in cached(options.output)]
+    assert set(sizes) == {3} if positions == 3 else min(sizes) > 8
+    held_out = [r for r in cached(options.output) if r["is_validation"]]
+    total = sum(len(r["tokens"]) for r in held_out)
+    assert report["positions"] + report["unseen_positions"] == total
+
+
+def test_states_are_shared_by_the_runs_of_one_cache_dir(make_options, whole, tmp_path):
+    shared = make_options(cache_dir=tmp_path / "states")
+    train(shared)
+    assert not (shared.output / "training" / "states").exists()
+    seen = []
+    again = make_options(
+        cache_dir=tmp_path / "states", output=tmp_path / "again", learning_rate=1e-3
+    )
+    train(again, seen.append)
+    assert [p.done for p in seen if p.stage == "encoding"] == [COUNT]
+    assert set(weights(again.output)) == set(weights(whole))
+    with pytest.raises(ValueError, match=r"other settings \((records|positions)\)"):
+        train(
+            make_options(
+                cache_dir=tmp_path / "states", output=tmp_path / "x", positions="all"
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -310,9 +266,17 @@ def test_rare_tokens_are_not_favoured_and_little_mass_is_a_warning(make_options)
     [
         ({"size": "huge"}, "size must be one of base, small, mini, tiny, not 'huge'"),
         ({"steps": 0}, "steps must be an integer >= 1, not 0"),
+        ({"width": 0}, "width must be an integer >= 1, not 0"),
+        ({"heads": 3}, "heads must divide the predictor's width of 32, which 3 does"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, not 1.0"),
         ({"epochs": 0.0}, "epochs must be above 0, not 0.0"),
+        ({"epochs": float("inf")}, "epochs must be above 0, not inf"),
+        ({"epochs": float("nan")}, "epochs must be above 0, not nan"),
         ({"schedule": "step"}, "schedule must be one of constant, linear, cosine"),
+        ({"learning_rate": 0.0}, "learning rate must be a number above 0, not 0.0"),
+        ({"warmup": STEPS}, f"below the {STEPS} steps of the run, not {STEPS}"),
+        ({"phi": -1.0}, "phi of uba must be a number above 0, not -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay must be >= 0, not -1.0"),
     ],
 )
 def test_bad_options_are_refused_at_once(make_options, changes, message):
@@ -320,15 +284,21 @@ def test_bad_options_are_refused_at_once(make_options, changes, message):
         make_options(**changes)
 
 
-def test_the_command_shows_the_report(make_options, converted, data, tmp_path):
+def test_folders_may_be_texts():
+    options = TrainOptions("model", "data", "out", cache_dir="states")
+    assert (options.output, options.cache_dir) == (Path("out"), Path("states"))
+
+
+def test_the_command_shows_the_report(training, tmp_path):
     command = [sys.executable, "-m", "mlx_budget", "train", "--size", "tiny"]
-    command += ["--model", converted, "--data", data, "--output", tmp_path / "out"]
-    command += ["--steps", "4", "--val-fraction", "0.3"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    command += ["--model", training["model"], "--data", training["data"]]
+    command += ["--output", str(tmp_path / "out"), "--steps", "2"]
+    command += ["--width", "32", "--layers", "1", "--val-fraction", "0.3"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Rank correlation at the first token" in done.stderr
     assert f"The predictor is in {tmp_path / 'out'}." in done.stderr
     assert done.stdout == ""
-    again = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1

@@ -1,9 +1,9 @@
 """What is trained: a predictor whose heads are shared rows plus one row per token.
 
 The row of a token is what all tokens share plus what is its own, and weight decay
-pulls only the latter to 0: a token seen twice is predicted nearly as any token is. The
-first guess, before any update, is a Gamma distribution for each token, blind to hidden
-states.
+pulls only the latter to 0: a token seen twice follows hidden states as any token does.
+The first guess, before any update, is a Gamma distribution for each token, all but
+blind to hidden states.
 Knows the predictor and its loss; nothing of data on disk or of the run.
 
 B is the batch, N decoder layers, D model width, P predictor width, K known tokens.
