@@ -17,7 +17,7 @@ import numpy as np
 
 import timing
 from mlx_budget import Predictor, load, stream_batch_generate
-from mlx_budget.predictor import SIZES
+from mlx_budget.predictor_config import SIZES
 from mlx_budget.prompts import encode_chat, read_prompts
 
 MAX_TOKENS = 300

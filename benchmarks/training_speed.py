@@ -23,7 +23,8 @@ import workload
 from mlx_budget import PredictorConfig, gamma
 from mlx_budget.guidance import length_to_log
 from mlx_budget.hidden_states import hidden_states_at
-from mlx_budget.predictor import SIZES, Predictor
+from mlx_budget.predictor import Predictor
+from mlx_budget.predictor_config import SIZES
 from mlx_budget.train.cache import CachedRecord, StateCache
 from mlx_budget.train.learner import Learner
 

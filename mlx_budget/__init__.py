@@ -9,7 +9,8 @@ from .convert import convert
 from .estimate import ThinkingEstimate, estimate
 from .generate import BudgetResponse, generate, stream_generate
 from .loading import load
-from .predictor import Predictor, PredictorConfig
+from .predictor import Predictor
+from .predictor_config import PredictorConfig
 from .sampler import make_budget_sampler
 
 __version__ = "0.1.0"

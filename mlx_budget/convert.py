@@ -20,7 +20,8 @@ from mlx_lm.utils import load_tokenizer, quantize_model
 from . import base_model, checkpoint, hub
 from .loading import check_fits, check_vocabulary, read_config
 from .model_card import write_model_card
-from .predictor import CONFIG_FILE, Predictor, PredictorConfig, check_tensors
+from .predictor import Predictor, check_tensors
+from .predictor_config import CONFIG_FILE, PredictorConfig
 from .reference import (
     is_predictor_tensor,
     predictor_name,

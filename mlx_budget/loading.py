@@ -16,7 +16,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from . import checkpoint, hub
 from .base_model import check_trusted, one_line
 from .hidden_states import HiddenStateRecorder
-from .predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor, is_predictor_folder
+from .predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
+from .predictor_config import CONFIG_FILE
 from .reference import is_predictor_tensor
 
 

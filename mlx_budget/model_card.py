@@ -6,7 +6,7 @@ Knows what a converted folder is for; nothing of weights.
 from pathlib import Path
 
 from . import checkpoint
-from .predictor import PredictorConfig
+from .predictor_config import PredictorConfig
 
 _CARD = """---
 library_name: mlx

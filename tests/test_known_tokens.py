@@ -12,7 +12,8 @@ from mlx_lm.generate import BatchGenerator
 
 from mlx_budget import Predictor, candidates, estimate, kernels, make_budget_sampler
 from mlx_budget.guidance import GuidanceThresholds, guided_logprobs
-from mlx_budget.predictor import CONFIG_FILE, WEIGHTS_FILE, PredictorConfig
+from mlx_budget.predictor import WEIGHTS_FILE
+from mlx_budget.predictor_config import CONFIG_FILE, PredictorConfig
 from tiny_predictor import TINY, hidden_states, make_tiny, tensors
 
 KNOWN = [1, 4, 5, 10]

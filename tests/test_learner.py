@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 from scipy import stats
 
 from mlx_budget.guidance import GuidanceThresholds
-from mlx_budget.predictor import PredictorConfig
+from mlx_budget.predictor_config import PredictorConfig
 from mlx_budget.train.learner import Learner
 from mlx_budget.train.report import fit_gamma
 

@@ -12,14 +12,8 @@ from scipy import special
 
 from mlx_budget import checkpoint
 from mlx_budget.guidance import GuidanceThresholds, guided_logprobs, log_weights
-from mlx_budget.predictor import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    WEIGHTS_FILE,
-    Predictor,
-    PredictorConfig,
-    is_predictor_folder,
-)
+from mlx_budget.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
+from mlx_budget.predictor_config import CONFIG_FILE, FORMAT_VERSION, PredictorConfig
 from tiny_predictor import TINY, hidden_states, make_tiny, tensors
 
 Loaded = tuple[nn.Module, TokenizerWrapper, Predictor]

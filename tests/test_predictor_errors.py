@@ -8,12 +8,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_budget.predictor import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    WEIGHTS_FILE,
-    Predictor,
-)
+from mlx_budget.predictor import WEIGHTS_FILE, Predictor
+from mlx_budget.predictor_config import CONFIG_FILE, FORMAT_VERSION
 from tiny_predictor import TINY, make_tiny, tensors
 
 

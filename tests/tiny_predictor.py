@@ -5,10 +5,8 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_budget.guidance import GuidanceThresholds
-from mlx_budget.predictor import (
-    Predictor,
-    PredictorConfig,
-)
+from mlx_budget.predictor import Predictor
+from mlx_budget.predictor_config import PredictorConfig
 
 # An epsilon large enough to be seen in the output.
 TINY = PredictorConfig(

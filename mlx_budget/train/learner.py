@@ -17,7 +17,8 @@ import numpy as np
 
 from .. import gamma
 from ..guidance import length_to_log
-from ..predictor import Predictor, PredictorConfig
+from ..predictor import Predictor
+from ..predictor_config import PredictorConfig
 from .report import fit_gamma
 
 # Lengths of the whole set that a token's own are mixed with for its first guess.

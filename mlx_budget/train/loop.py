@@ -20,7 +20,7 @@ from .. import checkpoint
 from ..guidance import GuidanceThresholds
 from ..loading import load
 from ..model_card import write_trained_card
-from ..predictor import CONFIG_FILE, PredictorConfig
+from ..predictor_config import CONFIG_FILE, PredictorConfig
 from ..thinking import find_markers
 from . import checkpoints
 from .cache import StateCache, batches
