@@ -177,8 +177,34 @@ def test_held_out_records_of_other_tokens_alone_are_not_enough(
         if is_held_out(record.group, 0, 0.3):
             chats[i]["messages"][1]["content"] = "<think>zebra</think>"
     data = write_chats(tmp_path / "zebras.jsonl", chats)
+    options = make_options(data=str(data))
     with pytest.raises(ValueError, match="No token of the held-out records comes next"):
-        train(make_options(data=str(data)))
+        train(options)
+    assert not (options.output / "training" / "states").exists()
+
+
+def test_a_warmup_as_long_as_the_run_is_refused_before_any_hidden_state(make_options):
+    options = make_options(steps=None, epochs=1.0, warmup=1000)
+    with pytest.raises(ValueError, match="below the [0-9]+ steps of the run, not 1000"):
+        train(options)
+    assert not (options.output / "training" / "states").exists()
+
+
+def test_thinking_that_never_closes_after_a_newline_is_told(make_options, tmp_path):
+    chats = sum_chats()
+    plain = train(make_options(output=tmp_path / "plain", steps=1))
+    for chat in chats:
+        reply = chat["messages"][1]
+        reply["content"] = reply["content"].replace(".\n</think>", ".</think>")
+    data = str(write_chats(tmp_path / "chats.jsonl", chats))
+    told = train(make_options(data=data, output=tmp_path / "told", steps=1))
+    other = make_options(data=data, output=tmp_path / "all", steps=1, positions="all")
+    line = "In no record does thinking close right after a newline"
+    found = [
+        any(note.startswith(line) for note in notes)
+        for notes in (plain.notes, told.notes, train(other).notes)
+    ]
+    assert found == [False, True, False]
 
 
 def test_guidance_may_favour_what_comes_often_and_the_closing_marker(

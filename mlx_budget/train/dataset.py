@@ -46,17 +46,21 @@ class Survey:
     Attributes:
         records: Number of usable records.
         held_out: Number of those that are held out for validation.
-        tokens: All tokens that come next at a training position, ascending.
+        training_positions: Number of positions in the records that are not.
+        tokens: All tokens that come next at those positions, ascending.
         known: Those of them that guidance may favour: seen often enough where it acts,
             and the one that closes thinking.
+        closes: Whether thinking closes at a training position of some record.
         skipped: The records that cannot be used.
         digest: Of all in the records that matters.
     """
 
     records: int
     held_out: int
+    training_positions: int
     tokens: np.ndarray
     known: np.ndarray
+    closes: bool
     skipped: SkippedRecords
     digest: str
 
@@ -91,7 +95,8 @@ class Dataset:
         skipped, digest = SkippedRecords(), hashlib.sha256()
         counts: Counter[int] = Counter()
         closing: set[int] = set()
-        tokens: set[int] = set()
+        tokens: Counter[int] = Counter()
+        held_out_tokens: set[int] = set()
         number = {False: 0, True: 0}
         for record in self._records(skipped):
             held_out = is_held_out(record.group, o.seed, o.val_fraction)
@@ -99,8 +104,10 @@ class Dataset:
             for part in (record.tokens, record.positions, record.lengths):
                 digest.update(part.tobytes())
             digest.update(record.group.encode())
-            if not held_out:
-                candidates = record.tokens[record.positions]
+            candidates = record.tokens[record.positions]
+            if held_out:
+                held_out_tokens.update(candidates.tolist())
+            else:
                 tokens.update(candidates.tolist())
                 closing.update(candidates[record.lengths == 1].tolist())
                 counts.update(candidates[self._is_guided(record)].tolist())
@@ -108,6 +115,11 @@ class Dataset:
         for held_out, purpose in ((False, "train"), (True, "validate")):
             if not number[held_out]:
                 raise ValueError(_nothing_left(o.data, purpose, number, skipped))
+        if held_out_tokens.isdisjoint(tokens):
+            raise ValueError(
+                "No token of the held-out records comes next in the others: give more "
+                "records."
+            )
         often = {t for t, n in counts.items() if n >= o.min_count}
         if not often:
             raise ValueError(
@@ -117,8 +129,10 @@ class Dataset:
         return Survey(
             records=sum(number.values()),
             held_out=number[True],
+            training_positions=tokens.total(),
             tokens=np.array(sorted(tokens), np.int32),
             known=np.array(sorted(often | closing), np.int32),
+            closes=bool(closing),
             skipped=skipped,
             digest=digest.hexdigest(),
         )

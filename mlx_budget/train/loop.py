@@ -59,7 +59,7 @@ class Progress:
         stage: "reading" records, "encoding" records, or "training" steps.
         done: How many of them.
         total: Of how many; None while that is not known.
-        rate: Tokens/s of encoding, or positions/s of training.
+        rate: Tokens/s of encoding, or records/s of training.
         loss: Of the last step, in nats.
         val_loss: Of the last validation, in nats.
     """
@@ -111,6 +111,7 @@ def train(
         find_markers(tokenizer, options.thinking_start, options.thinking_end)
         dataset = Dataset(options, model, tokenizer)
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
+        steps, schedule = _plan(options, survey)  # raises before the long part
         cache = dataset.fill_cache(
             options.cache_dir or options.output / "training" / "states",
             survey,
@@ -119,7 +120,7 @@ def train(
         vocab_size = model(mx.array([[0]])).shape[-1]
         del model, dataset  # the updates need nothing but the cache
         mx.clear_cache()
-        run = _Run(options, survey, cache, vocab_size, progress)
+        run = _Run(options, survey, cache, vocab_size, steps, schedule, progress)
         run.go()
         return run.finish()
 
@@ -133,11 +134,14 @@ class _Run:
         survey: Survey,
         cache: StateCache,
         vocab_size: int,
+        steps: int,
+        schedule: Callable[[mx.array], mx.array],
         progress: Callable[[Progress], None],
     ):
         self._options = options
         self._survey = survey
         self._cache = cache
+        self._steps = steps
         self._progress = progress
         self._work = options.output / "training"
         p = self._positions = cache.positions()
@@ -148,17 +152,10 @@ class _Run:
         self._train = np.flatnonzero(~p.is_validation)
         self._validation = np.flatnonzero(p.is_validation & is_known)
         self._unseen = int((p.is_validation & ~is_known).sum())
-        if not len(self._validation):
-            raise ValueError(
-                "No token of the held-out records comes next in the others: give more "
-                "records."
-            )
-        each = -(-len(self._train) // options.batch_size)
-        self._steps = options.steps or max(1, round(options.epochs * each))
         mx.random.seed(options.seed)
         layers, width = cache.shape
         config = PredictorConfig(
-            base_model=options.model,
+            base_model=_public_name(options.model),
             model_width=width,
             model_layers=layers - 1,
             vocab_size=vocab_size,
@@ -168,11 +165,6 @@ class _Run:
         )
         self._learner = Learner(
             config, survey.tokens, p.tokens[self._train], p.lengths[self._train]
-        )
-        warmup = options.warmup
-        warmup = min(100, self._steps // 10) if warmup is None else warmup
-        schedule = make_schedule(
-            options.schedule, options.learning_rate, self._steps, warmup, options.phi
         )
         own = optim.AdamW(schedule, weight_decay=options.weight_decay)
         # Nothing but what a token has of its own is to be small.
@@ -220,6 +212,8 @@ class _Run:
             self._validate(None)
         wanted = batches(self._train, o.batch_size, o.seed, self._step)
         done, start, val_loss = 0, time.perf_counter(), self._best
+        records = self._survey.records - self._survey.held_out
+        positions_per_record = len(self._train) / records
         for rows in wanted:
             if self._step == self._steps:
                 break
@@ -237,12 +231,9 @@ class _Run:
                 self.curves.add(step=self._step, loss=loss.item())
             if self._step % o.save_every == 0 or self._step == self._steps:
                 self._save()
-            rate = done / (time.perf_counter() - start)
-            self._progress(
-                Progress(
-                    "training", self._step, self._steps, rate, loss.item(), val_loss
-                )
-            )
+            rate = done / positions_per_record / (time.perf_counter() - start)
+            now = self._step, self._steps, rate, loss.item(), val_loss
+            self._progress(Progress("training", *now))
 
     def _batch(self, rows: np.ndarray) -> tuple[mx.array, mx.array, mx.array]:
         return (
@@ -300,7 +291,7 @@ class _Run:
             "records": s.records,
             "held_out_records": s.held_out,
             "skipped_records": s.skipped.total,
-            "training_positions": len(self._train),
+            "training_positions": s.training_positions,
             "steps": self._steps,
             "known_tokens": len(s.known),
             "unseen_positions": self._unseen,
@@ -313,6 +304,11 @@ class _Run:
                 f"Guidance may favour only {mass.mean():.0%} of the model's own "
                 "probability where it acts: train on more records, or with a lower "
                 "--min-count."
+            )
+        if not s.closes:
+            notes.append(
+                "In no record does thinking close right after a newline, so that only "
+                "the hard stop will close it: train with --positions all."
             )
         note = write_report(report, o.output, self.curves.rows)
         notes += [note] if note else []
@@ -337,6 +333,22 @@ class _Run:
             is_first=p.is_first[rows],
             train_lengths=p.lengths[self._train],
         )
+
+
+def _plan(
+    o: TrainOptions, survey: Survey
+) -> tuple[int, Callable[[mx.array], mx.array]]:
+    """The number of steps, and the learning rate over them."""
+    each = -(-survey.training_positions // o.batch_size)
+    steps = o.steps or max(1, round(o.epochs * each))
+    warmup = min(100, steps // 10) if o.warmup is None else o.warmup
+    return steps, make_schedule(o.schedule, o.learning_rate, steps, warmup, o.phi)
+
+
+def _public_name(model: str) -> str:
+    """The model's name on the Hub, or that of its folder, for the model card."""
+    path = Path(model)
+    return path.resolve().name if path.exists() else model
 
 
 def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -83,5 +83,5 @@ def _details(progress: Progress | None) -> str | None:
         return f"{progress.rate:,.0f} tokens/s"
     return (
         f"loss {progress.loss:.3f}, validation {progress.val_loss:.3f}, "
-        f"{progress.rate:,.0f} positions/s"
+        f"{progress.rate:,.1f} records/s"
     )
