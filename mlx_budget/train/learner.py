@@ -1,7 +1,7 @@
 """What is trained: a predictor whose heads are shared rows plus one row per token.
 
 The row of a token is what all tokens share plus what is its own, which alone weight
-decay pulls to 0: a token seen twice begins by following hidden states as any token does.
+decay pulls to 0: a token seen twice first follows hidden states as any token does.
 The first guess, before any update, is a Gamma distribution for each token, all but
 blind to hidden states.
 Knows the predictor and its loss; nothing of data on disk or of the run.
