@@ -150,6 +150,24 @@ def read_index(file: Path) -> dict[str, str]:
     return names
 
 
+def read_json(file: Path, missing: str) -> object:
+    """What a JSON file holds.
+
+    Args:
+        file (Path): The file.
+        missing (str): What to say if it is not there.
+
+    Raises:
+        ValueError: With ``missing``, or if it is not valid JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(missing) from None
+    except ValueError as e:
+        raise ValueError(f"{file} is not valid JSON: {e}.") from None
+
+
 def write(
     file: Path,
     weights: dict[str, mx.array],

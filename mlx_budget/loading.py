@@ -4,7 +4,6 @@ Knows mlx-lm's loader and the two predictor files; nothing of generation.
 """
 
 import inspect
-import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -113,15 +112,11 @@ def read_config(path: Path) -> dict:
         ValueError: If it is missing or not a configuration.
     """
     file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is not a checkpoint: it has no config.json. Name the folder of a "
-            "model, or its name on the Hub."
-        ) from None
-    except ValueError as e:
-        raise ValueError(f"{file} is not valid JSON: {e}.") from None
+    config = checkpoint.read_json(
+        file,
+        f"{path} is not a checkpoint: it has no config.json. Name the folder of a "
+        "model, or its name on the Hub.",
+    )
     if not isinstance(config, dict) or "model_type" not in config:
         raise ValueError(f"{file} names no model_type.")
     return config

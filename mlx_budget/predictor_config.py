@@ -3,10 +3,10 @@
 Knows what values are allowed and the format of the file; nothing of layers or weights.
 """
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from . import checkpoint
 from .guidance import GuidanceThresholds
 
 FORMAT_VERSION = 1
@@ -122,15 +122,11 @@ def read_config(file: Path) -> PredictorConfig:
     Raises:
         ValueError: In one line, if it is missing, damaged, or not of this format.
     """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
-            "with `mlx-budget convert`."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{file} is not valid JSON: {e}.") from None
+    values = checkpoint.read_json(
+        file,
+        f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
+        "with `mlx-budget convert`.",
+    )
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a JSON object.")
     try:
