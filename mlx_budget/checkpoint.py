@@ -1,7 +1,7 @@
-"""Reads and writes safetensors files: headers, shards, whole folders.
+"""Reads and writes the files of a checkpoint: safetensors, JSON, whole folders.
 
-Knows the file format (https://github.com/huggingface/safetensors) and nothing of what
-the tensors mean. Weights are only ever read from safetensors.
+Knows the safetensors format (https://github.com/huggingface/safetensors) and nothing of
+what the tensors mean. Weights are only ever read from safetensors.
 """
 
 import errno
