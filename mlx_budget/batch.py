@@ -12,13 +12,14 @@ import mlx.nn as nn
 from mlx_lm.generate import BatchGenerator, BatchStats
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .budget import DEFAULT_HARD_STOP, check_budget
+from .budget import DEFAULT_HARD_STOP, AutoBudget, check_budget
 from .generate import default_max_tokens, make_tracker
 from .predictor import Predictor
 from .sampler import BudgetSampler, encode_prompt, make_budget_sampler
 from .thinking import ThinkingTracker, find_markers
 
 Prompt = str | list[int] | mx.array
+Budget = int | str | AutoBudget | None
 # What BatchGenerator takes for "no limit".
 _NO_LIMIT = 2**31 - 1
 
@@ -108,7 +109,7 @@ def stream_batch_generate(
     prompts: Iterable[Prompt],
     *,
     predictor: Predictor | bool | None = None,
-    thinking_budget: int | None | Sequence[int | None] = None,
+    thinking_budget: Budget | Sequence[Budget] = None,
     max_tokens: int | None | Sequence[int | None] = None,
     hard_stop: float | None = DEFAULT_HARD_STOP,
     thinking_start: str | None = None,
@@ -120,6 +121,8 @@ def stream_batch_generate(
     logits_processors: list | None = None,
     stop_after_thinking: bool = False,
     stats: BatchStats | None = None,
+    seed: int | None | Sequence[int | None] = None,
+    make_sampler: Callable[..., BudgetSampler] = make_budget_sampler,
     **sampling,
 ) -> Generator[BatchReply, None, None]:
     """Generates replies, several at a time, and yields each when it is finished.
@@ -142,6 +145,9 @@ def stream_batch_generate(
             closed, without an answer.
         stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
             the caller does between two replies counts as time of generation.
+        seed (int or sequence, optional): As in `make_budget_sampler`; one for each
+            prompt, so that the draws of a reply are its own whatever runs beside it.
+        make_sampler (Callable): In place of `make_budget_sampler`.
         sampling: The other options of `make_budget_sampler`: ``temp``, ``top_p``,
             ``thinking_budget_message`` and so on.
 
@@ -161,6 +167,7 @@ def stream_batch_generate(
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
     budgets = _Values("thinking_budget", thinking_budget, prompts, check_budget)
     limits = _Values("max_tokens", max_tokens, prompts, _check_limit)
+    seeds = _Values("seed", seed, prompts, lambda value: value)
 
     def requests() -> Generator["_Request", None, None]:
         for index, prompt in enumerate(prompts):
@@ -172,7 +179,7 @@ def stream_batch_generate(
                 raise ValueError(f"Prompt {index} is empty.")
             if limit is None:
                 limit = default_max_tokens(budget, hard_stop)
-            sampler = make_budget_sampler(
+            sampler = make_sampler(
                 model,
                 tokenizer,
                 predictor,
@@ -181,15 +188,14 @@ def stream_batch_generate(
                 hard_stop=hard_stop,
                 thinking_start=thinking_start,
                 thinking_end=thinking_end,
+                seed=seeds[index],
                 **sampling,
             )
             tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
             if stop_after_thinking and tracker is None:
                 find_markers(tokenizer)  # says what is missing
             limit = _NO_LIMIT if limit == -1 else limit
-            yield _Request(
-                index, ids, budget, limit, sampler, tracker, stop_after_thinking
-            )
+            yield _Request(index, ids, limit, sampler, tracker, stop_after_thinking)
 
     generator = BatchGenerator(
         model,
@@ -239,7 +245,6 @@ def stream_batch_generate(
 class _Request:
     index: int
     ids: list[int]
-    budget: int | None
     limit: int
     sampler: BudgetSampler
     tracker: ThinkingTracker | None
@@ -270,7 +275,7 @@ class _Request:
             finish_reason=finish_reason,
             is_thinking=tracker is not None and tracker.thinking,
             thinking_tokens=tracker.thinking_tokens if tracker else 0,
-            thinking_budget=self.budget,
+            thinking_budget=self.sampler.budget,
             closed_by=tracker.closed_by if tracker else None,
             guided_tokens=len(guided),
         )

@@ -4,6 +4,8 @@ Knows nothing of generation; a check raises a ValueError that says what to do.
 """
 
 import math
+import re
+from dataclasses import dataclass
 
 from .predictor import Predictor
 
@@ -11,14 +13,54 @@ DEFAULT_HARD_STOP = 1.1
 MAX_BUDGET = 2**31 - 1
 
 
-def check_budget(thinking_budget: int | None) -> int | None:
-    """The budget in tokens, or None for no budget.
+_AUTO = re.compile(r"auto(?::(\d*\.?\d+))?")
+
+
+@dataclass(frozen=True)
+class AutoBudget:
+    """A budget for each question: a share of the thinking that it is expected to take.
+
+    Attributes:
+        share: Of the median of the predictor's distribution at the first thinking
+            token, > 0.
+    """
+
+    share: float = 1.0
+
+    def __post_init__(self):
+        share = self.share
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if not number or not 0 < share <= 100:
+            raise ValueError(
+                f"The share of an automatic budget must be above 0 and at most 100, "
+                f"not {share!r}: auto:0.63 is 63 % of the predicted length."
+            )
+
+    def __str__(self) -> str:
+        return "auto" if self.share == 1 else f"auto:{self.share:g}"
+
+    def tokens(self, median: float) -> int:
+        """The budget for a predicted median length, both in tokens."""
+        return max(1, round(min(self.share * median, MAX_BUDGET)))
+
+
+def check_budget(
+    thinking_budget: int | str | AutoBudget | None,
+) -> int | AutoBudget | None:
+    """The budget in tokens, or how to find it, or None for no budget.
 
     Raises:
-        ValueError: If it is not an integer or below -1.
+        ValueError: If it is not an integer of -1 or more, "auto" or "auto:SHARE".
     """
-    if thinking_budget is None:
-        return None
+    if thinking_budget is None or isinstance(thinking_budget, AutoBudget):
+        return thinking_budget
+    if isinstance(thinking_budget, str):
+        if (found := _AUTO.fullmatch(thinking_budget)) is not None:
+            return AutoBudget(float(found[1] or 1))
+        raise ValueError(
+            f"thinking_budget must be an integer number of tokens, auto, or auto and a "
+            f"share such as auto:0.63; not {thinking_budget!r}."
+        )
     if isinstance(thinking_budget, bool) or not isinstance(thinking_budget, int):
         raise ValueError(
             f"thinking_budget must be an integer number of tokens, not "
@@ -55,11 +97,18 @@ def check_temperature(temp: float) -> None:
 
 
 def check_enforceable(
-    budget: int | None, predictor: Predictor | bool | None, hard_stop: float | None
+    budget: int | AutoBudget | None,
+    predictor: Predictor | bool | None,
+    hard_stop: float | None,
 ) -> None:
     """Raises a ValueError if nothing would hold the reply to its budget."""
     if not budget:
         return
+    if isinstance(budget, AutoBudget) and predictor is False:
+        raise ValueError(
+            f"The thinking budget {budget} is a share of what a predictor expects, and "
+            "there is none: name a predictor, or give the budget in tokens."
+        )
     if predictor is None:
         raise ValueError(
             "A thinking budget needs a predictor, and none was found beside the model. "
@@ -78,9 +127,11 @@ def check_enforceable(
         )
 
 
-def thinking_limit(budget: int | None, hard_stop: float | None) -> int | None:
-    """Most thinking tokens a reply can have, or None if nothing bounds them."""
-    if budget is None or hard_stop is None:
+def thinking_limit(
+    budget: int | AutoBudget | None, hard_stop: float | None
+) -> int | None:
+    """Most thinking tokens a reply can have, or None if nothing bounds them yet."""
+    if budget is None or isinstance(budget, AutoBudget) or hard_stop is None:
         return None
     # 1.1 * 10 is a little more than 11 in binary: do not lose a token to rounding.
     return math.floor(min(hard_stop * budget + 1e-6, MAX_BUDGET))

@@ -12,6 +12,7 @@ import click
 
 from . import __version__, cli_training
 from .cli_options import (
+    BUDGET,
     DATA_HELP,
     MARKER_OPTIONS,
     MODEL_OPTIONS,
@@ -147,8 +148,9 @@ def convert(predictor_q_bits: str | None, **options):
     "--thinking-budget",
     "--reasoning-budget",
     "thinking_budget",
-    type=int,
-    help="Tokens to think: -1 for no budget, 0 to answer at once [default: -1].",
+    type=BUDGET,
+    help="Tokens to think: -1 for no budget, 0 to answer at once; auto for as many as "
+    "the predictor expects of this question, auto:0.63 for 63 % of them [default: -1].",
 )
 @click.option(
     "--hard-stop",

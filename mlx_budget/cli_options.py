@@ -31,6 +31,17 @@ def _json_object(context, parameter, text: str | None) -> dict | None:
     return value
 
 
+class _Budget(click.ParamType):
+    name = "N|auto|auto:SHARE"
+
+    def convert(self, value, parameter, context):
+        try:
+            return int(value)
+        except ValueError:
+            return value  # `check_budget` says what is wrong with it
+
+
+BUDGET = _Budget()
 MODEL_OPTION = click.option(
     "--model",
     required=True,

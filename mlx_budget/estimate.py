@@ -12,8 +12,9 @@ from mlx_lm.generate import generate_step
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import gamma
-from .guidance import log_to_length
+from .guidance import log_to_length, quantile_lengths
 from .hidden_states import HiddenStateRecorder
+from .prediction import first_token
 from .predictor import Predictor
 from .sampler import encode_prompt
 from .thinking import ThinkingTracker, find_markers
@@ -90,10 +91,8 @@ def estimate(
         seen["states"] = recorder.states([recorder.next_row(1)])
         _, positions, width = seen["states"].shape
         predictor.check_sizes(width, positions - 1, logprobs.shape[-1])
-        rows = predictor.config.known_tokens or logprobs.shape[-1]
-        known = predictor.over_vocabulary(mx.zeros((1, rows)), -mx.inf)
-        seen["token"] = mx.argmax(logprobs + known, axis=-1)
-        return seen["token"]
+        seen["token"] = first_token(predictor, logprobs)
+        return mx.array([seen["token"]])
 
     recorder = HiddenStateRecorder.acquire(model)
     try:
@@ -108,9 +107,9 @@ def estimate(
             pass
     finally:
         recorder.release()
-    token = seen["token"].item()
+    token = seen["token"]
     concentration, rate = (p[0, token] for p in predictor(seen["states"]))
-    lengths = log_to_length(gamma.quantile(QUANTILES, concentration, rate)).tolist()
+    lengths = quantile_lengths(QUANTILES, concentration, rate)
     mode = log_to_length(gamma.mode(concentration, rate)).item()
     return ThinkingEstimate(
         mode=mode,

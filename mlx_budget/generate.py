@@ -12,7 +12,7 @@ import mlx_lm
 from mlx_lm.generate import GenerationResponse
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .budget import DEFAULT_HARD_STOP, check_budget, thinking_limit
+from .budget import DEFAULT_HARD_STOP, AutoBudget, check_budget, thinking_limit
 from .candidates import DEFAULT_TOLERANCE
 from .predictor import Predictor
 from .sampler import encode_prompt, make_budget_sampler
@@ -32,7 +32,8 @@ class BudgetResponse(GenerationResponse):
         is_thinking: Whether the token belongs to the thinking block, its markers
             included.
         thinking_tokens: Tokens of thinking so far, markers not counted.
-        thinking_budget: The budget in tokens, or None.
+        thinking_budget: The budget in tokens, or None; an automatic one from the first
+            thinking token on.
         closed_by: "model" or "budget" once thinking has ended, else None.
     """
 
@@ -48,13 +49,14 @@ def stream_generate(
     prompt: str | list[int] | mx.array,
     *,
     predictor: Predictor | bool | None = None,
-    thinking_budget: int | None = None,
+    thinking_budget: int | str | AutoBudget | None = None,
     hard_stop: float | None = DEFAULT_HARD_STOP,
     thinking_budget_message: str | None = None,
     thinking_start: str | None = None,
     thinking_end: str | None = None,
     guidance_tolerance: float = DEFAULT_TOLERANCE,
     temp: float = 0.0,
+    seed: int | None = None,
     top_p: float = 0.0,
     min_p: float = 0.0,
     min_tokens_to_keep: int = 1,
@@ -72,7 +74,7 @@ def stream_generate(
             needed for a budget above 0, unless False asks for the hard stop alone.
         prompt (str, list or mx.array): The prompt, chat template applied.
         thinking_budget, hard_stop, thinking_budget_message, thinking_start,
-            thinking_end, guidance_tolerance: As in `make_budget_sampler`.
+            thinking_end, guidance_tolerance, seed: As in `make_budget_sampler`.
         temp, top_p, min_p, min_tokens_to_keep, top_k, xtc_probability, xtc_threshold,
             xtc_special_tokens: As in ``mlx_lm.sample_utils.make_sampler``; under
             guidance they apply to the guided distribution.
@@ -115,6 +117,7 @@ def stream_generate(
         thinking_end=thinking_end,
         guidance_tolerance=guidance_tolerance,
         temp=temp,
+        seed=seed,
         top_p=top_p,
         min_p=min_p,
         min_tokens_to_keep=min_tokens_to_keep,
@@ -147,7 +150,7 @@ def stream_generate(
                     **vars(response),
                     is_thinking=is_thinking,
                     thinking_tokens=tracker.thinking_tokens if tracker else 0,
-                    thinking_budget=budget,
+                    thinking_budget=sampler.budget,
                     closed_by=tracker.closed_by if tracker else None,
                 )
             )
@@ -210,11 +213,13 @@ def statistics(response: BudgetResponse) -> str:
     return "\n".join(lines)
 
 
-def default_max_tokens(budget: int | None, hard_stop: float | None) -> int:
+def default_max_tokens(budget: int | AutoBudget | None, hard_stop: float | None) -> int:
     """Room for all the thinking that a budget allows, and for an answer."""
     limit = thinking_limit(budget, hard_stop)
     if limit is not None:
         return limit + ANSWER_TOKENS
+    if isinstance(budget, AutoBudget):
+        return UNBOUNDED_TOKENS
     return max(UNBOUNDED_TOKENS, 2 * (budget or 0) + ANSWER_TOKENS)
 
 

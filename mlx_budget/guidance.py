@@ -59,6 +59,18 @@ def log_to_length(x: mx.array) -> mx.array:
     return mx.expm1(x)
 
 
+def quantile_lengths(
+    shares: tuple[float, ...], concentration: mx.array, rate: mx.array
+) -> list[float]:
+    """Quantiles of the length L, in tokens, of one distribution of log(L + 1).
+
+    Args:
+        shares (tuple[float, ...]): From 0 to 1.
+        concentration, rate (mx.array): Of the Gamma distribution, shape ().
+    """
+    return log_to_length(gamma.quantile(shares, concentration, rate)).tolist()
+
+
 def log_weights(
     concentration: mx.array,
     rate: mx.array,

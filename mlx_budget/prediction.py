@@ -65,6 +65,18 @@ class SharedPrediction:
         return self._full[0][i : i + 1], self._full[1][i : i + 1]
 
 
+def first_token(predictor: Predictor, logprobs: mx.array) -> int:
+    """The model's own choice at temperature 0, of the tokens that a predictor knows.
+
+    Args:
+        predictor (Predictor): Whose prediction for that token is wanted.
+        logprobs (mx.array): Shape (1, V).
+    """
+    rows = predictor.config.known_tokens or logprobs.shape[-1]
+    known = predictor.over_vocabulary(mx.zeros((1, rows)), -mx.inf)
+    return mx.argmax(logprobs + known, axis=-1).item()
+
+
 def predict(
     member: Member, recorder: HiddenStateRecorder, row: int
 ) -> SharedPrediction:

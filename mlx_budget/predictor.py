@@ -116,9 +116,15 @@ class Predictor(nn.Module):
             of log(L + 1), float32, shape (B, V) each, where L counts the candidate, the
             thinking tokens after it and the closing marker; 0 for unknown tokens.
         """
+        return self.parameters_of(self.head_outputs(self.encode(hidden_states)))
+
+    def parameters_of(
+        self, outputs: tuple[mx.array, mx.array]
+    ) -> tuple[mx.array, mx.array]:
+        """The result of a call, from the `head_outputs` of all R rows."""
         concentration, rate = (
             self.over_vocabulary(nn.softplus(o.astype(mx.float32)), 0.0)
-            for o in self.head_outputs(self.encode(hidden_states))
+            for o in outputs
         )
         return concentration, rate
 

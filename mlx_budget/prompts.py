@@ -8,6 +8,9 @@ from pathlib import Path
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+# A question with the budget stated in words, for models that follow them.
+BUDGET_PROMPT = "{question}\n\nThink for at most {budget} tokens."
+
 
 def encode_chat(
     tokenizer: TokenizerWrapper,

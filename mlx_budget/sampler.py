@@ -5,8 +5,10 @@ to leave the model alone, guide it or close its thinking, and returns the next t
 Knows mlx-lm's generation loop; nothing of files, Hub or terminal.
 """
 
+import itertools
 import weakref
 from collections import deque
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,6 +19,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from . import candidates, kernels
 from .budget import (
     DEFAULT_HARD_STOP,
+    AutoBudget,
     check_budget,
     check_enforceable,
     check_hard_stop,
@@ -25,8 +28,9 @@ from .budget import (
     thinking_limit,
 )
 from .candidates import DEFAULT_TOLERANCE
+from .guidance import quantile_lengths
 from .hidden_states import HiddenStateRecorder, active_recorder
-from .prediction import predict
+from .prediction import first_token, predict
 from .predictor import Predictor
 from .thinking import ThinkingTracker, find_markers
 
@@ -37,13 +41,14 @@ def make_budget_sampler(
     predictor: Predictor | bool | None = None,
     *,
     prompt: str | list[int] | mx.array,
-    thinking_budget: int | None = None,
+    thinking_budget: int | str | AutoBudget | None = None,
     hard_stop: float | None = DEFAULT_HARD_STOP,
     thinking_budget_message: str | None = None,
     thinking_start: str | None = None,
     thinking_end: str | None = None,
     guidance_tolerance: float = DEFAULT_TOLERANCE,
     temp: float = 0.0,
+    seed: int | None = None,
     **sampling,
 ) -> "BudgetSampler":
     """Makes a sampler for mlx-lm that steers one request's thinking to a budget.
@@ -58,8 +63,10 @@ def make_budget_sampler(
         predictor (Predictor or False): The predictor that guides; False for the hard
             stop alone.
         prompt (str, list or mx.array): The very prompt that will be generated from.
-        thinking_budget (int, optional): Tokens of thinking: None or -1 for no budget,
-            0 to close thinking at once, N > 0 to steer to N tokens.
+        thinking_budget (int or str, optional): Tokens of thinking: None or -1 for no
+            budget, 0 to close thinking at once, N > 0 to steer to N tokens; "auto" for
+            as many as the predictor expects this question to take (the median at the
+            first thinking token), "auto:0.63" for that share of them.
         hard_stop (float, optional): Past the budget thinking is closed at the first
             newline, and at ``hard_stop * thinking_budget`` tokens wherever it is. None
             leaves it to guidance alone, as in the paper.
@@ -73,6 +80,9 @@ def make_budget_sampler(
             same, to the rounding of the predictor's type. 0 always evaluates the whole
             vocabulary.
         temp (float): Sampling temperature, 0 for the most likely token.
+        seed (int, optional): 0 to 2^32 - 1: makes the draws of this request its own,
+            whatever else is sampled beside it. It seeds MLX's global random generator
+            at each of its steps.
         sampling: The other options of ``mlx_lm.sample_utils.make_sampler``.
 
     Returns:
@@ -85,7 +95,8 @@ def make_budget_sampler(
     check_hard_stop(hard_stop)
     check_temperature(temp)
     check_tolerance(guidance_tolerance)
-    plain = make_sampler(temp=temp, **sampling)
+    draws = _draws(seed)
+    plain = _seeded(make_sampler(temp=temp, **sampling), draws)
     if budget is None:
         return BudgetSampler(model, plain)
     check_enforceable(budget, predictor, hard_stop)
@@ -100,14 +111,14 @@ def make_budget_sampler(
         model,
         plain,
         # The guided distribution is at the temperature already.
-        guided=make_sampler(temp=1.0 if temp > 0 else 0.0, **sampling),
+        guided=_seeded(make_sampler(temp=1.0 if temp > 0 else 0.0, **sampling), draws),
         temp=temp,
         tolerance=guidance_tolerance,
         predictor=predictor or None,
         tracker=ThinkingTracker(tokenizer, markers, ids),
         last_prompt_token=ids[-1],
         budget=budget,
-        limit=thinking_limit(budget, hard_stop),
+        hard_stop=hard_stop,
         message=message,
     )
 
@@ -121,6 +132,8 @@ class BudgetSampler:
         full_steps: Those of them for which the whole vocabulary, or all tokens that
             the predictor knows, were evaluated.
         predictor: The predictor that guides it, if any.
+        budget: The budget in tokens; None without one, and as long as an automatic
+            budget waits for the first thinking token.
     """
 
     def __init__(
@@ -134,8 +147,8 @@ class BudgetSampler:
         predictor: Predictor | None = None,
         tracker: ThinkingTracker | None = None,
         last_prompt_token: int | None = None,
-        budget: int | None = None,
-        limit: int | None = None,
+        budget: int | AutoBudget | None = None,
+        hard_stop: float | None = None,
         message: tuple[int, ...] = (),
     ):
         self._model = model
@@ -145,8 +158,9 @@ class BudgetSampler:
         self._tolerance = tolerance
         self.predictor = predictor
         self._tracker = tracker
-        self._budget = budget
-        self._limit = limit
+        self._auto = budget if isinstance(budget, AutoBudget) else None
+        self._hard_stop = hard_stop
+        self._set_budget(None if self._auto else budget)
         self._message = message
         self._closing: deque[int] = deque()
         self._step = 0
@@ -242,6 +256,9 @@ class BudgetSampler:
     def _choose(
         self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
     ) -> mx.array:
+        if self._auto is not None and self._tracker.thinking:
+            self._set_budget(self._auto.tokens(self._expect(logprobs, recorder, row)))
+            self._auto = None
         if not self._closing and self._must_close():
             self._closing.extend(self._closing_tokens())
         if self._closing:
@@ -251,15 +268,29 @@ class BudgetSampler:
             return self._choose_guided(logprobs, recorder, row)
         return self._plain(logprobs)
 
+    def _set_budget(self, budget: int | None) -> None:
+        self.budget = budget
+        self._limit = thinking_limit(budget, self._hard_stop)
+
+    def _expect(
+        self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
+    ) -> float:
+        """The length that the predictor expects of thinking that begins now."""
+        self.predictor.check_sizes(*recorder.sizes(), logprobs.shape[-1])
+        outputs = predict(self, recorder, row).head_outputs(row, None)
+        token = first_token(self.predictor, logprobs)
+        concentration, rate = self.predictor.parameters_of(outputs)
+        return quantile_lengths((0.5,), concentration[0, token], rate[0, token])[0]
+
     def _must_close(self) -> bool:
         if not self._tracker.thinking:
             return False
         used = self._tracker.thinking_tokens
-        if self._budget == 0:
+        if self.budget == 0:
             return True
         if self._limit is None:
             return False
-        over = used >= self._budget and self._tracker.after_newline
+        over = used >= self.budget and self._tracker.after_newline
         return over or used >= self._limit
 
     def _closing_tokens(self) -> tuple[int, ...]:
@@ -282,7 +313,7 @@ class BudgetSampler:
     def _choose_guided(
         self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
     ) -> mx.array:
-        remaining = max(1, self._budget - self._tracker.thinking_tokens)
+        remaining = max(1, self.budget - self._tracker.thinking_tokens)
         self.predictor.check_sizes(*recorder.sizes(), logprobs.shape[-1])
         prediction = predict(self, recorder, row)
         config = self.predictor.config
@@ -303,6 +334,28 @@ class BudgetSampler:
             logprobs, log_weights, self._temp, tolerance, candidates.CANDIDATES
         )
         return self._guided(guided)
+
+
+def _draws(seed: int | None) -> Iterator[int] | None:
+    """Seeds of one draw each, or None to draw from MLX's generator as it is."""
+    if seed is None:
+        return None
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed must be 0 to 2^32 - 1, not {seed}.")
+    return itertools.count(seed << 32)
+
+
+def _seeded(
+    sampler: Callable[[mx.array], mx.array], draws: Iterator[int] | None
+) -> Callable[[mx.array], mx.array]:
+    if draws is None:
+        return sampler
+
+    def sample(logprobs: mx.array) -> mx.array:
+        mx.random.seed(next(draws))
+        return sampler(logprobs)
+
+    return sample
 
 
 def encode_prompt(

@@ -6,10 +6,15 @@ import statistics
 
 import pytest
 
-from mlx_budget.demo.problems import LARGEST_TOTAL, is_held_out, make_problem
-from mlx_budget.demo.reasoning import FINAL, write_tersest, write_thinking
+from mlx_budget.demo.problems import (
+    LARGEST_TOTAL,
+    Problem,
+    is_held_out,
+    make_problem,
+)
+from mlx_budget.demo.reasoning import FINAL, _check, write_tersest, write_thinking
 
-STEP = re.compile(r"^Step (\d+) ([+-]) (\d+) = (\d+), so", re.MULTILINE)
+STEP = re.compile(r"^Next (\d+) ([+-]) (\d+) = (\d+), so", re.MULTILINE)
 
 
 def draw(count: int, held_out: bool = False, is_story: bool = False) -> list:
@@ -23,7 +28,7 @@ def test_problems_ask_for_their_chain(is_story):
         numbers = [int(n) for n in re.findall(r"\d+", problem.question)]
         assert numbers == [abs(step) for step in problem.chain]
         totals = [sum(problem.chain[: i + 1]) for i in range(len(problem.chain))]
-        assert all(0 <= total <= LARGEST_TOTAL for total in totals)
+        assert all(1 <= total <= LARGEST_TOTAL for total in totals)
         assert problem.answer == totals[-1]
         assert 4 <= len(problem.chain) <= 8
 
@@ -48,17 +53,42 @@ def test_thinking_ends_at_the_right_answer():
         for text in (write_thinking(rng, problem), write_tersest(problem)):
             *lines, final, nothing = text.split("\n")
             assert (final, nothing) == (FINAL, "")
-            last = int(re.findall(r"\d+", lines[-1])[-1])
-            assert last == problem.answer
+            result = lines[-1]
+            if result.startswith("Check: "):
+                assert result.endswith(", right.")
+                assert int(re.findall(r"\d+", result)[0]) == problem.answer
+            else:
+                assert int(re.findall(r"\d+", result)[-1]) == problem.answer
 
 
 def test_lines_begin_with_what_they_do():
     rng = random.Random(1)
-    words = {"It", "Step", "Quick", "Wait", "So", "Check", "Again", "**Final"}
+    words = {"It", "Next", "Quickly:", "Wait,", "Check:", "Again", "**Final"}
     seen = set()
     for problem in draw(500):
         seen |= {t.split()[0] for t in write_thinking(rng, problem).split("\n")[:-1]}
     assert seen == words
+
+
+def test_every_operation_but_the_slips_is_right():
+    rng = random.Random(1)
+    for problem in draw(300):
+        for line in write_thinking(rng, problem).split("\n"):
+            if not line.startswith(("Quickly", "Check", "Wait")):
+                continue
+            total, *rest = map(int, re.findall(r"\d+", line.partition(":")[2]))
+            signs = re.findall(r"[+-] \d+ =", line)
+            for sign, operand, result in zip(
+                signs, rest[::2], rest[1::2], strict=False
+            ):
+                total += operand if sign[0] == "+" else -operand
+                assert total == result
+
+
+def test_a_wrong_result_is_never_the_end():
+    wrong = Problem("", (5, 4, -3))
+    assert _check(wrong.chain, 6) == "Check: 6 + 3 = 9 - 4 = 5, right."
+    assert _check(wrong.chain, 7) == "Check: 7 + 3 = 10 - 4 = 6, not 5."
 
 
 def test_few_steps_slip():

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from .problems import Problem, make_problem
 from .reasoning import write_thinking
 
-VOCAB_SIZE = 512
+VOCAB_SIZE = 640
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TEMPLATE = (
     "{%- for message in messages %}"

@@ -1,7 +1,7 @@
 """The demo model's small world: chains of additions and subtractions.
 
 Problems are bare ("What is 7 + 1 + 5 - 9 + 8?") or short stories. Operands are single
-digits and no running total leaves 0 to 30: the length of a chain makes a problem hard,
+digits and no running total leaves 1 to 20: the length of a chain makes a problem hard,
 not its digits. Knows nothing of how problems are solved.
 """
 
@@ -9,10 +9,13 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-LARGEST_TOTAL = 30
+LARGEST_TOTAL = 20
 OPERANDS = range(4, 9)
 # Of all chains, one in so many is kept out of training, however it is worded.
 _HELD_OUT = 20
+
+# How often a bare problem is written without spaces.
+_TIGHT = 0.15
 
 _BARE = (
     "What is {}?",
@@ -22,6 +25,7 @@ _BARE = (
     "{} = ?",
     "Find {}.",
     "Please compute {}.",
+    "{}",
 )
 _NAMES = (
     "Mia",
@@ -108,7 +112,10 @@ def make_problem(rng: random.Random, held_out: bool, is_story: bool) -> Problem:
     while is_held_out(chain := _chain(rng)) != held_out:
         pass
     if not is_story:
-        return Problem(rng.choice(_BARE).format(expression(chain)), chain)
+        asked = expression(chain)
+        if rng.random() < _TIGHT:
+            asked = asked.replace(" ", "")
+        return Problem(rng.choice(_BARE).format(asked), chain)
     words = {"name": rng.choice(_NAMES), "things": rng.choice(_THINGS)}
     sentences = [rng.choice(_STARTS).format(n=chain[0], **words)]
     for step in chain[1:]:
@@ -135,6 +142,6 @@ def _chain(rng: random.Random) -> tuple[int, ...]:
     length = rng.choice(OPERANDS)
     while len(chain) < length:
         step = rng.randint(1, 9) * rng.choice((1, -1))
-        if 0 <= sum(chain) + step <= LARGEST_TOTAL:
+        if 1 <= sum(chain) + step <= LARGEST_TOTAL:
             chain.append(step)
     return tuple(chain)
