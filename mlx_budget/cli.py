@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from . import __version__, cli_training
+from . import __version__, cli_evaluation, cli_training
 from .cli_options import (
     BUDGET,
     DATA_HELP,
@@ -59,10 +59,6 @@ def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}."
     return str(error) or repr(error)
-
-
-def _predictor_option(value: str | None) -> str | bool | None:
-    return False if value == "none" else value
 
 
 @click.group(cls=OneLineErrors)
@@ -246,7 +242,6 @@ def generate(**options):
     """Answer a prompt, thinking for about so many tokens."""
     from .commands import run_generate
 
-    options["predictor"] = _predictor_option(options["predictor"])
     if options.pop("no_hard_stop"):
         if options["hard_stop"] is not None:
             raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
@@ -269,9 +264,10 @@ def estimate(**options):
     """Predict how long the model will think about a prompt."""
     from .commands import run_estimate
 
-    options["predictor"] = _predictor_option(options["predictor"])
     run_estimate(**options)
 
 
 cli.add_command(cli_training.traces)
 cli.add_command(cli_training.train)
+cli.add_command(cli_evaluation.evaluate)
+cli.add_command(cli_evaluation.report)

@@ -42,12 +42,17 @@ class _Budget(click.ParamType):
 
 
 BUDGET = _Budget()
-MODEL_OPTION = click.option(
-    "--model",
-    required=True,
-    help="Folder or Hub name of the model: one made by `mlx-budget convert`, or "
-    "any mlx-lm model.",
+
+
+def _predictor(context, parameter, name: str | None) -> str | bool | None:
+    return False if name == "none" else name
+
+
+_MODEL_HELP = (
+    "Folder or Hub name of the model: one made by `mlx-budget convert`, or any mlx-lm "
+    "model"
 )
+MODEL_OPTION = click.option("--model", required=True, help=f"{_MODEL_HELP}.")
 LOADING_OPTIONS = _add(
     click.option("--adapter-path", help="Folder of LoRA adapters for the model."),
     click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
@@ -58,9 +63,10 @@ LOADING_OPTIONS = _add(
     ),
 )
 MODEL_OPTIONS = _add(
-    MODEL_OPTION,
+    click.option("--model", help=f"{_MODEL_HELP} [default: demo, the built-in one]."),
     click.option(
         "--predictor",
+        callback=_predictor,
         help="Folder or Hub name of the predictor, if it is not beside the model; "
         "none for the hard stop alone.",
     ),

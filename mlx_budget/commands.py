@@ -13,6 +13,7 @@ import click
 import mlx.core as mx
 from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 
+from . import demo
 from .budget import (
     check_budget,
     check_enforceable,
@@ -31,16 +32,17 @@ _LOADING = ("predictor", "adapter_path", "revision", "trust_remote_code")
 _TEMPLATE = ("system_prompt", "ignore_chat_template", "chat_template_config")
 
 
-def run_generate(model: str, prompt: str, **options) -> None:
+def run_generate(model: str | None, prompt: str, **options) -> None:
     """Generates one reply and shows it.
 
     Args:
-        model (str): Folder or Hub name.
+        model (str, optional): Folder or Hub name; None for the built-in model.
         prompt (str): The question, or "-" for standard input.
         options: The command's other options, by the names of `stream_generate` and
             `load` where they have one.
     """
     _check_generate(model, options)
+    model = model_or_demo(model)
     text = _read_prompt(prompt)
     hide_thinking, as_json, verbose, seed, extra_eos, draft_model, cache_file = _take(
         options,
@@ -93,12 +95,12 @@ def run_generate(model: str, prompt: str, **options) -> None:
 
 
 def run_estimate(
-    model: str, prompt: str | None, data, as_json: bool, **options
+    model: str | None, prompt: str | None, data, as_json: bool, **options
 ) -> None:
     """Predicts thinking lengths and shows them as a table or as JSON.
 
     Args:
-        model (str): Folder or Hub name.
+        model (str, optional): Folder or Hub name; None for the built-in model.
         prompt (str, optional): The question, or "-" for standard input.
         data (Path, optional): A file of prompts, in its stead.
         as_json (bool): Whether to print JSON.
@@ -108,6 +110,7 @@ def run_estimate(
         raise ValueError("Give one of --prompt and --data.")
     prompts = [_read_prompt(prompt)] if data is None else read_prompts(data)
     template = _take(options, *_TEMPLATE)
+    model = model_or_demo(model)
     loaded, tokenizer, predictor = load(model, **_take(options, *_LOADING))
     estimates = []
     for text in prompts:
@@ -123,16 +126,24 @@ def run_estimate(
         _print_table(estimates)
 
 
+def model_or_demo(model: str | None) -> str:
+    """The model to use: the built-in one, and a line that says so, if none is given."""
+    if model is not None:
+        return model
+    click.echo(demo.NOTICE, err=True)
+    return demo.NAME
+
+
 def _take(options: dict, *names: str) -> dict:
     return {name: options.pop(name) for name in names}
 
 
-def _check_generate(model: str, options: dict) -> None:
+def _check_generate(model: str | None, options: dict) -> None:
     """Checks what can be checked before minutes of loading."""
     budget = check_budget(options["thinking_budget"])
     check_hard_stop(options.get("hard_stop"))
     check_temperature(options["temp"])
-    folder = Path(model)
+    folder = Path(model or demo.FOLDER)
     if folder.is_dir() and options["predictor"] is None:
         if not is_predictor_folder(folder):
             check_enforceable(budget, None, None)

@@ -55,6 +55,15 @@ def is_local(name: str | Path) -> bool:
     return looks_local or os.path.exists(text)
 
 
+def model_name(model: str, adapter_path: str | None, revision: str | None) -> str:
+    """What tells a model from others: the same however a local folder is spelt."""
+    names = [model, adapter_path, revision]
+    for i, name in enumerate(names[:2]):
+        if name is not None and is_local(name):
+            names[i] = os.path.realpath(os.path.expanduser(name))
+    return " ".join(name for name in names if name)
+
+
 def fetch(
     name: str | Path, patterns: Sequence[str], revision: str | None = None
 ) -> Path:

@@ -12,7 +12,7 @@ import mlx_lm
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from . import checkpoint, hub
+from . import checkpoint, demo, hub
 from .base_model import check_trusted, one_line
 from .hidden_states import HiddenStateRecorder
 from .predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
@@ -35,7 +35,7 @@ def load(
 
     Args:
         path_or_hf_repo (str): A local folder or a Hub name: a folder made by
-            `convert`, or any mlx-lm model.
+            `convert`, or any mlx-lm model; or "demo" for the built-in model.
         predictor (str, Path, Predictor or False, optional): A predictor folder or Hub
             name. None takes the one beside the model, if there is one; False takes
             none, and is returned so that it can be passed on as it is.
@@ -54,7 +54,7 @@ def load(
             predictor does not fit the model.
     """
     files = (*hub.MODEL_FILES, WEIGHTS_FILE)
-    path = hub.fetch(path_or_hf_repo, files, revision)
+    path = _fetch(path_or_hf_repo, files, revision)
     check_trusted(path_or_hf_repo, read_config(path), trust_remote_code)
     if any(is_predictor_tensor(k) for k in _tensor_names(path)):
         raise ValueError(
@@ -92,8 +92,14 @@ def load(
 
 def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
     """Loads a predictor from a local folder or the Hub; errors as in `load`."""
-    path = hub.fetch(path_or_hf_repo, (WEIGHTS_FILE, CONFIG_FILE))
+    path = _fetch(path_or_hf_repo, (WEIGHTS_FILE, CONFIG_FILE))
     return Predictor.load(path)
+
+
+def _fetch(
+    name: str | Path, files: tuple[str, ...], revision: str | None = None
+) -> Path:
+    return demo.FOLDER if name == demo.NAME else hub.fetch(name, files, revision)
 
 
 def check_vocabulary(tokenizer: TokenizerWrapper) -> None:

@@ -186,7 +186,12 @@ def pretrain(
 def write_model(folder: Path, model: nn.Module, config: dict, tokenizer: Tokenizer):
     """Writes weights and configuration, as mlx-lm reads them."""
     config = {**config, "eos_token_id": tokenizer.token_to_id("<|im_end|>")}
-    weights = dict(tree_flatten(model.parameters()))
-    checkpoint.write(folder / "model.safetensors", weights)
+    save_weights(folder, model)
     text = json.dumps(config, indent=2) + "\n"
     checkpoint.write_text(folder / "config.json", text)
+
+
+def save_weights(folder: Path, model: nn.Module) -> None:
+    """Writes a model's weights under the name that mlx-lm looks for."""
+    weights = dict(tree_flatten(model.parameters()))
+    checkpoint.write(folder / "model.safetensors", weights)

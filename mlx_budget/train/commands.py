@@ -3,7 +3,6 @@
 Knows how prompts are read and progress is shown; nothing of how options are parsed.
 """
 
-import os
 import sys
 from contextlib import ExitStack
 from datetime import timedelta
@@ -56,7 +55,7 @@ def run_traces(
                 tokenizer,
                 prompts,
                 output,
-                model_name=_name(model, adapter_path, revision),
+                model_name=hub.model_name(model, adapter_path, revision),
                 progress=bar.update,
                 **options,
             )
@@ -122,12 +121,3 @@ def _summary(stats: TraceStats) -> str:
     if stats.written:
         line += f", {stats.tokens_per_second:.3f} tokens-per-sec"
     return line
-
-
-def _name(model: str, adapter_path: str | None, revision: str | None) -> str:
-    """A name that is the same however a local folder is spelt."""
-    names = [model, adapter_path, revision]
-    for i, name in enumerate(names[:2]):
-        if name is not None and hub.is_local(name):
-            names[i] = os.path.realpath(os.path.expanduser(name))
-    return " ".join(name for name in names if name)

@@ -6,10 +6,12 @@ options are parsed.
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -21,9 +23,10 @@ from ..budget import check_temperature
 from ..checkpoint import full_disk_in_one_line
 from ..generate import UNBOUNDED_TOKENS
 from ..prompts import encode_chat
+from ..record_file import open_records, to_line
 from ..thinking import ThinkingMarkers, find_markers
-from .trace_file import open_traces, to_line
 
+_ID = re.compile("([0-9]+)-([0-9]+)")
 _SAMPLING = ("temp", "top_p", "min_p", "top_k")
 
 
@@ -207,9 +210,10 @@ def write_traces(
     if options.ignore_chat_template or not tokenizer.has_chat_template:
         constants["raw_prompt"] = True
     advice = "and run the same again: it goes on where it ended"
-    with full_disk_in_one_line(output, advice), open_traces(output) as file:
+    with full_disk_in_one_line(output, advice), open_records(output) as file:
         there, stats = set(), TraceStats()
-        for name, record in file.read(chats, settings):
+        for record in file.read(partial(_check_trace, chats=chats, settings=settings)):
+            name = _indices(record)
             if name not in there:
                 there.add(name)
                 stats = stats.adding(record)
@@ -325,3 +329,42 @@ def _record(name: str, chat: list[dict], reply: BatchReply, constants: dict) -> 
         "prompt_tokens": reply.prompt_tokens,
         **constants,
     }
+
+
+def _check_trace(
+    record: object, where: str, chats: list[list[dict]], settings: str
+) -> None:
+    """Raises a ValueError unless a line holds a record of this run."""
+    if not isinstance(record, dict) or not _is_trace(record):
+        raise ValueError(
+            f"{where} is no record of traces: choose another --output, or remove the "
+            "line."
+        )
+    index, _ = _indices(record)
+    if record.get("settings") != settings:
+        raise ValueError(
+            f"{where} was made with another model, or other options of sampling, "
+            "prompt, markers or length: choose another --output, or set them as before."
+        )
+    if index >= len(chats) or record["messages"][:-1] != chats[index]:
+        raise ValueError(
+            f"{where} does not belong to prompt {index} of these (the first is 0): "
+            "choose another --output, or give the prompts as before."
+        )
+
+
+def _indices(record: dict) -> tuple[int, int]:
+    """Indices of prompt and sample of a record."""
+    index, sample = _ID.fullmatch(record["id"]).groups()
+    return int(index), int(sample)
+
+
+def _is_trace(record: dict) -> bool:
+    name = record.get("id")
+    return (
+        isinstance(name, str)
+        and _ID.fullmatch(name) is not None
+        and isinstance(record.get("messages"), list)
+        and isinstance(record.get("thinking_tokens"), int)
+        and "closed_by" in record
+    )

@@ -1,23 +1,21 @@
-"""The file of records that `traces` appends to, safe to stop at any moment.
+"""A file of JSON lines that a run appends to, safe to stop at any moment.
 
-Knows lines, locks and what a record is told by; nothing of models or replies.
+Knows lines and locks; nothing of what a record means.
 """
 
 import fcntl
 import json
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_ID = re.compile("([0-9]+)-([0-9]+)")
 # How every line begins that is written here.
 _BEGINNING = b'{"id": "'
 
 
 @contextmanager
-def open_traces(path: Path) -> Iterator["TraceFile"]:
+def open_records(path: Path) -> Iterator["RecordFile"]:
     """Opens or makes a file of records, for this program alone.
 
     Raises:
@@ -35,34 +33,30 @@ def open_traces(path: Path) -> Iterator["TraceFile"]:
             ) from None
         except OSError:
             pass  # not every file system has locks
-        yield TraceFile(path, descriptor)
+        yield RecordFile(path, descriptor)
     finally:
         os.close(descriptor)
 
 
-class TraceFile:
+class RecordFile:
     """An open file of records: a JSON object on each line, with its id first."""
 
     def __init__(self, path: Path, descriptor: int):
         self._path = path
         self._descriptor = descriptor
 
-    def read(
-        self, chats: list[list[dict]], settings: str
-    ) -> Iterator[tuple[tuple[int, int], dict]]:
+    def read(self, check: Callable[[object, str], None]) -> Iterator[dict]:
         """The records that are there; in the end the last line is mended.
 
         A line that a killed program left incomplete is cut off.
 
         Args:
-            chats (list): The messages to reply to, by the index of their prompt.
-            settings (str): What the settings of the records must be.
+            check (Callable): Given what a line holds (None if it is not JSON) and the
+                line's place in words; raises a ValueError if it is no record of the
+                run.
 
         Yields:
-            tuple: Indices of prompt and sample, and the record.
-
-        Raises:
-            ValueError: Naming the line that is no record, or one of another run.
+            dict: The records.
         """
         whole, is_ended = 0, True
         with self._path.open("rb") as lines:
@@ -74,8 +68,8 @@ class TraceFile:
                         if not line.endswith(b"\n") and _is_begun(line):
                             break
                         record = None
-                    where = f"{self._path}, line {number},"
-                    yield _indices(record, where, chats, settings), record
+                    check(record, f"{self._path}, line {number},")
+                    yield record
                 whole += len(line)
                 is_ended = line.endswith(b"\n")
         os.ftruncate(self._descriptor, whole)
@@ -107,37 +101,3 @@ def to_line(record: dict) -> bytes:
 def _is_begun(line: bytes) -> bool:
     """Whether a piece of a line is of a record; a crash may leave zeros behind it."""
     return _BEGINNING.startswith(line[: len(_BEGINNING)].rstrip(b"\0"))
-
-
-def _indices(
-    record: object, where: str, chats: list[list[dict]], settings: str
-) -> tuple[int, int]:
-    """Indices of prompt and sample of a record, if it is one of this run."""
-    if not isinstance(record, dict) or not _is_trace(record):
-        raise ValueError(
-            f"{where} is no record of traces: choose another --output, or remove the "
-            "line."
-        )
-    index, sample = map(int, _ID.fullmatch(record["id"]).groups())
-    if record.get("settings") != settings:
-        raise ValueError(
-            f"{where} was made with another model, or other options of sampling, "
-            "prompt, markers or length: choose another --output, or set them as before."
-        )
-    if index >= len(chats) or record["messages"][:-1] != chats[index]:
-        raise ValueError(
-            f"{where} does not belong to prompt {index} of these (the first is 0): "
-            "choose another --output, or give the prompts as before."
-        )
-    return index, sample
-
-
-def _is_trace(record: dict) -> bool:
-    name = record.get("id")
-    return (
-        isinstance(name, str)
-        and _ID.fullmatch(name) is not None
-        and isinstance(record.get("messages"), list)
-        and isinstance(record.get("thinking_tokens"), int)
-        and "closed_by" in record
-    )

@@ -1,0 +1,1 @@
+"""Accuracy against thinking budget: strategies, tasks, grading, metrics and plots."""

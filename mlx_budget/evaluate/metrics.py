@@ -1,0 +1,298 @@
+"""What the replies of one arm, or of two, amount to: accuracy, length, cost, intervals.
+
+Knows records as dicts and their numbers; nothing of models, strategies or files.
+P is the number of problems. All intervals are of 95 %.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+# Numbers drawn at a time by the bootstrap, to bound the memory.
+_BLOCK = 1 << 20
+
+
+def wilson_interval(correct: float, n: int) -> tuple[float, float]:
+    """Interval of a share, from independent trials (Wilson, 1927, without continuity).
+
+    Args:
+        correct: Trials that succeeded, 0 to n.
+        n: Trials.
+
+    Returns:
+        tuple[float, float]: Its ends, fractions from 0 to 1.
+
+    Raises:
+        ValueError: If there are no trials, or more or fewer successes than can be.
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"There cannot be {correct} successes in {n} trials.")
+    share, z2 = correct / n, _Z * _Z
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    # At 0 and n one end is exact, which rounding would miss.
+    low = 0.0 if correct == 0 else center - half
+    high = 1.0 if correct == n else center + half
+    return low, high
+
+
+def accuracy_interval(
+    correct: Sequence[bool], problems: Sequence[str], seed: int = 0
+) -> tuple[float, float]:
+    """Interval of an accuracy, where a problem may have been answered several times.
+
+    With one answer a problem it is Wilson's. Answers to the same problem are not
+    independent: with more, whole problems are drawn with replacement, `RESAMPLES`
+    times, and the ends are the 2.5 % and 97.5 % quantiles of the accuracy (the cluster
+    bootstrap). Where all problems have the same share of correct answers that interval
+    would have no width, so it is Wilson's with one trial a problem instead.
+
+    Args:
+        correct: Whether each answer is correct, shape (n,).
+        problems: The problem each one answers, shape (n,).
+        seed: Of the bootstrap.
+
+    Returns:
+        tuple[float, float]: Its ends, fractions from 0 to 1.
+
+    Raises:
+        ValueError: If there are no answers, or not as many of both.
+    """
+    if len(correct) != len(problems):
+        raise ValueError(f"{len(correct)} answers, but {len(problems)} problems.")
+    right = np.asarray(correct, np.float64)
+    totals = _totals_by_problem(problems, np.ones_like(right), right)  # (P, 2)
+    if len(totals) == len(right):
+        return wilson_interval(int(right.sum()), len(right))
+    shares = totals[:, 1] / totals[:, 0]
+    if np.all(shares == shares[0]):
+        return wilson_interval(shares[0] * len(shares), len(shares))
+    count, hits = _resampled_sums(totals, seed).T
+    return _interval(hits / count)
+
+
+def measure_arm(records: Sequence[dict]) -> dict:
+    """Measures the replies of one strategy at one budget.
+
+    A reply whose thinking did not end counts with the tokens that it used.
+
+    Args:
+        records: Finished replies, one or more.
+
+    Returns:
+        dict: Of what JSON can hold; a number that is undefined is None. Shares and
+        accuracies are fractions.
+
+        - n, problems: replies, and different problems among them.
+        - accuracy, accuracy_low, accuracy_high: see `accuracy_interval`.
+        - thinking_tokens, thinking_p10, thinking_p90: mean and quantiles.
+        - mean_budget: in tokens, of the replies that had a budget; so are the next.
+        - over_budget: share that thought for more tokens than the budget.
+        - excess_tokens, excess_share: of those, the mean number of tokens above the
+          budget, and the mean of that number relative to the budget.
+        - closed_by_model, closed_by_budget: shares by what ended the thinking.
+        - unfinished: share whose thinking never ended; to answer without any thinking
+          is not unfinished.
+        - answer_tokens: mean.
+        - grading_problems: how many answers could not be graded.
+        - seconds, tokens_per_second: of thinking and answer together.
+        - e3: accuracy squared by mean thinking tokens, the E3 of Plan-and-Budget
+          (arXiv 2505.16122), with accuracy as a fraction.
+
+    Raises:
+        ValueError: If there are no records.
+    """
+    if not records:
+        raise ValueError("There are no replies to measure.")
+    n = len(records)
+    correct = [bool(r["correct"]) for r in records]
+    problems = [r["problem"] for r in records]
+    low, high = accuracy_interval(correct, problems)
+    thinking = np.array([r["thinking_tokens"] for r in records], np.float64)
+    p10, p90 = np.percentile(thinking, [10, 90])
+    accuracy, mean_thinking = sum(correct) / n, float(thinking.mean())
+    answer = [r["answer_tokens"] for r in records]
+    seconds = float(sum(r["seconds"] for r in records))
+    tokens = float(thinking.sum()) + sum(answer)
+    return {
+        "n": n,
+        "problems": len(set(problems)),
+        "accuracy": accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "thinking_tokens": mean_thinking,
+        "thinking_p10": float(p10),
+        "thinking_p90": float(p90),
+        **_measure_budget(records),
+        "closed_by_model": sum(r["closed_by"] == "model" for r in records) / n,
+        "closed_by_budget": sum(r["closed_by"] == "budget" for r in records) / n,
+        "unfinished": sum(_is_unfinished(r) for r in records) / n,
+        "answer_tokens": sum(answer) / n,
+        "grading_problems": sum(r["grading_problem"] is not None for r in records),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds if seconds > 0 else None,
+        "e3": accuracy**2 / mean_thinking if mean_thinking > 0 else None,
+    }
+
+
+def area_under_accuracy(
+    points: Sequence[tuple[float, float]],
+    max_tokens: float,
+    min_tokens: float = 0.0,
+) -> float | None:
+    """Mean accuracy over budgets, all budgets of a range being equally likely.
+
+    The anytime measure of AnytimeReasoner (arXiv 2505.13438), with a uniform
+    distribution of budgets: the area under the accuracy by the trapezoid rule, divided
+    by the width of the range. The range begins at the first point, or at ``min_tokens``
+    if that is later, since nothing is known of less, and ends at ``max_tokens``.
+    Accuracy is linear between points, and stays what it is after the last: more
+    budget need not be used. Points at the same number of tokens count as their mean.
+
+    Strategies are comparable over the same range of the same quantity alone. Over the
+    tokens that were used, one that uses few would be judged by a range of its own:
+    give budgets, which are the same for all.
+
+    Args:
+        points: Tokens and accuracy, in any order.
+        max_tokens: End of the range.
+        min_tokens: Earliest beginning of the range.
+
+    Returns:
+        float: In the unit of the accuracies, or None if there are not two different
+        numbers of tokens or the range is empty.
+    """
+    by_tokens: dict[float, list[float]] = {}
+    for tokens, accuracy in points:
+        by_tokens.setdefault(tokens, []).append(accuracy)
+    if len(by_tokens) < 2:
+        return None
+    x = np.array(sorted(by_tokens), np.float64)
+    y = np.array([np.mean(by_tokens[tokens]) for tokens in x])
+    low, high = max(x[0], min_tokens), max_tokens
+    if low >= high:
+        return None
+    knots = np.concatenate([[low], x[(x > low) & (x < high)], [high]])
+    heights = np.interp(knots, x, y)
+    area = np.sum(np.diff(knots) * (heights[1:] + heights[:-1]) / 2)
+    return float(area / (high - low))
+
+
+def paired_difference(
+    a_records: Sequence[dict], b_records: Sequence[dict], seed: int = 0
+) -> dict | None:
+    """Compares two arms on the problems and samples that both have answered.
+
+    Intervals are of the cluster bootstrap over problems, see `accuracy_interval`, which
+    keeps pairs together. One of differences that are all equal has no width.
+
+    Args:
+        a_records: Replies of the one arm.
+        b_records: Replies of the other.
+        seed: Of the bootstrap.
+
+    Returns:
+        dict: None if they have no pair, else of what JSON can hold:
+
+        - n, problems: pairs, and different problems among them.
+        - a_accuracy, b_accuracy, difference, difference_low, difference_high:
+          fractions; above 0 where a is better.
+        - wins, losses: pairs of which a alone, or b alone, is correct.
+        - a_thinking_tokens, b_thinking_tokens, tokens_difference, tokens_low,
+          tokens_high: means in tokens; below 0 where a thinks less.
+
+    Raises:
+        ValueError: If an arm has two replies to the same sample of a problem.
+    """
+    a_replies, b_replies = _by_sample(a_records), _by_sample(b_records)
+    pairs = [(a_replies[k], b_replies[k]) for k in a_replies if k in b_replies]
+    if not pairs:
+        return None
+    problems = [a["problem"] for a, _ in pairs]
+    right, tokens = (
+        np.array([(a[name], b[name]) for a, b in pairs], np.float64).T  # (2, n)
+        for name in ("correct", "thinking_tokens")
+    )
+    better, longer = right[0] - right[1], tokens[0] - tokens[1]
+    totals = _totals_by_problem(problems, np.ones(len(pairs)), better, longer)
+    count, sum_better, sum_longer = _resampled_sums(totals, seed).T
+    difference_low, difference_high = _interval(sum_better / count)
+    tokens_low, tokens_high = _interval(sum_longer / count)
+    return {
+        "n": len(pairs),
+        "problems": len(totals),
+        "a_accuracy": float(right[0].mean()),
+        "b_accuracy": float(right[1].mean()),
+        "difference": float(better.mean()),
+        "difference_low": difference_low,
+        "difference_high": difference_high,
+        "wins": int((better > 0).sum()),
+        "losses": int((better < 0).sum()),
+        "a_thinking_tokens": float(tokens[0].mean()),
+        "b_thinking_tokens": float(tokens[1].mean()),
+        "tokens_difference": float(longer.mean()),
+        "tokens_low": tokens_low,
+        "tokens_high": tokens_high,
+    }
+
+
+def _measure_budget(records: Sequence[dict]) -> dict:
+    pairs = [
+        (r["thinking_tokens"], r["thinking_budget"])
+        for r in records
+        if r["thinking_budget"] is not None
+    ]
+    over = [(tokens - budget, budget) for tokens, budget in pairs if tokens > budget]
+    return {
+        "mean_budget": _mean([budget for _, budget in pairs]),
+        "over_budget": len(over) / len(pairs) if pairs else None,
+        "excess_tokens": _mean([excess for excess, _ in over]),
+        # Nothing is a share of a budget of 0.
+        "excess_share": _mean([excess / b for excess, b in over if b > 0]),
+    }
+
+
+def _is_unfinished(record: dict) -> bool:
+    if record["closed_by"] is not None:
+        return False
+    return record["thinking_tokens"] > 0 or record["finish_reason"] != "stop"
+
+
+def _by_sample(records: Sequence[dict]) -> dict[tuple, dict]:
+    replies = {(r["problem"], r["sample"]): r for r in records}
+    if len(replies) < len(records):
+        raise ValueError("An arm has two replies to the same sample of a problem.")
+    return replies
+
+
+def _totals_by_problem(problems: Sequence[str], *values: np.ndarray) -> np.ndarray:
+    """Sums of k values by problem, in the order of their names, shape (P, k)."""
+    names, index = np.unique(np.asarray(problems), return_inverse=True)
+    sums = [np.bincount(index, weights=v, minlength=len(names)) for v in values]
+    return np.stack(sums, axis=1)
+
+
+def _resampled_sums(totals: np.ndarray, seed: int) -> np.ndarray:
+    """Sums over P problems drawn with replacement: (P, k) to (RESAMPLES, k)."""
+    rng, count = np.random.default_rng(seed), len(totals)
+    rows = min(RESAMPLES, max(1, _BLOCK // count))
+    sums = []
+    for start in range(0, RESAMPLES, rows):
+        m = min(rows, RESAMPLES - start)
+        drawn = rng.integers(count, size=(m, count)) + count * np.arange(m)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=m * count).reshape(m, count)
+        sums.append(times.astype(np.float64) @ totals)
+    return np.concatenate(sums)
+
+
+def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

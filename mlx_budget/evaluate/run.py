@@ -1,0 +1,375 @@
+"""Asks a model many questions under each strategy and budget, and grades the answers.
+
+Every finished reply is a record on a line of a file, so that a run can be stopped at
+any moment and gone on with. Knows generation and grading; nothing of what the records
+add up to.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlx.nn as nn
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from .. import checkpoint
+from ..batch import BatchReply, stream_batch_generate
+from ..budget import AutoBudget
+from ..checkpoint import full_disk_in_one_line
+from ..estimate import estimate
+from ..predictor import Predictor
+from ..prompts import encode_chat
+from ..record_file import RecordFile, open_records
+from ..thinking import find_markers
+from . import grading
+from .options import EvaluateOptions
+from .strategies import WITHOUT_BUDGET, Arm, needs_predictor
+from .tasks import Problem, Task
+
+RECORDS_FILE = "records.jsonl"
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        arm: Strategy and budget that are being run, or "predicted lengths".
+        done: Its replies so far, those of earlier runs included.
+        total: Replies that it will have.
+        correct: Those of ``done`` whose answer is right.
+    """
+
+    arm: str
+    done: int
+    total: int
+    correct: int
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    predictor: Predictor | bool | None,
+    task: Task,
+    output: str | Path,
+    *,
+    model_name: str = "",
+    progress: Callable[[Progress], None] = lambda _: None,
+    **options,
+) -> list[dict]:
+    """Runs every strategy at every budget over a task's questions.
+
+    ``output`` gets `RECORDS_FILE`, a JSON object for each reply, and `SETTINGS_FILE`.
+    A run on an existing folder goes on with it: what is there is not generated again,
+    and more strategies and budgets can be added. A reply's draws depend on the seed,
+    its question and the number of its sample alone, so that a run that was stopped
+    comes to the same replies, to the rounding of batched arithmetic, and strategies are
+    compared on common random numbers.
+
+    Args:
+        model, tokenizer, predictor: As `mlx_budget.load` returns them.
+        task (Task): From `load_task`.
+        output (str or Path): The folder.
+        model_name (str): What tells the model from others.
+        progress (Callable): Called at the start of each arm and after each reply.
+        options: The fields of `EvaluateOptions`.
+
+    Returns:
+        list[dict]: The records of the folder, in a fixed order.
+
+    Raises:
+        ValueError: In one line, if an option cannot be used, a strategy needs what the
+            model does not have, or the folder is of another run or in use.
+    """
+    options = EvaluateOptions(**options)
+    grading.check_available()
+    markers = find_markers(tokenizer, options.thinking_start, options.thinking_end)
+    for strategy in options.strategies:
+        if needs_predictor(strategy) and not isinstance(predictor, Predictor):
+            raise ValueError(
+                f"The strategy {strategy} needs a predictor, and there is none: name "
+                "one with --predictor, or leave the strategy out."
+            )
+    output = Path(output)
+    settings = {"model": model_name, **_describe(task), **options.settings()}
+    advice = "and run the same again: it goes on where it ended"
+    file = output / RECORDS_FILE
+    with full_disk_in_one_line(file, advice), open_records(file) as records:
+        _check_settings(output / SETTINGS_FILE, settings)
+        run = _Run(model, tokenizer, predictor, task, options, markers.end, progress)
+        run.take_up(records)
+        run.expect_lengths()
+        if "full" in options.strategies or any(b.share for b in options.budgets):
+            run.answer(Arm("full"), records)
+        for arm in run.arms():
+            run.answer(arm, records)
+        return run.records()
+
+
+class _Run:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: TokenizerWrapper,
+        predictor: Predictor | bool | None,
+        task: Task,
+        options: EvaluateOptions,
+        marker: str,
+        progress: Callable[[Progress], None],
+    ):
+        self._loaded = model, tokenizer
+        self._predictor = predictor
+        self._task = task
+        self._options = options
+        self._marker = marker
+        self._progress = progress
+        self._records: dict[str, dict] = {}
+        self._expected: dict[str, float] = {}
+
+    def take_up(self, file: RecordFile) -> None:
+        """Reads the records that are there."""
+        for record in file.read(_check_record):
+            self._records.setdefault(record["id"], record)
+            if record["predicted_tokens"] is not None:
+                self._expected[record["problem"]] = record["predicted_tokens"]
+
+    def expect_lengths(self) -> None:
+        """The median length that the predictor expects of each question, in tokens."""
+        if not isinstance(self._predictor, Predictor):
+            return
+        problems, what = self._task.problems, "predicted lengths"
+        for done, problem in enumerate(problems):
+            if problem.id not in self._expected:
+                self._progress(Progress(what, done, len(problems), 0))
+                self._expected[problem.id] = estimate(
+                    *self._loaded,
+                    self._predictor,
+                    self._encode(problem.question),
+                    thinking_start=self._options.thinking_start,
+                    thinking_end=self._options.thinking_end,
+                    prefill_step_size=self._options.prefill_step_size,
+                ).median
+
+    def arms(self) -> Iterator[Arm]:
+        """What is to be run, but for the strategy without a budget."""
+        mean = self._mean_length()
+        for strategy in self._options.strategies:
+            if strategy in WITHOUT_BUDGET:
+                if strategy != "full":
+                    yield Arm(strategy)
+            elif strategy == "auto":
+                yield from self._auto_arms()
+            else:
+                for budget in self._options.budgets:
+                    yield Arm(strategy, budget.label, budget.resolve(mean))
+
+    def _auto_arms(self) -> Iterator[Arm]:
+        """Each automatic budget, and a fixed one of the same mean beside it."""
+        asked = {budget.label for budget in self._options.budgets}
+        for budget in self._options.budgets:
+            if budget.share is None:
+                continue
+            auto = AutoBudget(budget.share)
+            yield Arm("auto", budget.label, auto)
+            tokens = [auto.tokens(length) for length in self._expected.values()]
+            mean = round(sum(tokens) / len(tokens))
+            if str(mean) not in asked:
+                asked.add(str(mean))
+                yield Arm("guidance", str(mean), mean)
+
+    def answer(self, arm: Arm, file: RecordFile) -> None:
+        """Generates and grades what is missing of an arm."""
+        wanted = {
+            f"{arm.name}/{problem.id}-{sample}": (problem, sample)
+            for sample in range(self._options.num_samples)
+            for problem in self._task.problems
+        }
+        there = [self._records[name] for name in wanted if name in self._records]
+        missing = [name for name in wanted if name not in self._records]
+        _check_budget(arm, there)
+        correct = sum(record["correct"] for record in there)
+        done = len(there)
+        self._progress(Progress(arm.name, done, len(wanted), correct))
+        if not missing:
+            return
+        options = arm.generation(
+            self._predictor,
+            self._options.hard_stop,
+            self._options.thinking_budget_message,
+        )
+        replies = stream_batch_generate(
+            *self._loaded,
+            [self._encode(arm.question(wanted[n][0].question)) for n in missing],
+            seed=[self._seed(*wanted[name]) for name in missing],
+            max_tokens=self._options.max_tokens,
+            batch_size=self._options.batch_size,
+            prefill_step_size=self._options.prefill_step_size,
+            thinking_start=self._options.thinking_start,
+            thinking_end=self._options.thinking_end,
+            **self._options.sampling,
+            **options,
+        )
+        before = time.perf_counter()
+        with closing(replies):
+            for reply in replies:
+                now = time.perf_counter()
+                name = missing[reply.index]
+                record = self._record(name, arm, *wanted[name], reply, now - before)
+                file.append(record)
+                self._records[name] = record
+                before = now
+                done += 1
+                correct += record["correct"]
+                self._progress(Progress(arm.name, done, len(wanted), correct))
+
+    def records(self) -> list[dict]:
+        """All records, in an order that does not depend on how they came."""
+        return sorted(self._records.values(), key=lambda record: record["id"])
+
+    def _record(
+        self,
+        name: str,
+        arm: Arm,
+        problem: Problem,
+        sample: int,
+        reply: BatchReply,
+        seconds: float,
+    ) -> dict:
+        answer = grading.answer_of(reply.text, self._marker, reply.is_thinking)
+        grade = grading.grade(answer, problem.answer, problem.choices)
+        budget = reply.thinking_budget
+        if budget is None and isinstance(arm.budget, int):
+            budget = arm.budget  # of a strategy that works without a sampler's budget
+        # The closing marker is of neither part, and the rest is thinking or answer.
+        others = reply.thinking_tokens + (reply.closed_by is not None)
+        return {
+            "id": name,
+            "strategy": arm.strategy,
+            "budget": arm.label,
+            "thinking_budget": budget,
+            "problem": problem.id,
+            "sample": sample,
+            "question": problem.question,
+            "reference": problem.answer,
+            "reply": reply.text,
+            "thinking_tokens": reply.thinking_tokens,
+            "answer_tokens": max(0, len(reply.tokens) - others),
+            "prompt_tokens": reply.prompt_tokens,
+            "closed_by": reply.closed_by,
+            "finish_reason": reply.finish_reason,
+            "predicted_tokens": self._expected.get(problem.id),
+            "correct": grade.correct,
+            "extracted": grade.extracted,
+            "grading_problem": grade.problem,
+            "seconds": seconds,
+        }
+
+    def _mean_length(self) -> float:
+        lengths = [
+            record["thinking_tokens"]
+            for record in self._records.values()
+            if record["strategy"] == "full"
+        ]
+        return sum(lengths) / max(len(lengths), 1)
+
+    def _encode(self, question: str) -> list[int]:
+        instruction = self._task.instruction
+        text = f"{question}\n\n{instruction}" if instruction else question
+        return encode_chat(
+            self._loaded[1],
+            text,
+            system_prompt=self._options.system_prompt,
+            chat_template_config=self._options.chat_template_config,
+            ignore_chat_template=self._options.ignore_chat_template,
+        )
+
+    def _seed(self, problem: Problem, sample: int) -> int:
+        text = json.dumps([self._options.seed, problem.id, sample])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def read_records(folder: Path) -> list[dict]:
+    """The records of a folder, each once, in a fixed order.
+
+    Raises:
+        ValueError: If there are none, or the folder is in use.
+    """
+    file = Path(folder) / RECORDS_FILE
+    if not file.exists():
+        raise ValueError(
+            f"There is no {file}: name the --output folder of `mlx-budget evaluate`."
+        )
+    with open_records(file) as records:
+        found = {record["id"]: record for record in records.read(_check_record)}
+    if not found:
+        raise ValueError(f"{file} holds no records yet.")
+    return [found[name] for name in sorted(found)]
+
+
+def read_settings(folder: Path) -> dict:
+    """The settings of a folder's run."""
+    file = Path(folder) / SETTINGS_FILE
+    settings = checkpoint.read_json(file, f"There is no {file}.")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} is not a JSON object.")
+    return settings
+
+
+def _describe(task: Task) -> dict:
+    """A task in a few words, and a digest of its questions and answers."""
+    asked = [asdict(problem) for problem in task.problems]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    return {
+        "task": task.name,
+        "problems": len(asked),
+        "questions": digest,
+        "instruction": task.instruction,
+    }
+
+
+def _check_settings(file: Path, settings: dict) -> None:
+    """Keeps the settings of a new folder; those of an old one must be the same."""
+    if not file.exists():
+        checkpoint.write_text(file, json.dumps(settings, indent=2) + "\n")
+        return
+    there = read_settings(file.parent)
+    for name, value in settings.items():
+        if there.get(name) != value:
+            raise ValueError(
+                f"{file.parent} is of a run with {name} {there.get(name)!r}, not "
+                f"{value!r}: choose another --output, or set it as before."
+            )
+
+
+def _check_budget(arm: Arm, there: Sequence[dict]) -> None:
+    """Checks that what is there of an arm had the same budget."""
+    for record in there:
+        budget = record["thinking_budget"]
+        if isinstance(arm.budget, int) and budget != arm.budget:
+            raise ValueError(
+                f"The records of {arm.name} have a budget of {budget} tokens, and it "
+                f"is {arm.budget} now: choose another --output."
+            )
+
+
+def _check_record(record: object, where: str) -> None:
+    fields = {
+        "id": str,
+        "strategy": str,
+        "problem": str,
+        "thinking_tokens": int,
+        "correct": bool,
+    }
+    is_record = isinstance(record, dict) and "predicted_tokens" in record
+    if not is_record or not all(
+        isinstance(record.get(name), kind) for name, kind in fields.items()
+    ):
+        raise ValueError(
+            f"{where} is no record of an evaluation: choose another --output, or "
+            "remove the line."
+        )

@@ -1,0 +1,160 @@
+"""What is compared: ways of spending a thinking budget, as options of one generation.
+
+Every strategy runs through `stream_batch_generate` with the same sampling; they differ
+in what is set here alone. Knows nothing of questions or grading.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+
+from ..budget import AutoBudget
+from ..predictor import Predictor
+from ..prompts import BUDGET_PROMPT
+from .wait import make_wait_sampler
+
+# What budget forcing puts where it cuts, as the paper's baseline does.
+FORCED_ANSWER = "\n**Final Answer**\n"
+STRATEGIES = {
+    "full": "no budget",
+    "no-thinking": "a budget of 0: the answer at once",
+    "guidance": "budget guidance with the hard stop",
+    "guidance-no-hard-stop": "budget guidance alone, as in the paper",
+    "budget-forcing": "cut at the budget, then **Final Answer**",
+    "truncate": "cut at the budget, then the closing marker alone",
+    "prompt": "the budget stated in the prompt, and nothing else",
+    "wait": '"Wait" in place of a closing marker that comes before the budget',
+    "auto": "budget guidance, with a share of the length predicted for the question",
+}
+WITHOUT_BUDGET = ("full", "no-thinking")
+_GUIDED = ("guidance", "guidance-no-hard-stop", "auto")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+
+
+@dataclass(frozen=True)
+class BudgetRequest:
+    """A budget as it was asked for.
+
+    Attributes:
+        label: How it was written: "25%" or "60".
+        tokens: The budget in tokens, or None if it is a share.
+        share: Of the mean thinking length without a budget, or None.
+    """
+
+    label: str
+    tokens: int | None = None
+    share: float | None = None
+
+    def resolve(self, mean_tokens: float) -> int:
+        """The budget in tokens, where thinking takes so many without a budget."""
+        if self.tokens is not None:
+            return self.tokens
+        return max(1, round(self.share * mean_tokens))
+
+
+def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
+    """Reads a list of budgets such as "60,25%,63%".
+
+    Raises:
+        ValueError: Naming the one that cannot be read.
+    """
+    budgets = []
+    for label in (part.strip() for part in text.split(",")):
+        if label.isdecimal() and int(label) > 0:
+            budgets.append(BudgetRequest(label, tokens=int(label)))
+        elif (found := _SHARE.fullmatch(label)) and float(found[1]) > 0:
+            budgets.append(BudgetRequest(label, share=float(found[1]) / 100))
+        else:
+            raise ValueError(
+                f"A budget must be a number of tokens above 0 or a share of the mean "
+                f"without a budget, such as 500 or 63%; not {label!r}."
+            )
+    if len({b.label for b in budgets}) < len(budgets):
+        raise ValueError(f"A budget is named twice in {text!r}.")
+    return tuple(budgets)
+
+
+def parse_strategies(text: str) -> tuple[str, ...]:
+    """Reads a list of strategies; "all" for all.
+
+    Raises:
+        ValueError: Naming the one that is not known.
+    """
+    if text == "all":
+        return tuple(STRATEGIES)
+    names = [part.strip() for part in text.split(",")]
+    for name in names:
+        if name not in STRATEGIES:
+            raise ValueError(
+                f"There is no strategy {name!r}: choose from {', '.join(STRATEGIES)}."
+            )
+    return tuple(name for name in STRATEGIES if name in names)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One strategy at one budget.
+
+    Attributes:
+        strategy: One of `STRATEGIES`.
+        label: The budget as it was asked for, or None.
+        budget: The budget in tokens, a share of the predicted length, or None.
+    """
+
+    strategy: str
+    label: str | None = None
+    budget: int | AutoBudget | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        return self.strategy if self.label is None else f"{self.strategy}@{self.label}"
+
+    def question(self, question: str) -> str:
+        """The question as it is asked."""
+        if self.strategy != "prompt":
+            return question
+        return BUDGET_PROMPT.format(question=question, budget=self.budget)
+
+    def generation(
+        self,
+        predictor: Predictor | bool | None,
+        hard_stop: float,
+        message: str | None,
+    ) -> dict:
+        """The options of `stream_batch_generate` that make the strategy.
+
+        Args:
+            predictor (Predictor, optional): That guides.
+            hard_stop (float): Of guidance.
+            message (str, optional): What a forced close puts before the marker, budget
+                forcing aside.
+        """
+        options = {"predictor": False, "thinking_budget": None}
+        if self.strategy in _GUIDED:
+            options |= {
+                "predictor": predictor,
+                "thinking_budget": self.budget,
+                "hard_stop": hard_stop,
+                "thinking_budget_message": message,
+            }
+            if self.strategy == "guidance-no-hard-stop":
+                options["hard_stop"] = None
+        elif self.strategy in ("budget-forcing", "truncate"):
+            is_forcing = self.strategy == "budget-forcing"
+            options |= {
+                "thinking_budget": self.budget,
+                "hard_stop": 1.0,
+                "thinking_budget_message": FORCED_ANSWER if is_forcing else message,
+            }
+        elif self.strategy == "no-thinking":
+            options["thinking_budget"] = 0
+        elif self.strategy == "wait":
+            minimum = self.budget
+            options["make_sampler"] = partial(make_wait_sampler, minimum=minimum)
+        return options
+
+
+def needs_predictor(strategy: str) -> bool:
+    """Whether a strategy is guided by a predictor."""
+    return strategy in _GUIDED

@@ -1,0 +1,258 @@
+"""The questions of an evaluation, with their reference answers and instruction.
+
+Knows files, datasets and fields; nothing of models, budgets or grading.
+"""
+
+import math
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+
+from ..train.data_files import Row, read_rows
+
+MATHS_INSTRUCTION = (
+    "Please reason step by step, and put your final answer within \\boxed{}."
+)
+CHOICES_INSTRUCTION = "Answer with the letter of the right choice."
+
+_QUESTIONS = ("question", "problem", "prompt")
+_LETTERS = string.ascii_uppercase
+_DEMO = Path(__file__).parent.parent / "demo" / "problems.jsonl"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question and what is right.
+
+    Attributes:
+        id: Its name, which no other problem of the task has.
+        question: What the model is asked, its choices with it.
+        answer: The reference answer; a letter if there are choices.
+        choices: Whether it is graded by the letter.
+    """
+
+    id: str
+    question: str
+    answer: str
+    choices: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """Problems that are evaluated together.
+
+    Attributes:
+        name: The task's name, or that of the file without its suffix.
+        problems: At least one.
+        instruction: What is put behind every question, "" for nothing.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    instruction: str
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where a task that has a name comes from.
+
+    Attributes:
+        about: What it is, in a few words.
+        data: A file, or a file of a dataset on the Hub (owner/name/path).
+        id_field: The field that names a problem; without it the row number does.
+        instruction: The task's instruction, unless another is given.
+    """
+
+    about: str
+    data: str
+    id_field: str | None = None
+    instruction: str = MATHS_INSTRUCTION
+
+
+TASKS = {
+    "gsm8k": TaskSource(
+        "grade school word problems, 1,319 of them",
+        "openai/gsm8k/main/test-00000-of-00001.parquet",
+    ),
+    "math-500": TaskSource(
+        "competition mathematics, 500 problems",
+        "HuggingFaceH4/MATH-500/test.jsonl",
+        "unique_id",
+    ),
+    "aime-2024": TaskSource(
+        "the 30 problems of AIME 2024",
+        "HuggingFaceH4/aime_2024/data/train-00000-of-00001.parquet",
+        "id",
+    ),
+    "aime-2025": TaskSource(
+        "the 30 problems of AIME 2025", "math-ai/aime25/test.jsonl", "id"
+    ),
+    "demo": TaskSource(
+        "500 problems that ship with mlx-budget", str(_DEMO), instruction=""
+    ),
+}
+
+
+def load_task(
+    name: str | None,
+    data: Path | None,
+    limit: int | None = None,
+    instruction: str | None = None,
+) -> Task:
+    """The problems of a named task, or of a file of one's own.
+
+    Args:
+        name (str, optional): One of `TASKS`.
+        data (Path, optional): A file whose rows have `question` (or `problem` or
+            `prompt`) and `answer`, a text or a number. What follows "####" in an
+            answer is the answer. A row may have an `id`, and `choices`: a list of
+            texts, or true if they are in the question. Its answer is then a letter.
+        limit (int, optional): How many problems to take, the first ones.
+        instruction (str, optional): Put behind every question instead of the default.
+
+    Raises:
+        ValueError: In one line, naming the row that cannot be used.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"The limit must be at least 1 problem, not {limit}.")
+    names = ", ".join(TASKS)
+    if name is not None and data is not None:
+        raise ValueError(
+            f"Give a task or a file of problems, not both ({name} and {data})."
+        )
+    if name is None and data is None:
+        raise ValueError(
+            f"There is nothing to evaluate on: give a task ({names}) or a file of "
+            "problems."
+        )
+    if name is None:
+        title, source, id_field, default = data.stem, str(data), "id", None
+    elif name in TASKS:
+        task = TASKS[name]
+        title, source = name, task.data
+        id_field, default = task.id_field, task.instruction
+    else:
+        raise ValueError(f"There is no task {name!r}; the tasks are {names}.")
+    problems = tuple(islice(_read_problems(source, id_field), limit))
+    if not problems:
+        raise ValueError(f"{source} holds no problems.")
+    if default is None:
+        all_choices = all(problem.choices for problem in problems)
+        default = CHOICES_INSTRUCTION if all_choices else ""
+    return Task(title, problems, default if instruction is None else instruction)
+
+
+def _read_problems(source: str, id_field: str | None) -> Iterator[Problem]:
+    # The first column is the one that a Parquet file must have.
+    columns = ["answer", *_QUESTIONS, "choices"] + ([id_field] if id_field else [])
+    names: dict[str, str] = {}
+    for number, row in enumerate(read_rows(source, columns)):
+        problem = _problem_of(row, number, id_field)
+        if problem.id in names:
+            raise ValueError(
+                f"{row.name} has the id {problem.id!r}, which {names[problem.id]} has "
+                "already: every problem needs its own."
+            )
+        names[problem.id] = row.name
+        yield problem
+
+
+def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
+    if not row.is_json:
+        raise ValueError(f"{row.name} is not valid JSON.")
+    if not isinstance(row.value, dict):
+        raise ValueError(
+            f"{row.name} is not a JSON object with question and answer: "
+            f"{_short(row.value)}."
+        )
+    record = row.value
+    question = _question_of(record, row.name)
+    answer = _answer_of(record, row.name)
+    choices = record.get("choices")
+    if isinstance(choices, list):
+        options = _options_of(choices, row.name)
+        question = "\n".join([question, "", *options])
+        _check_letter(answer, _LETTERS[: len(options)], row.name)
+    elif choices is True:
+        _check_letter(answer, _LETTERS, row.name)
+    elif choices is not None and choices is not False:
+        raise ValueError(
+            f"{row.name} has {_short(choices)} for choices: give a list of texts, or "
+            "true if the question has them already."
+        )
+    name = _id_of(record, number, id_field, row.name)
+    return Problem(name, question, answer, bool(choices))
+
+
+def _question_of(record: dict, where: str) -> str:
+    field = next((f for f in _QUESTIONS if record.get(f) is not None), None)
+    if field is None:
+        raise ValueError(
+            f"{where} has no question: give it as question, problem or prompt."
+        )
+    question = record[field]
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(
+            f"{where} has {_short(question)} for its {field}: give a text that is not "
+            "empty."
+        )
+    return question.strip()
+
+
+def _answer_of(record: dict, where: str) -> str:
+    answer = record.get("answer")
+    if answer is None:
+        raise ValueError(f"{where} has no answer: give it as answer.")
+    if isinstance(answer, str) and (text := answer.rpartition("####")[2].strip()):
+        return text
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return str(answer)
+    if isinstance(answer, float) and math.isfinite(answer):
+        # Without an exponent, which would be read as the letter e.
+        return format(Decimal(repr(answer)), "f")
+    raise ValueError(
+        f"{where} has {_short(answer)} for its answer: give a number, or a text that "
+        "is not empty."
+    )
+
+
+def _options_of(choices: list, where: str) -> list[str]:
+    texts = all(isinstance(choice, str) and choice.strip() for choice in choices)
+    if not texts or not 2 <= len(choices) <= len(_LETTERS):
+        raise ValueError(
+            f"{where} has {_short(choices)} for choices: give 2 to {len(_LETTERS)} "
+            "texts that are not empty."
+        )
+    return [
+        f"{letter}. {choice.strip()}"
+        for letter, choice in zip(_LETTERS, choices, strict=False)
+    ]
+
+
+def _check_letter(answer: str, letters: str, where: str) -> None:
+    if len(answer) != 1 or answer not in letters:
+        raise ValueError(
+            f"{where} has choices and the answer {_short(answer)}: give the letter of "
+            f"the right choice, A to {letters[-1]}."
+        )
+
+
+def _id_of(record: dict, number: int, id_field: str | None, where: str) -> str:
+    value = record.get(id_field) if id_field else None
+    if value is None:
+        return str(number)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int and not (isinstance(value, str) and value.strip()):
+        raise ValueError(
+            f"{where} has {_short(value)} for its {id_field}: give a text that is not "
+            "empty, or a whole number."
+        )
+    return str(value).strip()
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

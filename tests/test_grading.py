@@ -1,0 +1,274 @@
+"""Answers are graded as a reader would, and what cannot be graded says why."""
+
+import signal
+import sys
+import threading
+
+import pytest
+
+from mlx_budget.evaluate import grading
+from mlx_budget.evaluate.grading import Grade, answer_of, check_available, grade
+
+pytest.importorskip("math_verify")
+
+NO_LETTER = "no letter of a choice in the answer"
+ENDINGS = ("it is", "it must be", "I choose", "I pick", "I select", "I go with")
+UNPARSED = "nothing that math-verify can parse in the answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("18", "18"),
+        ("The answer is 18.", "18"),
+        ("12 of 30 are left. She has 18 apples", "18"),
+        ("Answer: **18** apples.", "18"),
+        ("#### 18", "18"),
+        ("x = 18", "18"),
+        (r"\boxed{18}", "18"),
+        (r"\boxed {18}", "18"),
+        (r"\[ \boxed{18.} \]", "18"),
+        (r"\boxed{\mathbf{0.5}}", "1/2"),
+        (r"\boxed{18}, \boxed{18}", "18"),
+        (r"\boxed{18} since 20 - 3 + 1 = 18 and 7 are odd.", "18"),
+        # Thousands, currencies, units, on either side
+        ("She earns $1,234.", "1234"),
+        (r"She earns \$1,234 a day.", "1234"),
+        (r"\boxed{€1,234}", "1234"),
+        (r"\boxed{1\,234}", "1,234"),
+        (r"\boxed{1234 dollars}", "1,234"),
+        ("1234", r"\$1,234"),
+        ("1234", "1,234 dollars."),
+        ("1234.50", "$1,234.5"),
+        (r"\boxed{5.4}", r"5.4 \text{ cents}"),
+        # One number written in two ways
+        ("0.75", r"\frac{3}{4}"),
+        (r"\boxed{\dfrac34}", "0.75"),
+        ("3/4", r"\frac{6}{8}"),
+        ("50%", "0.5"),
+        ("-5", "-5.0"),
+        ("The result is −5.", "-5"),
+        (r"-\frac{35}{9}", "-35/9"),
+        # More than numbers
+        ("(1, 2)", "(1,2)"),
+        (r"\boxed{2,1}", "1,2"),
+        (r"$\boxed{1}$ and $\boxed{2}$", "1,2"),
+        (r"\boxed{5-p+x}", "x - p + 5"),
+        (r"\boxed{\{1,2\}}", r"\{2,1\}"),
+        (r"\boxed{even}", r"\text{even}"),
+        ("paris.", "Paris"),
+        (r"$90^\circ$", r"90^\circ"),
+        ("18", r"\boxed{18}"),
+    ],
+)
+def test_what_is_equal_is_right(answer, reference):
+    result = grade(answer, reference)
+    assert (result.correct, result.problem) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("12", "120"),
+        ("120", "12"),
+        (r"\boxed{12}", "120"),
+        ("5", "-5"),
+        ("0.33", r"\frac{1}{3}"),
+        ("(2, 1)", "(1,2)"),
+        ("1,234", "1"),
+        ("18 was too much. It is 17", "18"),
+        # The last box is the answer, and two answers are not one.
+        (r"At first \boxed{18}, then rather \boxed{17}.", "18"),
+        (r"\boxed{18} or \boxed{17}", "18"),
+        (r"\boxed{17}. I also thought of 18", "18"),
+        (r"\boxed{5 million}", "5"),
+        (r"\boxed{2 x}", "2"),
+    ],
+)
+def test_what_differs_is_wrong_without_a_problem(answer, reference):
+    result = grade(answer, reference)
+    assert (result.correct, result.problem) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "extracted"),
+    [
+        (r"First 3, hence $\boxed{\frac{3}{4}}$.", r"\frac{3}{4}"),
+        (r"\boxed{1,234 dollars}", "1234"),
+        ("It is 1,234 in all.", "1234"),
+        ("x = 5", "x = 5"),
+        (r"\boxed{x = \boxed{5}}", "5"),
+    ],
+)
+def test_it_says_what_was_taken_for_the_answer(answer, extracted):
+    assert grade(answer, "7") == Grade(False, extracted, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "extracted", "problem"),
+    [
+        (None, None, "no answer: thinking was never closed"),
+        (" \n", None, "no answer: nothing follows the thinking"),
+        ("I do not know.", None, UNPARSED),
+        (r"\boxed{(}", "(", UNPARSED),
+        (r"\boxed{5\{}", r"5\{", UNPARSED),
+        (r"So 7 + 1 is \boxed{8", None, "the answer has a box that is never closed"),
+    ],
+)
+def test_an_answer_that_cannot_be_graded_says_why(answer, extracted, problem):
+    assert grade(answer, "8") == Grade(False, extracted, problem)
+
+
+@pytest.mark.parametrize("reference", ["(", ""])
+def test_a_reference_that_cannot_be_parsed_says_so(reference):
+    problem = f"the reference answer {reference!r} cannot be parsed"
+    assert grade("8", reference) == Grade(False, "8", problem)
+
+
+def test_a_reference_with_an_open_box_says_so():
+    problem = "the reference answer has a box that is never closed"
+    assert grade("8", r"\boxed{8") == Grade(False, "8", problem)
+
+
+@pytest.mark.parametrize("error", [RecursionError, ValueError, None])
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("parse", "the reference answer cannot be parsed"),
+        ("verify", "the answer cannot be compared with the reference"),
+    ],
+)
+def test_failures_of_math_verify_are_problems(monkeypatch, function, problem, error):
+    from math_verify.errors import TimeoutException
+
+    error = error or TimeoutException
+
+    def fail(*_, **__):
+        raise error("at length")
+
+    monkeypatch.setattr(f"math_verify.{function}", fail)
+    expected = f"{problem} (math-verify: {error.__name__})"
+    assert grade("8", "8") == Grade(False, "8", expected)
+
+
+def test_a_number_beyond_computing_ends_in_time(monkeypatch, capfd, caplog):
+    monkeypatch.setattr(grading, "_TIMEOUT", 1)
+    result = grade(r"\boxed{10^{10^{10}}}", "5")
+    problem = "the answer cannot be compared with the reference"
+    timeout = f"{problem} (math-verify: TimeoutException)"
+    assert result == Grade(False, "10^{10^{10}}", timeout)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_grading_works_in_any_thread(capfd, caplog, monkeypatch):
+    # The first call without a timeout is the one that math-verify warns about.
+    for module in ("parser", "grader"):
+        monkeypatch.setattr(f"math_verify.{module}.TIMEOUT_WARNING_SHOWN", False)
+    grades = []
+    thread = threading.Thread(target=lambda: grades.append(grade("0.75", "3/4")))
+    thread.start()
+    thread.join()
+    assert grades == [Grade(True, "0.75", None)]
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_without_math_verify_it_says_what_to_install(monkeypatch):
+    check_available()
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    message = 'Grading needs math-verify: `pip install "mlx-budget[eval]"`.'
+    for ask in (check_available, lambda: grade("1", "1")):
+        with pytest.raises(ValueError) as e:
+            ask()
+        assert str(e.value) == message
+    # Letters do not need it.
+    assert grade("C", "C", choices=True).correct
+
+
+def test_the_answer_is_what_follows_the_thinking():
+    assert answer_of("<think>18</think>\n7", "</think>", False) == "\n7"
+    assert answer_of("18</think>7 </think> 8", "</think>", False) == "7 </think> 8"
+    assert answer_of("7", "</think>", False) == "7"
+    assert answer_of("18</think>", "</think>", False) == ""
+    assert answer_of("<think>18", "</think>", True) is None
+
+
+def test_thinking_is_never_graded():
+    for reply, is_thinking in ((r"\boxed{18}</think>7", False), (r"\boxed{18}", True)):
+        answer = answer_of(reply, "</think>", is_thinking)
+        assert not grade(answer, "18").correct
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        (r"\boxed{C}", "C"),
+        (r"\[\boxed{\text{(C)}}\]", "C"),
+        (r"\boxed{C. Paris}", "C"),
+        (r"\boxed{c}", "C"),
+        (r"The answer is A. So \boxed{C}. Not (B).", "C"),
+        (r"\boxed{12}. The answer is C.", "C"),
+        ("The answer is (C).", "C"),
+        ("The answer is C because A is wrong.", "C"),
+        ("The answer is A because it is.", "A"),
+        ("The answer to this is **C**, not (D).", "C"),
+        (r"The answer is $\text{C}$.", "C"),
+        ("The answer is not A but is C.", "C"),
+        ("Answer: C", "C"),
+        ("answer: c", "C"),
+        ("**Answer:** C", "C"),
+        ("The correct answer is:\n\n**C) Paris**", "C"),
+        ("The correct option is C", "C"),
+        ("Answer: option C", "C"),
+        ("Answer: A\nWait.\nAnswer: C", "C"),
+        ("The answer is C. Then option\n(A)", "C"),
+        ("C", "C"),
+        ("c", "C"),
+        ("(C)", "C"),
+        ("C.", "C"),
+        ("**C**", "C"),
+        ("Let us see.\n\nC", "C"),
+        ("(A) is wrong, (C) is right", "C"),
+        ("A dog, so (C).", "C"),
+        ("C) Paris", "C"),
+        ("C. Paris is the capital.\n\nIt always was.", "C"),
+        *((f"A bit of thought: {verb} C.", "C") for verb in ENDINGS),
+    ],
+)
+def test_the_letter_that_the_answer_settles_on(answer, letter):
+    assert grade(answer, letter, choices=True) == Grade(True, letter, None)
+    other = chr(ord(letter) + 1)
+    assert grade(answer, other, choices=True) == Grade(False, letter, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A dog has four legs.",
+        "The answer is A dog.",
+        "The answer is I think unknown.",
+        "The answer is B or C",
+        "I think so",
+        "Vitamin C helps.",
+        "f(X) = 3",
+        "Answer: a dog",
+        "A. is red\nB. is blue",
+        r"\boxed{12}",
+    ],
+)
+def test_words_and_lists_settle_on_no_letter(answer):
+    for letter in "ABCIX":
+        assert grade(answer, letter, choices=True) == Grade(False, None, NO_LETTER)
+
+
+@pytest.mark.parametrize("reference", ["12", "c", "AB", ""])
+def test_the_reference_of_a_choice_is_a_letter(reference):
+    problem = f"the reference answer {reference!r} is not a letter"
+    assert grade("C", reference, choices=True) == Grade(False, None, problem)
+
+
+def test_a_choice_needs_an_answer_too():
+    problem = "no answer: thinking was never closed"
+    assert grade(None, "C", choices=True) == Grade(False, None, problem)

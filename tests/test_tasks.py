@@ -1,0 +1,296 @@
+"""Tasks are read from files and from the Hub, and what is wrong in them is one line.
+
+The Hub's client reads its address when it is imported: that test runs it in a child
+process, against a fake Hub on loopback.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fake_hub import FakeHub
+from mlx_budget.evaluate.tasks import TASKS, Problem, Task, load_task
+
+MATHS = "Please reason step by step, and put your final answer within \\boxed{}."
+LETTER = "Answer with the letter of the right choice."
+GOOD = {"question": "1 + 1?", "answer": "2"}
+COLOURS = {"question": "Which is it?", "choices": ["red", "blue"], "answer": "B"}
+
+LOAD = """
+import json, sys
+from dataclasses import asdict
+from mlx_budget.evaluate.tasks import load_task
+for arguments in map(json.loads, sys.argv[1:]):
+    try:
+        print(json.dumps(asdict(load_task(*arguments))))
+    except ValueError as e:
+        print(f"ValueError: {e}")
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes problems.jsonl, a line for each row; texts are lines as they are."""
+
+    def write(*rows: object) -> Path:
+        file = tmp_path / "problems.jsonl"
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        file.write_text("".join(f"{line}\n" for line in lines))
+        return file
+
+    return write
+
+
+def message_of(*arguments, **options) -> str:
+    with pytest.raises(ValueError) as e:
+        load_task(*arguments, **options)
+    return str(e.value)
+
+
+def test_a_file_is_problems_in_their_order(write):
+    file = write(GOOD, {"question": " Why?\n", "answer": " 3 ", "id": "x"}, GOOD)
+    problems = (
+        Problem("0", "1 + 1?", "2", False),
+        Problem("x", "Why?", "3", False),
+        Problem("2", "1 + 1?", "2", False),
+    )
+    assert load_task(None, file) == Task("problems", problems, "")
+
+
+@pytest.mark.parametrize("field", ["question", "problem", "prompt"])
+def test_the_question_has_one_of_three_names(write, field):
+    (problem,) = load_task(None, write({field: "1 + 1?", "answer": "2"})).problems
+    assert problem.question == "1 + 1?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("It is 9 * 2.\n#### 1,018", "1,018"),
+        ("a #### b #### 18", "18"),
+        ("\\frac{3}{4}", "\\frac{3}{4}"),
+        (18, "18"),
+        (0, "0"),
+        (-0.5, "-0.5"),
+        (1e-07, "0.0000001"),
+    ],
+)
+def test_an_answer_is_a_text_or_a_number(write, answer, expected):
+    (problem,) = load_task(None, write({**GOOD, "answer": answer})).problems
+    assert problem.answer == expected
+
+
+def test_choices_are_put_behind_the_question_and_graded_by_letter(write):
+    task = load_task(None, write(COLOURS))
+    question = "Which is it?\n\nA. red\nB. blue"
+    assert task.problems == (Problem("0", question, "B", True),)
+    assert task.instruction == LETTER
+
+
+def test_choices_may_be_in_the_question_already(write):
+    row = {"question": "Red (A) or blue (B)?", "answer": "B", "choices": True}
+    task = load_task(None, write(row))
+    assert task.problems == (Problem("0", row["question"], "B", True),)
+    assert task.instruction == LETTER
+
+
+@pytest.mark.parametrize("choices", [None, False])
+def test_a_problem_may_say_that_it_has_no_choices(write, choices):
+    task = load_task(None, write({**GOOD, "choices": choices}))
+    assert (task.problems[0].choices, task.instruction) == (False, "")
+
+
+def test_the_letter_is_asked_for_only_if_all_problems_have_choices(write):
+    assert load_task(None, write(COLOURS, GOOD)).instruction == ""
+
+
+@pytest.mark.parametrize("instruction", ["Be brief.", ""])
+def test_an_instruction_takes_the_place_of_the_default(write, instruction):
+    task = load_task(None, write(COLOURS), instruction=instruction)
+    assert task.instruction == instruction
+
+
+def test_the_limit_takes_the_first_problems_and_reads_no_further(write):
+    file = write(GOOD, {**GOOD, "answer": "3"}, "{")
+    answers = [problem.answer for problem in load_task(None, file, 2).problems]
+    assert answers == ["2", "3"]
+    line = "problems.jsonl, line 3 is not valid JSON."
+    assert message_of(None, file, 3) == line
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_the_limit_is_at_least_one(write, limit):
+    message = f"The limit must be at least 1 problem, not {limit}."
+    assert message_of(None, write(GOOD), limit) == message
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "is not valid JSON."),
+        ([1], "is not a JSON object with question and answer: [1]."),
+        (
+            {"answer": "2"},
+            "has no question: give it as question, problem or prompt.",
+        ),
+        (
+            {**GOOD, "question": " "},
+            "has ' ' for its question: give a text that is not empty.",
+        ),
+        (
+            {"problem": 7, "answer": "2"},
+            "has 7 for its problem: give a text that is not empty.",
+        ),
+        ({"question": "Why?"}, "has no answer: give it as answer."),
+        *(
+            (
+                {**GOOD, "answer": answer},
+                f"has {answer!r} for its answer: give a number, or a text that is not "
+                "empty.",
+            )
+            for answer in ("", "9 * 2\n#### ", True, [18], float("inf"))
+        ),
+        *(
+            (
+                {**GOOD, "id": name},
+                f"has {name!r} for its id: give a text that is not empty, or a whole "
+                "number.",
+            )
+            for name in (" ", 1.5, True)
+        ),
+        *(
+            (
+                {**COLOURS, "choices": choices},
+                f"has {choices!r} for choices: give 2 to 26 texts that are not empty.",
+            )
+            for choices in ([], ["red"], ["red", " "], ["red", 2])
+        ),
+        (
+            {**COLOURS, "choices": ["red"] * 27},
+            # Cut, for the line stays one.
+            f"has {str(['red'] * 27)[:57]}... for choices: give 2 to 26 texts that are "
+            "not empty.",
+        ),
+        (
+            {**COLOURS, "choices": "red, blue"},
+            "has 'red, blue' for choices: give a list of texts, or true if the "
+            "question has them already.",
+        ),
+        *(
+            (
+                {**COLOURS, "answer": answer},
+                f"has choices and the answer {str(answer)!r}: give the letter of the "
+                "right choice, A to B.",
+            )
+            for answer in ("C", "b", "blue", "AB", 1)
+        ),
+        (
+            {**COLOURS, "choices": True, "answer": "blue"},
+            "has choices and the answer 'blue': give the letter of the right choice, "
+            "A to Z.",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(write, row, message):
+    file = write(GOOD, "", row)
+    assert message_of(None, file) == f"problems.jsonl, line 3 {message}"
+
+
+@pytest.mark.parametrize(("first", "second"), [("x", "x"), (7, "7"), ("1", None)])
+def test_no_two_problems_have_the_same_id(write, first, second):
+    file = write({**GOOD, "id": first}, {**GOOD, "id": second})
+    assert message_of(None, file) == (
+        f"problems.jsonl, line 2 has the id {str(first)!r}, which problems.jsonl, "
+        "line 1 has already: every problem needs its own."
+    )
+
+
+def test_a_file_without_problems_says_so(write):
+    file = write("")
+    assert message_of(None, file) == f"{file} holds no problems."
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path):
+    file = tmp_path / "none.jsonl"
+    assert message_of(None, file).startswith(f"There is no file {file}.")
+
+
+def test_one_of_a_task_and_a_file_is_needed(write):
+    file = write(GOOD)
+    names = "gsm8k, math-500, aime-2024, aime-2025, demo"
+    assert message_of("gsm8k", file) == (
+        f"Give a task or a file of problems, not both (gsm8k and {file})."
+    )
+    assert message_of(None, None) == (
+        f"There is nothing to evaluate on: give a task ({names}) or a file of problems."
+    )
+    assert message_of("gsm9k", None) == (
+        f"There is no task 'gsm9k'; the tasks are {names}."
+    )
+
+
+def test_every_task_is_described_and_names_a_data_file():
+    for name, source in TASKS.items():
+        assert source.about
+        assert Path(source.data).suffix in (".jsonl", ".parquet")
+        assert source.instruction == ("" if name == "demo" else MATHS)
+        if name != "demo":
+            assert re.fullmatch(r"[\w-]+/[\w-]+/[\w/.-]+", source.data)
+
+
+def test_tasks_are_read_from_the_hub(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    gsm8k, math, aime = (tmp_path / name for name in ("gsm8k", "math", "aime"))
+    for folder in (gsm8k / "main", math, aime / "data"):
+        folder.mkdir(parents=True)
+    rows = [{"question": f"{i}?", "answer": f"So\n#### {i},000"} for i in (1, 2)]
+    file = gsm8k / "main" / "test-00000-of-00001.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+    row = {"problem": "x?", "solution": "y", "answer": "\\pi", "unique_id": "test/1"}
+    (math / "test.jsonl").write_text(json.dumps(row))
+    row = {"id": 60, "problem": "z?", "solution": "y", "answer": "204"}
+    file = aime / "data" / "train-00000-of-00001.parquet"
+    parquet.write_table(pa.Table.from_pylist([row]), file)
+
+    repositories = {
+        "datasets/openai/gsm8k": gsm8k,
+        "datasets/HuggingFaceH4/MATH-500": math,
+        "datasets/HuggingFaceH4/aime_2024": aime,
+    }
+    names = ("gsm8k", "math-500", "aime-2024", "aime-2025")
+    calls = [[name, None] for name in names] + [["gsm8k", None, 1, "Be brief."]]
+    with FakeHub(repositories) as hub:
+        child = subprocess.run(
+            [sys.executable, "-c", LOAD, *map(json.dumps, calls)],
+            env={**os.environ, **hub.environment(tmp_path / "home")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert child.stderr == ""
+    *lines, missing, limited = child.stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        task_of("gsm8k", ("0", "1?", "1,000"), ("1", "2?", "2,000")),
+        task_of("math-500", ("test/1", "x?", "\\pi")),
+        task_of("aime-2024", ("60", "z?", "204")),
+    ]
+    assert missing == (
+        "ValueError: There is no file math-ai/aime25/test.jsonl here and no such name "
+        "on the Hub (or it is private: log in with `hf auth login`)."
+    )
+    expected = task_of("gsm8k", ("0", "1?", "1,000"))
+    assert json.loads(limited) == {**expected, "instruction": "Be brief."}
+
+
+def task_of(name: str, *problems: tuple[str, str, str]) -> dict:
+    fields = ("id", "question", "answer", "choices")
+    records = [dict(zip(fields, (*p, False), strict=True)) for p in problems]
+    return {"name": name, "problems": records, "instruction": MATHS}
