@@ -11,6 +11,7 @@ import mlx.nn as nn
 import mlx_lm
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import dequantize_model
 
 from . import checkpoint, demo, hub
 from .base_model import check_trusted, one_line
@@ -81,6 +82,9 @@ def load(
             **_trust_option(trust_remote_code),
         )
         check_vocabulary(tokenizer)
+    if path == demo.FOLDER:
+        # Its 8 bits make it small, not fast.
+        model = dequantize_model(model)
     if predictor is None and is_predictor_folder(path):
         predictor = path
     if isinstance(predictor, str | Path):

@@ -1,8 +1,8 @@
 """Makes the demo model end to end: tokenizer, model, traces, predictor, problems.
 
-Run it with ``python -m mlx_budget.demo.make WORK``. It goes on where it was stopped and
-puts the result into the package when all is done. Knows the order of the steps; what
-they do is in the other modules and in the package's own tools.
+Run it with ``python -m mlx_budget.demo.make all WORK``. It goes on where it was stopped
+and puts the result into the package when all is done. Knows the order of the steps;
+what they do is in the other modules and in the package's own tools.
 """
 
 import json
@@ -55,20 +55,20 @@ def make_demo(work: Path, steps: int = STEPS, traces: int = TRACE_PROBLEMS) -> P
     if not (raw / "config.json").exists():
         make_tokenizer(raw)
         pretrain(raw, work / "pretraining", steps, progress=_show)
-    if not (model / "config.json").exists():
-        quantise(raw, model)
-    if not (model / "predictor.safetensors").exists():
-        train_predictor(model, work, traces)
+    if not (raw / "predictor.safetensors").exists():
+        train_predictor(raw, work, traces)
+    quantise(raw, model)
     return model
 
 
 def quantise(source: Path, output: Path) -> None:
-    """Writes a folder with the weights of another in 8 bits."""
+    """Writes a folder with the model of another in 8 bits, and its predictor."""
     model, _, config = mlx_lm.load(str(source), return_config=True)
     model, config = quantize_model(model, config, Q_GROUP_SIZE, Q_BITS)
     output.mkdir(parents=True, exist_ok=True)
-    for file in source.glob("tokenizer*.json"):
-        shutil.copy(file, output)
+    for pattern in ("tokenizer*.json", "predictor*"):
+        for file in source.glob(pattern):
+            shutil.copy(file, output)
     save_weights(output, model)
     save_config(config, output / "config.json")
 
@@ -102,7 +102,7 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
         shutil.copy(made / name, model)
 
 
-def test_problems(count: int = TEST_PROBLEMS, seed: int = TEST_SEED) -> list[Problem]:
+def draw_problems(count: int = TEST_PROBLEMS, seed: int = TEST_SEED) -> list[Problem]:
     """Problems whose chains are never trained on, no chain twice, half of them stories.
 
     Args:
@@ -133,7 +133,7 @@ def install(model: Path) -> None:
     for pattern in _SHIPPED:
         for file in model.glob(pattern):
             shutil.copy(file, FOLDER)
-    write_problems(PROBLEMS_FILE, test_problems())
+    write_problems(PROBLEMS_FILE, draw_problems())
 
 
 def _show(step: int, loss: float, rate: float) -> None:
@@ -141,17 +141,31 @@ def _show(step: int, loss: float, rate: float) -> None:
         print(f"step {step}, loss {loss:.4f}, {rate:,.0f} tokens/s", file=sys.stderr)
 
 
-@click.command()
+@click.group()
+def cli():
+    """Make the demo model and its problems."""
+
+
+@cli.command("all")
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--steps", default=STEPS, show_default=True)
 @click.option("--traces", default=TRACE_PROBLEMS, show_default=True)
 @click.option("--install/--no-install", "is_installed", default=True)
-def main(work: Path, steps: int, traces: int, is_installed: bool):
-    """Make the demo model in the folder WORK, and put it into the package."""
+def make_all(work: Path, steps: int, traces: int, is_installed: bool):
+    """Make everything in the folder WORK, and put it into the package."""
     model = make_demo(work, steps, traces)
     if is_installed:
         install(model)
 
 
+@cli.command("problems")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--count", default=TEST_PROBLEMS, show_default=True)
+@click.option("--seed", default=TEST_SEED, show_default=True)
+def make_problems(file: Path, count: int, seed: int):
+    """Write problems that were never trained on, as JSON lines."""
+    write_problems(file, draw_problems(count, seed))
+
+
 if __name__ == "__main__":
-    main()
+    cli()

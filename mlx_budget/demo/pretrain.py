@@ -136,7 +136,7 @@ def pretrain(
     config = {**SHAPE, "vocab_size": tokenizer.get_vocab_size()}
     mx.random.seed(seed)
     model = Model(ModelArgs.from_dict(config))
-    schedule = make_schedule("rex", learning_rate, steps, _WARMUP)
+    schedule = make_schedule("rex", learning_rate, steps, min(_WARMUP, steps // 10))
     optimizer = optim.AdamW(schedule, betas=[0.9, 0.95], weight_decay=0.1)
     optimizer.init(model.trainable_parameters())
     work.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,179 @@
+"""The built-in demo model: what ships, that it reasons, and that a budget steers it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import mlx_lm
+import pytest
+from click.testing import CliRunner
+from tokenizers import Tokenizer
+
+from mlx_budget import batch_generate, demo, load
+from mlx_budget.cli import cli
+from mlx_budget.demo.chat import make_tokenizer, write_prompt, write_reply
+from mlx_budget.demo.make import draw_problems, quantise, write_problems
+from mlx_budget.demo.pretrain import Pool, pretrain
+from mlx_budget.demo.problems import is_held_out
+from mlx_budget.prompts import encode_chat
+
+QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("demo")
+
+
+def run(*args):
+    return CliRunner().invoke(cli, [str(a) for a in args])
+
+
+def ask(model, count: int, **options):
+    """Replies to the first problems, and how many of them are right."""
+    problems = draw_problems()[:count]
+    prompts = [encode_chat(model[1], p.question) for p in problems]
+    options = {"max_tokens": 1024, **options}
+    replies = batch_generate(*model[:2], prompts, predictor=model[2], **options).replies
+    right = sum(
+        reply.text.endswith(f"</think>\n\nThe answer is {problem.answer}.")
+        for reply, problem in zip(replies, problems, strict=True)
+    )
+    return replies, right
+
+
+def test_model_and_predictor_are_at_most_6_mb():
+    files = [f for f in demo.FOLDER.iterdir() if f.is_file()]
+    assert {"model.safetensors", "predictor.safetensors"} <= {f.name for f in files}
+    assert sum(f.stat().st_size for f in files) <= 6e6
+
+
+def test_the_problems_are_those_of_the_seed_and_were_never_trained_on(tmp_path):
+    write_problems(tmp_path / "problems.jsonl", draw_problems())
+    assert (tmp_path / "problems.jsonl").read_bytes() == (
+        demo.PROBLEMS_FILE.read_bytes()
+    )
+    problems = draw_problems()
+    assert len({p.chain for p in problems}) == len(problems) == 500
+    assert all(is_held_out(p.chain) for p in problems)
+
+
+def test_it_is_right_most_of_the_time_and_steered_to_less_thinking(model):
+    free, right = ask(model, 48)
+    assert right >= 0.85 * 48
+    mean = sum(r.thinking_tokens for r in free) / 48
+    tight, still_right = ask(model, 48, thinking_budget=round(0.45 * mean))
+    assert sum(r.thinking_tokens for r in tight) / 48 < 0.55 * mean
+    cut, guessed = ask(
+        (*model[:2], False), 48, thinking_budget=round(0.45 * mean), hard_stop=1.0
+    )
+    assert still_right >= guessed + 12
+
+
+def test_commands_without_a_model_use_it_and_say_so():
+    result = run("generate", "-p", QUESTION, "--thinking-budget", 60, "--json")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[0] == demo.NOTICE
+    reply = json.loads(result.stdout)
+    assert reply["answer"] == "The answer is 12."
+    assert reply["thinking_tokens"] <= 66
+    found = run("estimate", "-p", QUESTION)
+    assert found.exit_code == 0
+    assert demo.NOTICE in found.stderr
+
+
+def test_a_model_that_is_named_brings_no_notice():
+    result = run("generate", "--model", "demo", "-p", QUESTION)
+    assert result.exit_code == 0
+    assert demo.NOTICE not in result.stderr
+
+
+def test_the_first_token_comes_within_ten_seconds():
+    """From the command on, in a process of its own."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlx_budget", "generate", "-p", QUESTION],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout.read(1)
+    seconds = time.perf_counter() - start
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert seconds < 10
+
+
+def test_the_template_writes_what_it_was_trained_on(model):
+    tokenizer = model[1]
+    messages = [{"role": "user", "content": QUESTION}]
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert text == write_prompt(QUESTION)
+    (problem,) = draw_problems(1)
+    reply = write_reply("It is.\n", problem)
+    messages.append({"role": "assistant", "content": reply.removesuffix("<|im_end|>")})
+    history = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert "It is." not in history
+    assert history.endswith(f"The answer is {problem.answer}.<|im_end|>\n")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """A folder with a tokenizer and a model of two updates."""
+    folder = tmp_path_factory.mktemp("raw") / "model"
+    make_tokenizer(folder, texts=200)
+    pretrain(folder, folder.parent / "work", steps=2, save_every=1)
+    return folder
+
+
+def test_pretraining_goes_on_where_it_was_stopped(raw, tmp_path):
+    folder = tmp_path / "model"
+    make_tokenizer(folder, texts=200)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, loss, rate):
+        if step == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pretrain(folder, tmp_path / "work", steps=2, save_every=1, progress=stop)
+    seen = []
+    pretrain(
+        folder,
+        tmp_path / "work",
+        steps=2,
+        save_every=1,
+        progress=lambda step, *_: seen.append(step),
+    )
+    assert seen == [2]
+    one, two = (mx.load(str(f / "model.safetensors")) for f in (raw, folder))
+    assert all(mx.allclose(one[k], two[k], rtol=1e-4, atol=1e-6) for k in one)
+
+
+def test_batches_are_the_same_whenever_they_are_asked_for(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    first = Pool(tokenizer, 0)
+    earlier = [first.batch(step) for step in (0, 9)]
+    tokens, wanted = Pool(tokenizer, 0).batch(9)
+    assert mx.array_equal(tokens, earlier[1][0])
+    assert mx.array_equal(wanted, earlier[1][1])
+    row = tokens[0].tolist()
+    start = wanted[0].tolist().index(1)
+    assert tokenizer.decode(row[:start]).endswith("assistant\n\n")
+    assert not mx.array_equal(Pool(tokenizer, 1).batch(9)[0], tokens)
+
+
+def test_quantising_leaves_what_the_model_says(raw, tmp_path):
+    quantise(raw, tmp_path / "8")
+    ids = mx.array([[5, 6, 7]])
+    logits = [mlx_lm.load(str(f))[0](ids) for f in (raw, tmp_path / "8")]
+    assert not mx.array_equal(*logits)
+    assert mx.abs(logits[0] - logits[1]).max() < 0.05 * mx.abs(logits[0]).max()
