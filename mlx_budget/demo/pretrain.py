@@ -45,6 +45,9 @@ BATCH_SIZE = 16
 _POOL = 8
 # Short thinking first: it teaches the same operations in fewer tokens.
 _SHORT_STEPS, _SHORT_LOOK = 1800, 0.6
+# Up to here a batch of short replies counts as much as one of long ones; from here on
+# every token counts the same, so that the model learns how long replies really are.
+_EVEN_STEPS, _MEAN_TOKENS = 3800, 160
 _STORIES = 0.5
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
@@ -155,24 +158,25 @@ def pretrain(
     # Halves of a batch on streams of their own: on the CPU, a stream is a thread.
     streams = [mx.new_stream(mx.default_device()) for _ in range(2)]
 
-    def update(tokens: mx.array, wanted: mx.array) -> mx.array:
+    def update(step: int, tokens: mx.array, wanted: mx.array) -> mx.array:
         parts = []
         for half, stream in enumerate(streams):
             with mx.stream(stream):
                 parts.append(loss_and_gradients(tokens[half::2], wanted[half::2]))
         mx.eval(parts)
-        scale = 1 / wanted[:, 1:].sum()
+        predicted = wanted[:, 1:].sum()
+        counted = predicted if step < _EVEN_STEPS else BATCH_SIZE * _MEAN_TOKENS
         losses, gradients = zip(*parts, strict=True)
-        gradients = tree_map(lambda *each: sum(each) * scale, *gradients)
+        gradients = tree_map(lambda *each: sum(each) / counted, *gradients)
         gradients, _ = optim.clip_grad_norm(gradients, _LARGEST_GRADIENT)
         optimizer.update(model, gradients)
-        return sum(losses) * scale
+        return sum(losses) / predicted
 
     pool = Pool(tokenizer, seed)
     while step < steps:
         start = time.perf_counter()
         tokens, wanted = pool.batch(step)
-        loss = update(tokens, wanted)
+        loss = update(step, tokens, wanted)
         mx.eval(model.parameters(), optimizer.state, loss)
         step += 1
         rate = tokens.size / (time.perf_counter() - start)

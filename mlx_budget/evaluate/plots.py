@@ -1,0 +1,192 @@
+"""Pictures of an evaluation: what a budget buys, what it holds to, what was foreseen.
+
+Knows records and their summary; nothing of models or tasks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .strategies import STRATEGIES
+
+ACCURACY_FILE, LENGTH_FILE, DIFFICULTY_FILE = (
+    "accuracy.png",
+    "length.png",
+    "difficulty.png",
+)
+NO_PLOTS = (
+    "No plots were drawn, since matplotlib is not installed: "
+    '`pip install "mlx-budget[eval]"`.'
+)
+# Okabe and Ito's colours, told apart by colour-blind readers too; the method is blue
+# and its baseline orange.
+_STYLES = {
+    "full": ("#000000", "*"),
+    "no-thinking": ("#000000", "X"),
+    "guidance": ("#0072B2", "o"),
+    "guidance-no-hard-stop": ("#56B4E9", "s"),
+    "budget-forcing": ("#D55E00", "^"),
+    "truncate": ("#E69F00", "v"),
+    "prompt": ("#999999", "P"),
+    "wait": ("#CC79A7", "D"),
+    "auto": ("#009E73", "h"),
+}
+_POINTS = ("full", "no-thinking")
+_SIZE, _DPI = (7.5, 4.6), 150
+
+
+def draw(folder: Path, records: Sequence[dict], summary: dict) -> list[Path]:
+    """Draws what there is to see, as PNG files.
+
+    - `ACCURACY_FILE`: accuracy over mean thinking tokens, a line a strategy, with 95 %
+      intervals.
+    - `LENGTH_FILE`: mean thinking tokens and their 10 to 90 % range over the budget.
+    - `DIFFICULTY_FILE`: thinking tokens without a budget over the length that the
+      predictor expected; left out where nothing was predicted.
+
+    Args:
+        folder (Path): Where to put them.
+        records (Sequence): The finished replies.
+        summary (dict): What `summarize` makes of them.
+
+    Returns:
+        list[Path]: The files; none if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    full = [
+        r
+        for r in records
+        if r["strategy"] == "full" and r["predicted_tokens"] is not None
+    ]
+    pictures = {
+        ACCURACY_FILE: lambda axes: _draw_accuracy(axes, summary["arms"]),
+        LENGTH_FILE: lambda axes: _draw_length(axes, summary["arms"]),
+    }
+    if full:
+        pictures[DIFFICULTY_FILE] = lambda axes: _draw_difficulty(
+            axes, full, summary["predictions"]["rank_correlation"]
+        )
+    files = []
+    for name, draw_on in pictures.items():
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        draw_on(axes)
+        figure.savefig(folder / name)
+        files.append(folder / name)
+    return files
+
+
+def _draw_accuracy(axes, arms: list[dict]) -> None:
+    for strategy, group in _by_strategy(arms).items():
+        group = sorted(group, key=lambda arm: arm["thinking_tokens"])
+        accuracy = [100 * arm["accuracy"] for arm in group]
+        errors = [
+            [100 * abs(arm["accuracy"] - arm[f"accuracy_{end}"]) for arm in group]
+            for end in ("low", "high")
+        ]
+        color, marker = _style(strategy)
+        axes.errorbar(
+            [arm["thinking_tokens"] for arm in group],
+            accuracy,
+            yerr=errors,
+            color=color,
+            marker=marker,
+            markersize=11 if strategy == "full" else 6,
+            linewidth=1.8,
+            elinewidth=1,
+            capsize=2,
+            linestyle="none" if strategy in _POINTS else "-",
+            label=strategy,
+            zorder=3 if strategy in ("guidance", "full") else 2,
+        )
+        if strategy == "full":
+            axes.axhline(accuracy[0], color=color, linestyle=":", linewidth=1)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("thinking tokens (mean)")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_title("What thinking buys")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def _draw_length(axes, arms: list[dict]) -> None:
+    shown = {
+        strategy: sorted(group, key=lambda arm: arm["mean_budget"])
+        for strategy, group in _by_strategy(arms).items()
+        if strategy not in _POINTS and all(arm["mean_budget"] for arm in group)
+    }
+    budgets = [arm["mean_budget"] for group in shown.values() for arm in group]
+    largest = max(budgets, default=1.0)
+    axes.plot([0, largest], [0, largest], color="black", linestyle=":", linewidth=1)
+    axes.text(
+        largest, largest, " budget", fontsize=8, va="bottom", ha="right", rotation=0
+    )
+    for i, (strategy, group) in enumerate(shown.items()):
+        # A little beside each other, so that no range hides another.
+        shift = (i - (len(shown) - 1) / 2) * largest / 150
+        color, marker = _style(strategy)
+        means = [arm["thinking_tokens"] for arm in group]
+        # Of a skewed distribution the mean may lie beyond a quantile.
+        ranges = [
+            [max(0, m - arm["thinking_p10"]) for m, arm in zip(means, group)],  # noqa: B905
+            [max(0, arm["thinking_p90"] - m) for m, arm in zip(means, group)],  # noqa: B905
+        ]
+        axes.errorbar(
+            [arm["mean_budget"] + shift for arm in group],
+            means,
+            yerr=ranges,
+            color=color,
+            marker=marker,
+            markersize=5,
+            linewidth=1.5,
+            elinewidth=0.8,
+            capsize=2,
+            label=strategy,
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("budget (tokens)")
+    axes.set_ylabel("thinking tokens (mean, 10 to 90 %)")
+    axes.set_title("How thinking follows the budget")
+    if shown:
+        axes.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _draw_difficulty(axes, full: list[dict], correlation: float | None) -> None:
+    for correct, color, label in (
+        (True, "#0072B2", "right"),
+        (False, "#D55E00", "wrong"),
+    ):
+        group = [r for r in full if r["correct"] is correct]
+        axes.scatter(
+            [r["predicted_tokens"] for r in group],
+            [r["thinking_tokens"] for r in group],
+            s=12,
+            alpha=0.5,
+            color=color,
+            linewidths=0,
+            label=f"{label} ({len(group)})",
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("length predicted before thinking (median, tokens)")
+    axes.set_ylabel("thinking tokens without a budget")
+    known = "" if correlation is None else f", rank correlation {correlation:.2f}"
+    axes.set_title(f"Length against predicted difficulty{known}")
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _by_strategy(arms: list[dict]) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for arm in arms:
+        groups.setdefault(arm["strategy"], []).append(arm)
+    names = [*STRATEGIES, *sorted(set(groups) - set(STRATEGIES))]
+    return {name: groups[name] for name in names if name in groups}
+
+
+def _style(strategy: str) -> tuple[str, str]:
+    return _STYLES.get(strategy, ("#666666", "."))

@@ -1,0 +1,170 @@
+"""The commands `evaluate` and `report`, as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mlx_budget import demo
+from mlx_budget.cli import cli
+
+PICTURES = {"accuracy.png", "length.png", "difficulty.png"}
+
+
+@pytest.fixture
+def questions(tmp_path) -> Path:
+    file = tmp_path / "sums.jsonl"
+    rows = [{"question": f"What is {a} + 7?", "answer": a + 7} for a in (14, 3, 9)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return file
+
+
+def run(*args):
+    return CliRunner().invoke(cli, [str(a) for a in args])
+
+
+def evaluate(converted, questions, output, *args):
+    options = ("--max-tokens", 80, "--budgets", "15,50%")
+    return run(
+        "evaluate",
+        *("--model", converted, "--data", questions, "--output", output),
+        *options,
+        *args,
+    )
+
+
+def fails(result) -> str:
+    """The one line of a command that ended on bad input."""
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+def test_a_table_and_files_come_of_it_and_come_again(converted, questions, tmp_path):
+    output = tmp_path / "run"
+    result = evaluate(converted, questions, output)
+    assert result.exit_code == 0, result.stderr
+    for arm in ("full", "guidance", "budget-forcing"):
+        assert arm in result.stdout
+    names = {f.name for f in output.iterdir()}
+    assert names >= {"records.jsonl", "settings.json", "summary.json", "summary.md"}
+    assert names >= PICTURES
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    assert [arm["n"] for arm in summary["arms"]] == [3] * 5
+    assert summary["settings"]["task"]
+    for name in names - {"records.jsonl", "settings.json"}:
+        (output / name).unlink()
+    again = run("report", output)
+    assert again.exit_code == 0
+    assert again.stdout == result.stdout
+    assert {f.name for f in output.iterdir()} == names
+    assert json.loads(run("report", output, "--json").stdout) == summary
+
+
+def test_the_same_seed_prints_the_same_table(converted, questions, tmp_path):
+    tables = [
+        evaluate(converted, questions, tmp_path / name, "--temp", 1, "--seed", seed)
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    ]
+    one, two, other = (table.stdout for table in tables)
+    assert one == two
+    assert one != other
+
+
+def test_budgets_and_strategies_are_read_from_lists(converted, questions, tmp_path):
+    result = evaluate(
+        converted, questions, tmp_path / "run", "--strategies", "truncate,no-thinking"
+    )
+    summary = json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8"))
+    arms = [arm["arm"] for arm in summary["arms"]]
+    assert arms == ["full", "no-thinking", "truncate@15", "truncate@50%"] or (
+        arms == ["full", "no-thinking", "truncate@50%", "truncate@15"]
+    )
+    assert "full" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--budgets", "x"], "such as 500 or 63%; not 'x'"),
+        (["--strategies", "cut"], "There is no strategy 'cut': choose from full"),
+        (["--temp", "-1"], "temp must be finite and 0 or more"),
+        (["--hard-stop", "0.5"], "hard_stop must be a factor of the budget"),
+        (["--predictor", "none"], "strategy guidance needs a predictor"),
+    ],
+)
+def test_bad_options_end_in_one_line(converted, questions, tmp_path, args, message):
+    result = evaluate(converted, questions, tmp_path / "run", *args)
+    assert message in fails(result)
+    assert not (tmp_path / "run" / "records.jsonl").exists()
+
+
+def test_a_model_needs_a_task(converted, tmp_path):
+    result = run("evaluate", "--model", converted, "--output", tmp_path / "run")
+    assert "--task" in fails(result) or "task" in fails(result)
+
+
+def test_reports_of_nothing_say_so(tmp_path):
+    assert "name the --output folder" in fails(run("report", tmp_path / "none"))
+
+
+def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
+    """The built-in model, killed at three moments, against a run left alone."""
+
+    def command(output: Path) -> list[str]:
+        options = ["--limit", "24", "--budgets", "40", "--max-tokens", "300"]
+        program = [sys.executable, "-m", "mlx_budget", "evaluate"]
+        return [*program, "--model", "demo", *options, "--output", str(output)]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for wanted in (3, 20, 40):
+        process = subprocess.Popen(
+            command(killed),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        deadline = time.monotonic() + 120
+        while len(_lines(killed)) < wanted and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    results = [
+        subprocess.run(
+            command(output), capture_output=True, text=True, env=environment, timeout=300
+        )
+        for output in (killed, whole)
+    ]
+    assert [r.returncode for r in results] == [0, 0], results[0].stderr
+    assert len(_lines(killed)) == len(_lines(whole)) == 3 * 24
+    ids = {json.loads(line)["id"] for line in _lines(killed)}
+    assert ids == {json.loads(line)["id"] for line in _lines(whole)}
+    assert results[0].stdout == results[1].stdout
+
+
+def test_the_built_in_model_has_its_own_problems(tmp_path):
+    result = run(
+        *("evaluate", "--limit", 4, "--strategies", "no-thinking"),
+        *("--output", tmp_path / "run", "--budgets", "40"),
+    )
+    assert result.exit_code == 0
+    assert demo.NOTICE in result.stderr
+    settings = json.loads((tmp_path / "run/settings.json").read_text(encoding="utf-8"))
+    assert (settings["model"], settings["task"]) == ("demo", "demo")
+
+
+def _lines(folder: Path) -> list[bytes]:
+    file = folder / "records.jsonl"
+    if not file.exists():
+        return []
+    return [line for line in file.read_bytes().split(b"\n") if line]
