@@ -141,7 +141,11 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
         process.wait()
     results = [
         subprocess.run(
-            command(output), capture_output=True, text=True, env=environment, timeout=300
+            command(output),
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
         )
         for output in (killed, whole)
     ]
