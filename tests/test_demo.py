@@ -17,7 +17,7 @@ from mlx_budget import batch_generate, demo, load
 from mlx_budget.cli import cli
 from mlx_budget.demo.chat import make_tokenizer, write_prompt, write_reply
 from mlx_budget.demo.make import draw_problems, quantise, write_problems
-from mlx_budget.demo.pretrain import Pool, pretrain
+from mlx_budget.demo.pretrain import Pool, Stage, pretrain
 from mlx_budget.demo.problems import is_held_out
 from mlx_budget.prompts import encode_chat
 
@@ -128,7 +128,7 @@ def raw(tmp_path_factory) -> Path:
     """A folder with a tokenizer and a model of two updates."""
     folder = tmp_path_factory.mktemp("raw") / "model"
     make_tokenizer(folder, texts=200)
-    pretrain(folder, folder.parent / "work", steps=2, save_every=1)
+    pretrain(folder, folder.parent / "work", Stage(2, 1e-3, seed=0), save_every=1)
     return folder
 
 
@@ -144,12 +144,18 @@ def test_pretraining_goes_on_where_it_was_stopped(raw, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        pretrain(folder, tmp_path / "work", steps=2, save_every=1, progress=stop)
+        pretrain(
+            folder,
+            tmp_path / "work",
+            Stage(2, 1e-3, seed=0),
+            save_every=1,
+            progress=stop,
+        )
     seen = []
     pretrain(
         folder,
         tmp_path / "work",
-        steps=2,
+        Stage(2, 1e-3, seed=0),
         save_every=1,
         progress=lambda step, *_: seen.append(step),
     )
@@ -160,15 +166,32 @@ def test_pretraining_goes_on_where_it_was_stopped(raw, tmp_path):
 
 def test_batches_are_the_same_whenever_they_are_asked_for(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
-    first = Pool(tokenizer, 0)
+    first = Pool(tokenizer, Stage(20, 1e-3, seed=0))
     earlier = [first.batch(step) for step in (0, 9)]
-    tokens, wanted = Pool(tokenizer, 0).batch(9)
+    tokens, wanted = Pool(tokenizer, Stage(20, 1e-3, seed=0)).batch(9)
     assert mx.array_equal(tokens, earlier[1][0])
     assert mx.array_equal(wanted, earlier[1][1])
     row = tokens[0].tolist()
     start = wanted[0].tolist().index(1)
     assert tokenizer.decode(row[:start]).endswith("assistant\n\n")
-    assert not mx.array_equal(Pool(tokenizer, 1).batch(9)[0], tokens)
+    assert not mx.array_equal(
+        Pool(tokenizer, Stage(20, 1e-3, seed=1)).batch(9)[0], tokens
+    )
+
+
+def test_of_closed_thinking_only_the_answer_is_learnt(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0))
+    tokens, wanted = pool.batch(0)
+    forms = set()
+    for row, mask in zip(tokens.tolist(), wanted.tolist(), strict=True):
+        learnt = [t for t, w in zip(row, mask, strict=True) if w]
+        read = tokenizer.decode(row[: mask.index(1)], skip_special_tokens=False)
+        text = tokenizer.decode(learnt, skip_special_tokens=False)
+        assert text.startswith("\n\nThe answer is ") and text.endswith("<|im_end|>")
+        assert read.endswith("</think>")
+        forms.add(read.endswith("**Final Answer**\n</think>"))
+    assert forms == {True, False}
 
 
 def test_quantising_leaves_what_the_model_says(raw, tmp_path):

@@ -6,27 +6,9 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from evaluation_records import record
 from mlx_budget.evaluate.plots import NO_PLOTS, draw
 from mlx_budget.evaluate.summary import summarize
-
-
-def record(strategy: str, budget: int | None, problem: int, tokens: int, **fields):
-    return {
-        "strategy": strategy,
-        "budget": None if budget is None else str(budget),
-        "thinking_budget": budget,
-        "problem": str(problem),
-        "sample": 0,
-        "thinking_tokens": tokens,
-        "answer_tokens": 5,
-        "closed_by": "model",
-        "finish_reason": "stop",
-        "predicted_tokens": 50.0 + problem,
-        "correct": tokens % 3 > 0,
-        "grading_problem": None,
-        "seconds": 0.1,
-        **fields,
-    }
 
 
 @pytest.fixture

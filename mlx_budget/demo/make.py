@@ -19,10 +19,9 @@ from .. import checkpoint
 from ..train import TrainOptions, train, write_traces
 from . import FOLDER, PROBLEMS_FILE
 from .chat import make_tokenizer
-from .pretrain import pretrain, save_weights
+from .pretrain import CLOSING, PRETRAINING, Stage, pretrain, save_weights
 from .problems import Problem, make_problem
 
-STEPS = 4500
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026
 TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 2000, 1, 0.6
@@ -40,21 +39,32 @@ PREDICTOR = dict(
 _SHIPPED = ("*.json", "*.safetensors")
 
 
-def make_demo(work: Path, steps: int = STEPS, traces: int = TRACE_PROBLEMS) -> Path:
+def make_demo(
+    work: Path,
+    stages: tuple[Stage, Stage] = (PRETRAINING, CLOSING),
+    traces: int = TRACE_PROBLEMS,
+) -> Path:
     """Makes the demo, or goes on with making it.
 
     Args:
         work (Path): Folder for all that is made on the way.
-        steps (int): Updates of the language model.
+        stages (tuple): Of the training of the language model.
         traces (int): Questions whose replies the predictor is trained on.
 
     Returns:
         Path: The folder with model and predictor.
     """
-    raw, model = work / "float32", work / "model"
+    first_model, raw, model = work / "pretrained", work / "float32", work / "model"
     if not (raw / "config.json").exists():
-        make_tokenizer(raw)
-        pretrain(raw, work / "pretraining", steps, progress=_show)
+        if not (first_model / "tokenizer.json").exists():
+            make_tokenizer(first_model)
+        raw.mkdir(parents=True, exist_ok=True)
+        for file in first_model.glob("tokenizer*.json"):
+            shutil.copy(file, raw)
+        first, second = stages
+        pretrain(first_model, work / "pretraining", first, progress=_show)
+        weights = first_model / "model.safetensors"
+        pretrain(raw, work / "closing", second, weights, progress=_show)
     if not (raw / "predictor.safetensors").exists():
         train_predictor(raw, work, traces)
     quantise(raw, model)
@@ -148,12 +158,11 @@ def cli():
 
 @cli.command("all")
 @click.argument("work", type=click.Path(path_type=Path))
-@click.option("--steps", default=STEPS, show_default=True)
 @click.option("--traces", default=TRACE_PROBLEMS, show_default=True)
 @click.option("--install/--no-install", "is_installed", default=True)
-def make_all(work: Path, steps: int, traces: int, is_installed: bool):
+def make_all(work: Path, traces: int, is_installed: bool):
     """Make everything in the folder WORK, and put it into the package."""
-    model = make_demo(work, steps, traces)
+    model = make_demo(work, traces=traces)
     if is_installed:
         install(model)
 

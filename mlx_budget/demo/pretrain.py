@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -24,7 +25,7 @@ from ..train import checkpoints
 from ..train.schedules import make_schedule
 from .chat import write_prompt, write_reply
 from .problems import make_problem
-from .reasoning import LOOK, write_thinking
+from .reasoning import FINAL, LOOK, write_thinking
 
 SHAPE = {
     "model_type": "qwen3",
@@ -43,11 +44,8 @@ MAX_LENGTH = 448
 BATCH_SIZE = 16
 # Sequences are drawn for several batches at a time and sorted by length.
 _POOL = 8
-# Short thinking first: it teaches the same operations in fewer tokens.
-_SHORT_STEPS, _SHORT_LOOK = 1800, 0.6
-# Up to here a batch of short replies counts as much as one of long ones; from here on
-# every token counts the same, so that the model learns how long replies really are.
-_EVEN_STEPS, _MEAN_TOKENS = 3800, 160
+_SHORT_LOOK = 0.6
+_MEAN_TOKENS = 160
 _STORIES = 0.5
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
@@ -55,17 +53,47 @@ _WARMUP = 200
 _LARGEST_GRADIENT = 1.0
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        steps: Updates.
+        learning_rate: The highest.
+        seed: Of the problems, of the thinking about them and of initial weights.
+        short_steps: Updates at the beginning with short thinking, which teaches the
+            same operations in fewer tokens.
+        mean_steps: Updates at the beginning in which a batch of short replies counts as
+            much as one of long ones. From then on every token counts the same, so that
+            the model learns how long replies really are.
+        closed: Share of replies whose thinking is closed at a random place, as a budget
+            may close it. Only the answer behind is learnt from these.
+    """
+
+    steps: int
+    learning_rate: float
+    seed: int
+    short_steps: int = 0
+    mean_steps: int = 0
+    closed: float = 0.0
+
+
+PRETRAINING = Stage(4500, 2e-3, seed=0, short_steps=1800, mean_steps=3800)
+CLOSING = Stage(400, 5e-4, seed=1, closed=0.3)
+
+
 class Pool:
     """Training sequences, by number: the same whenever they are asked for.
 
     Args:
         tokenizer (Tokenizer): Of the demo.
-        seed (int): Of the problems and of the thinking about them.
+        stage (Stage): What to draw.
     """
 
-    def __init__(self, tokenizer: Tokenizer, seed: int):
+    def __init__(self, tokenizer: Tokenizer, stage: Stage):
         self._tokenizer = tokenizer
-        self._seed = seed
+        self._stage = stage
+        self._end = tokenizer.token_to_id("</think>")
         self._number = -1
         self._batches: list[list[tuple[list[int], int]]] = []
 
@@ -78,7 +106,7 @@ class Pool:
         """
         number, place = divmod(step, _POOL)
         if number != self._number:
-            is_short = step < _SHORT_STEPS
+            is_short = step < self._stage.short_steps
             self._draw(number, _SHORT_LOOK if is_short else LOOK)
         sequences = self._batches[place]
         length = max(len(ids) for ids, _ in sequences)
@@ -91,7 +119,7 @@ class Pool:
         return mx.array(tokens), mx.array(wanted)
 
     def _draw(self, number: int, look: float) -> None:
-        rng = random.Random(f"{self._seed} {number}")
+        rng = random.Random(f"{self._stage.seed} {number}")
         sequences = []
         while len(sequences) < BATCH_SIZE * _POOL:
             problem = make_problem(rng, False, rng.random() < _STORIES)
@@ -101,15 +129,27 @@ class Pool:
                 question = BUDGET_PROMPT.format(question=question, budget=budget)
             prompt = self._encode(write_prompt(question))
             reply = write_reply(write_thinking(rng, problem, look), problem)
-            ids = prompt + self._encode(reply)
+            ids, start = prompt + self._encode(reply), len(prompt)
+            if self._stage.closed and rng.random() < self._stage.closed:
+                ids, start = self._close(rng, ids, start)
             if len(ids) <= MAX_LENGTH:
-                sequences.append((ids, len(prompt)))
+                sequences.append((ids, start))
         sequences.sort(key=lambda s: len(s[0]))
         self._batches = [
             sequences[i : i + BATCH_SIZE] for i in range(0, len(sequences), BATCH_SIZE)
         ]
         rng.shuffle(self._batches)
         self._number = number
+
+    def _close(
+        self, rng: random.Random, ids: list[int], start: int
+    ) -> tuple[list[int], int]:
+        """Thinking closed at a random place, and where its answer begins."""
+        end = ids.index(self._end, start)
+        closed = ids[: rng.randint(start, end)]
+        if rng.random() < 0.5:
+            closed += self._encode(f"\n{FINAL}\n")
+        return closed + ids[end:], len(closed) + 1
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
@@ -118,9 +158,8 @@ class Pool:
 def pretrain(
     folder: Path,
     work: Path,
-    steps: int,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
+    stage: Stage = PRETRAINING,
+    weights: Path | None = None,
     save_every: int = 100,
     progress: Callable[[int, float, float], None] = lambda *_: None,
 ) -> None:
@@ -129,17 +168,20 @@ def pretrain(
     Args:
         folder (Path): With the tokenizer; gets weights and configuration.
         work (Path): For checkpoints.
-        steps (int): Updates in all.
-        learning_rate (float): Highest learning rate.
-        seed (int): Of initial weights and problems.
+        stage (Stage): How to train.
+        weights (Path, optional): Where to begin; new ones by default.
         save_every (int): Updates between checkpoints.
         progress (Callable): Called with updates made, loss in nats, and tokens/s.
     """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     config = {**SHAPE, "vocab_size": tokenizer.get_vocab_size()}
-    mx.random.seed(seed)
+    mx.random.seed(stage.seed)
     model = Model(ModelArgs.from_dict(config))
-    schedule = make_schedule("rex", learning_rate, steps, min(_WARMUP, steps // 10))
+    if weights is not None:
+        model.load_weights(str(weights))
+    steps = stage.steps
+    warmup = min(_WARMUP, steps // 10)
+    schedule = make_schedule("rex", stage.learning_rate, steps, warmup)
     optimizer = optim.AdamW(schedule, betas=[0.9, 0.95], weight_decay=0.1)
     optimizer.init(model.trainable_parameters())
     work.mkdir(parents=True, exist_ok=True)
@@ -165,14 +207,14 @@ def pretrain(
                 parts.append(loss_and_gradients(tokens[half::2], wanted[half::2]))
         mx.eval(parts)
         predicted = wanted[:, 1:].sum()
-        counted = predicted if step < _EVEN_STEPS else BATCH_SIZE * _MEAN_TOKENS
+        counted = predicted if step < stage.mean_steps else BATCH_SIZE * _MEAN_TOKENS
         losses, gradients = zip(*parts, strict=True)
         gradients = tree_map(lambda *each: sum(each) / counted, *gradients)
         gradients, _ = optim.clip_grad_norm(gradients, _LARGEST_GRADIENT)
         optimizer.update(model, gradients)
         return sum(losses) / predicted
 
-    pool = Pool(tokenizer, seed)
+    pool = Pool(tokenizer, stage)
     while step < steps:
         start = time.perf_counter()
         tokens, wanted = pool.batch(step)

@@ -64,15 +64,10 @@ def summarize(records: Sequence[dict], settings: dict | None = None) -> dict:
         strategy, budget = record["strategy"], record["budget"]
         name = strategy if budget is None else f"{strategy}@{budget}"
         groups.setdefault(name, []).append(record)
-    arms = [
-        {
-            "arm": name,
-            "strategy": group[0]["strategy"],
-            "budget": group[0]["budget"],
-            **measure_arm(group),
-        }
-        for name, group in groups.items()
-    ]
+    arms = []
+    for name, group in groups.items():
+        asked = {field: group[0][field] for field in ("strategy", "budget")}
+        arms.append({"arm": name, **asked, **measure_arm(group)})
     arms.sort(key=_place)
     return {
         "settings": settings or {},
@@ -97,8 +92,6 @@ def table(summary: dict) -> str:
 
 def comparison_table(summary: dict) -> str:
     """All comparisons, in plain text; empty if there are none."""
-    if not summary["comparisons"]:
-        return ""
     return _plain(_COMPARISON_COLUMNS, summary["comparisons"])
 
 
@@ -115,16 +108,10 @@ def markdown(summary: dict) -> str:
     return "\n\n".join(blocks)
 
 
-def write_summary(folder: Path, summary: dict) -> Path:
-    """Writes `summary.json` into a folder, whole or not at all.
-
-    Returns:
-        Path: Of the file.
-    """
-    file = Path(folder) / SUMMARY_FILE
+def write_summary(folder: Path, summary: dict) -> None:
+    """Writes `summary.json` into a folder, whole or not at all."""
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    checkpoint.write_text(file, text)
-    return file
+    checkpoint.write_text(Path(folder) / SUMMARY_FILE, text)
 
 
 def _place(arm: dict) -> tuple:
@@ -183,33 +170,27 @@ def _pairs(arms: list[dict]) -> list[tuple[str, str, str]]:
 
 
 def _measure_predictions(full: list[dict]) -> dict:
-    known = [
-        (r["predicted_tokens"], r["thinking_tokens"])
-        for r in full
-        if r["predicted_tokens"] is not None
-    ]
-    predicted, actual = np.array(known, np.float64).reshape(-1, 2).T
-    return {"rank_correlation": rank_correlation(predicted, actual), "n": len(known)}
+    known = [r for r in full if r["predicted_tokens"] is not None]
+    fields = ("predicted_tokens", "thinking_tokens")
+    lengths = (np.array([r[field] for r in known], np.float64) for field in fields)
+    return {"rank_correlation": rank_correlation(*lengths), "n": len(known)}
 
 
 def _notes(summary: dict) -> list[str]:
     notes = []
     if ungraded := sum(arm["grading_problems"] for arm in summary["arms"]):
-        answers = "answer" if ungraded == 1 else "answers"
-        notes.append(f"{ungraded} {answers} could not be graded.")
+        answers = "1 answer" if ungraded == 1 else f"{ungraded} answers"
+        notes.append(f"{answers} could not be graded.")
     areas = [s for s in summary["strategies"] if s["area"] is not None]
     if areas:
-        low, high = areas[0]["from_tokens"], areas[0]["to_tokens"]
+        ends = f"{areas[0]['from_tokens']:.0f} to {areas[0]['to_tokens']:.0f} tokens"
         means = ", ".join(f"{s['strategy']} {_percent(s['area'], 1)}" for s in areas)
-        notes.append(
-            f"Mean accuracy over budgets of {low:.0f} to {high:.0f} tokens: {means}."
-        )
-    predictions = summary["predictions"]
-    if predictions["rank_correlation"] is not None:
-        notes.append(
-            "Rank correlation of the predicted length with the thinking tokens without "
-            f"a budget: {predictions['rank_correlation']:.2f} (n = {predictions['n']})."
-        )
+        notes.append(f"Mean accuracy over budgets of {ends}: {means}.")
+    correlation = summary["predictions"]["rank_correlation"]
+    if correlation is not None:
+        what = "the predicted length with the thinking tokens without a budget"
+        n = summary["predictions"]["n"]
+        notes.append(f"Rank correlation of {what}: {correlation:.2f} (n = {n}).")
     return notes
 
 
@@ -255,6 +236,8 @@ def _difference(comparison: dict, names: str, scale: int) -> str:
 
 
 def _plain(columns: _Columns, items: list[dict]) -> str:
+    if not items:
+        return ""
     headers = [header.split("\n") for header in columns]
     height = max(map(len, headers))
     headers = [[""] * (height - len(lines)) + lines for lines in headers]

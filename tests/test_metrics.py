@@ -1,0 +1,133 @@
+"""Metrics: against numbers worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluation_records import record
+from mlx_budget.evaluate.metrics import (
+    accuracy_interval,
+    area_under_accuracy,
+    measure_arm,
+    paired_difference,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    # Of Newcombe, "Two-sided confidence intervals for the single proportion" (1998).
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)],
+)
+def test_wilson_intervals_are_those_of_the_literature(correct, n, low, high):
+    assert wilson_interval(correct, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_all_right_is_not_certain():
+    low, high = wilson_interval(29, 29)
+    assert (round(low, 4), high) == (0.8830, 1.0)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(1, 0), (3, 2), (-1, 2)])
+def test_impossible_counts_are_refused(correct, n):
+    with pytest.raises(ValueError, match=f"{correct} successes in {n} trials"):
+        wilson_interval(correct, n)
+
+
+def test_with_one_answer_a_problem_the_interval_is_wilsons():
+    correct = [True] * 7 + [False] * 3
+    problems = [str(i) for i in range(10)]
+    assert accuracy_interval(correct, problems) == wilson_interval(7, 10)
+
+
+def test_answers_to_the_same_problem_are_not_independent():
+    # 50 problems, each answered 8 times alike: as good as 50 answers, not 400.
+    correct = [i % 2 == 0 for i in range(50) for _ in range(8)]
+    problems = [str(i) for i in range(50) for _ in range(8)]
+    low, high = accuracy_interval(correct, problems)
+    assert high - low > 0.8 * np.subtract(*wilson_interval(25, 50)[::-1])
+    assert accuracy_interval(correct, problems) == (low, high)
+
+
+def test_an_arm_by_hand():
+    replies = [
+        record("guidance", 20, 0, 10),
+        record("guidance", 20, 1, 25, closed_by="budget"),
+        record("guidance", 20, 2, 30, closed_by=None, finish_reason="length"),
+        record("guidance", 20, 3, 20, grading_problem="unclear", answer_tokens=9),
+    ]
+    found = measure_arm(replies)
+    assert found["n"] == found["problems"] == 4
+    assert found["accuracy"] == 0.75
+    assert found["thinking_tokens"] == 21.25
+    assert found["mean_budget"] == 20
+    assert found["over_budget"] == 0.5
+    assert found["excess_tokens"] == 7.5
+    assert found["excess_share"] == 0.375
+    assert found["closed_by_model"] == 0.5
+    assert found["closed_by_budget"] == found["unfinished"] == 0.25
+    assert found["answer_tokens"] == 6
+    assert found["grading_problems"] == 1
+    assert found["tokens_per_second"] == pytest.approx((85 + 24) / 0.4)
+    assert found["e3"] == pytest.approx(0.75**2 / 21.25)
+
+
+def test_a_reply_without_thinking_is_not_unfinished():
+    reply = record("no-thinking", 0, 0, 0, closed_by=None)
+    found = measure_arm([reply])
+    assert (found["unfinished"], found["e3"]) == (0, None)
+    assert json.dumps(found, allow_nan=False)
+
+
+def test_an_arm_without_a_budget_is_not_over_it():
+    found = measure_arm([record("full", None, 0, 10)])
+    assert (
+        found["over_budget"] is found["excess_tokens"] is found["mean_budget"] is None
+    )
+
+
+def test_the_area_is_a_mean_accuracy():
+    points = [(20, 0.4), (10, 0.0), (40, 0.8)]
+    # Triangle 0 to 0.4 over 10, trapezoid 0.4 to 0.8 over 20.
+    assert area_under_accuracy(points, 40) == pytest.approx((2 + 12) / 30)
+    # After the last point accuracy stays.
+    assert area_under_accuracy(points, 50) == pytest.approx((2 + 12 + 8) / 40)
+    assert area_under_accuracy(points, 40, 20) == pytest.approx(0.6)
+
+
+def test_one_point_has_no_area():
+    assert area_under_accuracy([(10, 0.5), (10, 0.7)], 40) is None
+    assert area_under_accuracy([(10, 0.5), (20, 0.7)], 10) is None
+
+
+def test_a_paired_difference_by_hand():
+    # Right unless the tokens are a multiple of 3.
+    a = [record("guidance", 9, i, t) for i, t in enumerate([10, 11, 12, 13])]
+    b = [record("truncate", 9, i, t) for i, t in enumerate([9, 14, 15, 12, 8])]
+    found = paired_difference(a, b)
+    assert found["n"] == 4
+    assert (found["a_accuracy"], found["b_accuracy"]) == (0.75, 0.25)
+    assert found["difference"] == 0.5
+    assert (found["wins"], found["losses"]) == (2, 0)
+    assert found["tokens_difference"] == -1
+    assert 0 <= found["difference_low"] <= 0.5 <= found["difference_high"] <= 1
+    assert found == paired_difference(a, b)
+    swapped = paired_difference(b, a)
+    assert swapped["difference"] == -0.5
+
+
+def test_equal_arms_differ_by_nothing():
+    a = [record("guidance", 9, i, 10 + i) for i in range(5)]
+    found = paired_difference(a, a)
+    assert found["difference_low"] == found["difference"] == found["tokens_high"] == 0
+
+
+def test_arms_without_a_pair_are_not_compared():
+    assert paired_difference([record("a", 1, 0, 1)], [record("b", 1, 1, 1)]) is None
+
+
+def test_doubled_replies_are_refused():
+    doubled = [record("a", 1, 0, 1)] * 2
+    with pytest.raises(ValueError, match="two replies to the same sample"):
+        paired_difference(doubled, doubled)
