@@ -12,7 +12,13 @@ from mlx_budget.demo.problems import (
     is_held_out,
     make_problem,
 )
-from mlx_budget.demo.reasoning import FINAL, _check, write_tersest, write_thinking
+from mlx_budget.demo.reasoning import (
+    FINAL,
+    _check,
+    end_of_first_result,
+    write_tersest,
+    write_thinking,
+)
 
 STEP = re.compile(r"^Next (\d+) ([+-]) (\d+) = (\d+), so", re.MULTILINE)
 
@@ -107,3 +113,13 @@ def test_lengths_vary_and_the_tersest_is_short():
     assert high > 2 * low
     tersest = statistics.mean(len(write_tersest(p)) for p in problems)
     assert 2.5 * tersest < statistics.mean(lengths)
+
+
+def test_the_first_result_is_that_of_the_first_calculation():
+    text = (
+        "It is 5 + 4 - 3.\nNext 5 + 4 = 9, so 9 - 3.\nNext 9 - 3 = 6, so 6.\n"
+        "Again 5 + 4 - 3.\nQuickly: 5 + 4 = 9 - 3 = 6.\n**Final Answer**\n"
+    )
+    assert text[: end_of_first_result(text)].endswith("so 6.")
+    terse = write_tersest(Problem("", (5, 4, -3)))
+    assert terse[end_of_first_result(terse) :] == f"\n{FINAL}\n"

@@ -25,7 +25,7 @@ from ..train import checkpoints
 from ..train.schedules import make_schedule
 from .chat import write_prompt, write_reply
 from .problems import make_problem
-from .reasoning import FINAL, LOOK, write_thinking
+from .reasoning import FINAL, LOOK, end_of_first_result, write_thinking
 
 SHAPE = {
     "model_type": "qwen3",
@@ -66,8 +66,9 @@ class Stage:
         mean_steps: Updates at the beginning in which a batch of short replies counts as
             much as one of long ones. From then on every token counts the same, so that
             the model learns how long replies really are.
-        closed: Share of replies whose thinking is closed at a random place, as a budget
-            may close it. Only the answer behind is learnt from these.
+        closed: Share of replies whose thinking is closed early, as a budget may close
+            it, at a random place behind the first result. Only the answer that follows
+            is learnt from these.
     """
 
     steps: int
@@ -79,7 +80,7 @@ class Stage:
 
 
 PRETRAINING = Stage(4500, 2e-3, seed=0, short_steps=1800, mean_steps=3800)
-CLOSING = Stage(400, 5e-4, seed=1, closed=0.3)
+CLOSING = Stage(300, 3e-4, seed=1, closed=0.4)
 
 
 class Pool:
@@ -128,10 +129,12 @@ class Pool:
                 budget = rng.randint(10, 300)
                 question = BUDGET_PROMPT.format(question=question, budget=budget)
             prompt = self._encode(write_prompt(question))
-            reply = write_reply(write_thinking(rng, problem, look), problem)
-            ids, start = prompt + self._encode(reply), len(prompt)
+            thinking = write_thinking(rng, problem, look)
+            ids = prompt + self._encode(write_reply(thinking, problem))
+            start = len(prompt)
             if self._stage.closed and rng.random() < self._stage.closed:
-                ids, start = self._close(rng, ids, start)
+                known = self._encode(thinking[: end_of_first_result(thinking)])
+                ids, start = self._close(rng, ids, start + len(known))
             if len(ids) <= MAX_LENGTH:
                 sequences.append((ids, start))
         sequences.sort(key=lambda s: len(s[0]))
@@ -144,7 +147,7 @@ class Pool:
     def _close(
         self, rng: random.Random, ids: list[int], start: int
     ) -> tuple[list[int], int]:
-        """Thinking closed at a random place, and where its answer begins."""
+        """Thinking closed at or behind a place, and where its answer begins."""
         end = ids.index(self._end, start)
         closed = ids[: rng.randint(start, end)]
         if rng.random() < 0.5:

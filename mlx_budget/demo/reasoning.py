@@ -16,6 +16,7 @@ goes wrong, and is found out and mended by what follows.
 """
 
 import random
+import re
 
 from .problems import Problem, expression
 
@@ -28,6 +29,7 @@ LOOK = 0.7
 _MOST_LOOKS = 4
 _DOUBT = 0.05
 _SLIP, _SLIP_SEEN = 0.02, 0.7
+_RESULT = re.compile(r"^(?:Quickly: .*|.*, so \d+\.)$", re.MULTILINE)
 _LOOKS = ("doubt", "check", "quick", "again")
 
 
@@ -62,6 +64,11 @@ def write_tersest(problem: Problem) -> str:
     lines = [f"It is {expression(problem.chain)}."]
     _quick(problem.chain, lines)
     return _join(lines)
+
+
+def end_of_first_result(thinking: str) -> int:
+    """Where, in characters, the line ends that first comes to a result."""
+    return _RESULT.search(thinking).end()
 
 
 def _join(lines: list[str]) -> str:

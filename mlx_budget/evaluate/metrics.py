@@ -6,6 +6,7 @@ P is the number of problems. All intervals are of 95 %.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def accuracy_interval(
         return wilson_interval(int(right.sum()), len(right))
     shares = totals[:, 1] / totals[:, 0]
     if np.all(shares == shares[0]):
-        return wilson_interval(shares[0] * len(shares), len(shares))
+        return wilson_interval(float(shares.sum()), len(shares))
     count, hits = _resampled_sums(totals, seed).T
     return _interval(hits / count)
 
@@ -140,9 +141,7 @@ def measure_arm(records: Sequence[dict]) -> dict:
 
 
 def area_under_accuracy(
-    points: Sequence[tuple[float, float]],
-    max_tokens: float,
-    min_tokens: float = 0.0,
+    points: Sequence[tuple[float, float]], max_tokens: float, min_tokens: float = 0
 ) -> float | None:
     """Mean accuracy over budgets, all budgets of a range being equally likely.
 
@@ -241,15 +240,12 @@ def paired_difference(
 
 
 def _measure_budget(records: Sequence[dict]) -> dict:
-    pairs = [
-        (r["thinking_tokens"], r["thinking_budget"])
-        for r in records
-        if r["thinking_budget"] is not None
-    ]
+    limited = [r for r in records if r["thinking_budget"] is not None]
+    pairs = [(r["thinking_tokens"], r["thinking_budget"]) for r in limited]
     over = [(tokens - budget, budget) for tokens, budget in pairs if tokens > budget]
     return {
         "mean_budget": _mean([budget for _, budget in pairs]),
-        "over_budget": len(over) / len(pairs) if pairs else None,
+        "over_budget": _mean([tokens > budget for tokens, budget in pairs]),
         "excess_tokens": _mean([excess for excess, _ in over]),
         # Nothing is a share of a budget of 0.
         "excess_share": _mean([excess / b for excess, b in over if b > 0]),
@@ -257,9 +253,8 @@ def _measure_budget(records: Sequence[dict]) -> dict:
 
 
 def _is_unfinished(record: dict) -> bool:
-    if record["closed_by"] is not None:
-        return False
-    return record["thinking_tokens"] > 0 or record["finish_reason"] != "stop"
+    is_answer = record["thinking_tokens"] == 0 and record["finish_reason"] == "stop"
+    return record["closed_by"] is None and not is_answer
 
 
 def _by_sample(records: Sequence[dict]) -> dict[tuple, dict]:
@@ -271,22 +266,28 @@ def _by_sample(records: Sequence[dict]) -> dict[tuple, dict]:
 
 def _totals_by_problem(problems: Sequence[str], *values: np.ndarray) -> np.ndarray:
     """Sums of k values by problem, in the order of their names, shape (P, k)."""
-    names, index = np.unique(np.asarray(problems), return_inverse=True)
-    sums = [np.bincount(index, weights=v, minlength=len(names)) for v in values]
-    return np.stack(sums, axis=1)
+    _, index = np.unique(np.asarray(problems), return_inverse=True)
+    return np.stack([np.bincount(index, weights=v) for v in values], axis=1)
 
 
 def _resampled_sums(totals: np.ndarray, seed: int) -> np.ndarray:
     """Sums over P problems drawn with replacement: (P, k) to (RESAMPLES, k)."""
-    rng, count = np.random.default_rng(seed), len(totals)
-    rows = min(RESAMPLES, max(1, _BLOCK // count))
-    sums = []
+    # Whole numbers below 2 ** 24 are exact in float32, which is half the work.
+    small = totals.astype(np.float32)
+    sums = [times @ small for times in _times_drawn(len(totals), seed)]
+    return np.concatenate(sums).astype(np.float64)
+
+
+@lru_cache(maxsize=1)  # all comparisons of an evaluation draw the same
+def _times_drawn(count: int, seed: int) -> list[np.ndarray]:
+    """How often each of P problems is drawn, in parts, together (RESAMPLES, P)."""
+    rng, rows, parts = np.random.default_rng(seed), max(1, _BLOCK // count), []
     for start in range(0, RESAMPLES, rows):
         m = min(rows, RESAMPLES - start)
         drawn = rng.integers(count, size=(m, count)) + count * np.arange(m)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=m * count).reshape(m, count)
-        sums.append(times.astype(np.float64) @ totals)
-    return np.concatenate(sums)
+        times = np.bincount(drawn.ravel(), minlength=m * count)
+        parts.append(times.reshape(m, count).astype(np.float32))
+    return parts
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:

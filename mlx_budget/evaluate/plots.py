@@ -3,6 +3,7 @@
 Knows records and their summary; nothing of models or tasks.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def draw(folder: Path, records: Sequence[dict], summary: dict) -> list[Path]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         draw_on(axes)
-        figure.savefig(folder / name)
+        partial = folder / f".{name}.partial"
+        figure.savefig(partial, format="png")
+        os.replace(partial, folder / name)
         files.append(folder / name)
     return files
 
@@ -101,6 +104,7 @@ def _draw_accuracy(axes, arms: list[dict]) -> None:
             capsize=2,
             linestyle="none" if strategy in _POINTS else "-",
             label=strategy,
+            clip_on=strategy != "no-thinking",
             zorder=3 if strategy in ("guidance", "full") else 2,
         )
         if strategy == "full":
@@ -110,7 +114,7 @@ def _draw_accuracy(axes, arms: list[dict]) -> None:
     axes.set_xlabel("thinking tokens (mean)")
     axes.set_ylabel("accuracy (%)")
     axes.set_title("What thinking buys")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
 
 
 def _draw_length(axes, arms: list[dict]) -> None:
@@ -132,8 +136,8 @@ def _draw_length(axes, arms: list[dict]) -> None:
         means = [arm["thinking_tokens"] for arm in group]
         # Of a skewed distribution the mean may lie beyond a quantile.
         ranges = [
-            [max(0, m - arm["thinking_p10"]) for m, arm in zip(means, group)],  # noqa: B905
-            [max(0, arm["thinking_p90"] - m) for m, arm in zip(means, group)],  # noqa: B905
+            [max(0, arm["thinking_tokens"] - arm["thinking_p10"]) for arm in group],
+            [max(0, arm["thinking_p90"] - arm["thinking_tokens"]) for arm in group],
         ]
         axes.errorbar(
             [arm["mean_budget"] + shift for arm in group],
@@ -153,7 +157,7 @@ def _draw_length(axes, arms: list[dict]) -> None:
     axes.set_ylabel("thinking tokens (mean, 10 to 90 %)")
     axes.set_title("How thinking follows the budget")
     if shown:
-        axes.legend(fontsize=8, frameon=False, loc="upper left")
+        axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
 
 
 def _draw_difficulty(axes, full: list[dict], correlation: float | None) -> None:

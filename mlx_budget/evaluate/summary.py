@@ -83,7 +83,7 @@ def summarize(records: Sequence[dict], settings: dict | None = None) -> dict:
 
 
 def table(summary: dict) -> str:
-    """All arms, in plain text of less than 100 columns, with notes below."""
+    """All arms, in plain text, and notes; 99 columns if numbers are not very long."""
     if not summary["arms"]:
         return "No reply is finished."
     notes = (textwrap.fill(note, WIDTH) for note in _notes(summary))
@@ -276,9 +276,9 @@ _ARM_COLUMNS = {
     "accuracy\n(95 %)": _accuracy,
     "thinking\n(p10-p90)": _thinking,
     "over\nbudget": _over_budget,
-    "closed\nby model": lambda arm: _percent(arm["closed_by_model"]),
+    "closed\nby\nmodel": lambda arm: _percent(arm["closed_by_model"]),
     "answer\ntokens": lambda arm: _tokens(arm["answer_tokens"]),
-    "E3\nx 1000": _e3,
+    "E3\nx1000": _e3,
 }
 _SPEED_COLUMNS = {
     "arm": lambda arm: arm["arm"],
