@@ -56,7 +56,7 @@ def make_demo(
     """
     first_model, raw, model = work / "pretrained", work / "float32", work / "model"
     if not (raw / "config.json").exists():
-        if not (first_model / "tokenizer.json").exists():
+        if not (first_model / "tokenizer_config.json").exists():
             make_tokenizer(first_model)
         raw.mkdir(parents=True, exist_ok=True)
         for file in first_model.glob("tokenizer*.json"):
@@ -103,11 +103,12 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
         model_name="demo",
     )
     made = work / "predictor"
-    resume = (made / "checkpoints").exists()
-    train(
-        TrainOptions(str(model), str(traces), made, resume=resume, **PREDICTOR),
-        lambda progress: None,
-    )
+    if not (made / "predictor_config.json").exists():
+        resume = (made / "training").exists()
+        options = TrainOptions(
+            str(model), str(traces), made, resume=resume, **PREDICTOR
+        )
+        train(options)
     for name in ("predictor_config.json", "predictor.safetensors"):
         shutil.copy(made / name, model)
 
