@@ -40,6 +40,7 @@ class BatchReply:
         thinking_budget: The budget in tokens, or None.
         closed_by: "model" or "budget" if thinking has ended, else None.
         guided_tokens: Number of tokens that were chosen under guidance.
+        answer_tokens: Tokens behind the thinking, or of all of a reply without any.
     """
 
     index: int
@@ -52,6 +53,7 @@ class BatchReply:
     thinking_budget: int | None
     closed_by: str | None
     guided_tokens: int
+    answer_tokens: int
 
 
 @dataclass(frozen=True)
@@ -252,13 +254,18 @@ class _Request:
 
     def __post_init__(self):
         self.tokens: list[int] = []
+        self._answer_tokens = 0
 
     def take(self, response, tokenizer: TokenizerWrapper) -> BatchReply | None:
         """Adds a token; the reply, if it was the last."""
         if response.finish_reason != "stop":
+            is_answer = True
             if self.tracker is not None:
+                was_thinking = self.tracker.thinking
                 forced = len(self.tokens) in self.sampler.forced_steps
                 self.tracker.update(response.token, forced=forced)
+                is_answer = not was_thinking and not self.tracker.thinking
+            self._answer_tokens += is_answer
             self.tokens.append(response.token)
         tracker, finish_reason = self.tracker, response.finish_reason
         if finish_reason is None and self.stop_after_thinking and tracker.closed_by:
@@ -278,6 +285,7 @@ class _Request:
             thinking_budget=self.sampler.budget,
             closed_by=tracker.closed_by if tracker else None,
             guided_tokens=len(guided),
+            answer_tokens=self._answer_tokens,
         )
 
 

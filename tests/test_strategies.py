@@ -107,6 +107,8 @@ def test_budget_forcing_cuts_at_the_budget_and_asks_for_the_answer(loaded):
     forced = tokenizer.encode(FORCED_ANSWER, add_special_tokens=False)
     assert reply.tokens[: 4 + len(forced) + 1] == [*script[:4], *forced, END]
     assert (reply.thinking_tokens, reply.closed_by) == (4, "budget")
+    # What was put in is neither thinking nor answer.
+    assert reply.answer_tokens == len(reply.tokens) - 4 - len(forced) - 1
 
 
 def test_truncate_closes_with_the_marker_and_the_message_alone(loaded):

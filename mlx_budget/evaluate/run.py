@@ -245,8 +245,6 @@ class _Run:
         budget = reply.thinking_budget
         if budget is None and isinstance(arm.budget, int):
             budget = arm.budget  # of a strategy that works without a sampler's budget
-        # The closing marker is of neither part, and the rest is thinking or answer.
-        others = reply.thinking_tokens + (reply.closed_by is not None)
         return {
             "id": name,
             "strategy": arm.strategy,
@@ -258,7 +256,7 @@ class _Run:
             "reference": problem.answer,
             "reply": reply.text,
             "thinking_tokens": reply.thinking_tokens,
-            "answer_tokens": max(0, len(reply.tokens) - others),
+            "answer_tokens": reply.answer_tokens,
             "prompt_tokens": reply.prompt_tokens,
             "closed_by": reply.closed_by,
             "finish_reason": reply.finish_reason,
