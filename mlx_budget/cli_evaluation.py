@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from .cli_options import (
+    BATCH_SIZE_OPTION,
+    COUNT,
     MARKER_OPTIONS,
     MODEL_OPTIONS,
     PREFILL_OPTION,
     PROMPT_OPTIONS,
     SAMPLING_OPTIONS,
 )
-
-_COUNT = click.IntRange(min=1)
 
 
 @click.command()
@@ -53,25 +53,19 @@ _COUNT = click.IntRange(min=1)
     help="Comma-separated: tokens, or shares of the mean without a budget "
     "[default: 25%,50%,63%,100%].",
 )
-@click.option("--limit", type=_COUNT, help="Take the first so many questions.")
+@click.option("--limit", type=COUNT, help="Take the first so many questions.")
 @click.option(
     "--num-samples",
-    type=_COUNT,
+    type=COUNT,
     default=1,
     show_default=True,
     help="Replies to each question, for each strategy and budget.",
 )
-@click.option(
-    "--batch-size",
-    type=_COUNT,
-    default=8,
-    show_default=True,
-    help="Most replies to generate at a time.",
-)
+@BATCH_SIZE_OPTION
 @click.option(
     "--max-tokens",
     "-m",
-    type=_COUNT,
+    type=COUNT,
     help="Most tokens of a reply, thinking included [default: 8,192].",
 )
 @click.option("--temp", type=float, default=0.6, show_default=True, help="Temperature.")

@@ -117,6 +117,14 @@ SAMPLING_OPTIONS = _add(
 SEED_OPTION = click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed."
 )
+COUNT = click.IntRange(min=1)
+BATCH_SIZE_OPTION = click.option(
+    "--batch-size",
+    type=COUNT,
+    default=8,
+    show_default=True,
+    help="Most replies to generate at a time.",
+)
 DATA_HELP = (
     "File of prompts: JSON lines with prompt, question or messages, or text with a "
     "prompt on each line."

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from .cli_options import (
+    BATCH_SIZE_OPTION,
+    COUNT,
     DATA_HELP,
     LOADING_OPTIONS,
     MARKER_OPTIONS,
@@ -19,8 +21,6 @@ from .cli_options import (
     SYSTEM_PROMPT_OPTION,
     TEMPLATE_CONFIG_OPTION,
 )
-
-_COUNT = click.IntRange(min=1)
 
 
 class _Positions(click.ParamType):
@@ -44,12 +44,10 @@ class _Positions(click.ParamType):
     required=True,
     help="File of chat records to write (*.jsonl); one that is there is gone on with.",
 )
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Take the first so many prompts."
-)
+@click.option("--limit", type=COUNT, help="Take the first so many prompts.")
 @click.option(
     "--num-samples",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=1,
     show_default=True,
     help="Replies to each prompt.",
@@ -59,13 +57,7 @@ class _Positions(click.ParamType):
     help="Text to send in place of each prompt that is a text; its first {} stands "
     "for the prompt.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Most replies to generate at a time.",
-)
+@BATCH_SIZE_OPTION
 @click.option(
     "--max-tokens",
     "-m",
@@ -136,17 +128,17 @@ def traces(**options):
 )
 @click.option(
     "--max-length",
-    type=_COUNT,
+    type=COUNT,
     help="Tokens of a record, the prompt included; longer ones are cut, their lengths "
     "stay [default: 16384].",
 )
-@click.option("--limit", type=_COUNT, help="Take the first so many usable records.")
+@click.option("--limit", type=COUNT, help="Take the first so many usable records.")
 @click.option(
     "--strict", is_flag=True, help="Stop at the first record that cannot be used."
 )
 @click.option(
     "--min-count",
-    type=_COUNT,
+    type=COUNT,
     help="How often a token must come next where guidance acts to be one that guidance "
     "may favour [default: 2].",
 )
@@ -155,13 +147,13 @@ def traces(**options):
     type=click.Choice(["base", "small", "mini", "tiny"]),
     help="Size of the predictor; base is BERT-base [default: base].",
 )
-@click.option("--width", type=_COUNT, help="Its width, in place of the size's.")
-@click.option("--layers", type=_COUNT, help="Its layers, likewise.")
-@click.option("--heads", type=_COUNT, help="Its attention heads, likewise.")
-@click.option("--intermediate", type=_COUNT, help="Its feed-forward width, likewise.")
-@click.option("--steps", type=_COUNT, help="Updates to make, in place of --epochs.")
+@click.option("--width", type=COUNT, help="Its width, in place of the size's.")
+@click.option("--layers", type=COUNT, help="Its layers, likewise.")
+@click.option("--heads", type=COUNT, help="Its attention heads, likewise.")
+@click.option("--intermediate", type=COUNT, help="Its feed-forward width, likewise.")
+@click.option("--steps", type=COUNT, help="Updates to make, in place of --epochs.")
 @click.option("--epochs", type=float, help="Passes over the positions [default: 10].")
-@click.option("--batch-size", type=_COUNT, help="Positions of an update [default: 64].")
+@click.option("--batch-size", type=COUNT, help="Positions of an update [default: 64].")
 @click.option(
     "--learning-rate", type=float, help="Highest learning rate [default: 2e-4]."
 )
@@ -184,10 +176,10 @@ def traces(**options):
     help="Share of the prompts to validate on [default: 0.1].",
 )
 @click.option(
-    "--eval-every", type=_COUNT, help="Updates between validations [default: 50]."
+    "--eval-every", type=COUNT, help="Updates between validations [default: 50]."
 )
 @click.option(
-    "--save-every", type=_COUNT, help="Updates between checkpoints [default: 100]."
+    "--save-every", type=COUNT, help="Updates between checkpoints [default: 100]."
 )
 @click.option(
     "--keep",
@@ -197,7 +189,7 @@ def traces(**options):
 )
 @click.option(
     "--prefill-step-size",
-    type=_COUNT,
+    type=COUNT,
     help="Tokens that the model reads at a time [default: 512].",
 )
 @click.option(

@@ -7,7 +7,7 @@ from mlx_lm.generate import BatchStats
 from mlx_budget import BatchReply, batch_generate, generate, stream_batch_generate
 from mlx_budget.batch import BatchReplies
 from mlx_budget.hidden_states import active_recorder
-from scripted import ScriptedModel
+from scripted import ScriptedBatch
 
 NEWLINE, START, END, EOS = 201, 423, 424, 2
 
@@ -19,18 +19,6 @@ def model_is_left_as_it_was(loaded):
     yield
     assert active_recorder(loaded[0]) is None
     assert [type(m) for m in loaded[0].modules()] == classes
-
-
-class Scripted(ScriptedModel):
-    """A scripted model that knows the positions of the rows of a batch."""
-
-    def __call__(self, inputs: mx.array, cache=None) -> mx.array:
-        start = mx.array(cache[0].offset).reshape(-1, 1)
-        steps = start + mx.arange(inputs.shape[1]) - self._prompt_length + 1
-        self.model(inputs, cache)
-        script = mx.array([*self._script, EOS])
-        wanted = script[mx.clip(steps, 0, len(self._script))][..., None]
-        return mx.where(wanted == mx.arange(self._vocab_size), 10.0, 0.0)
 
 
 def prompts_of(cases: dict[str, dict], n: int = 12) -> list[list[int]]:
@@ -51,7 +39,7 @@ def scripted(loaded, script: list[int], **options) -> BatchReply:
     """The reply of a model that wants to say ``script`` and then the end."""
     prompt = [5, START]
     (reply,) = batch_generate(
-        Scripted(script, len(prompt)),
+        ScriptedBatch(script, len(prompt)),
         loaded[1],
         [prompt],
         predictor=False,
@@ -138,6 +126,7 @@ def test_a_reply_that_the_model_closes_by_hand(loaded):
         thinking_budget=9,
         closed_by="model",
         guided_tokens=0,
+        answer_tokens=2,
     )
 
 

@@ -1,6 +1,5 @@
 """Strategies: what tells them apart, and how budgets are asked for."""
 
-import mlx.core as mx
 import pytest
 
 from mlx_budget import batch_generate, stream_batch_generate
@@ -14,28 +13,21 @@ from mlx_budget.evaluate.strategies import (
     parse_budgets,
     parse_strategies,
 )
-from scripted import ScriptedModel
+from scripted import ScriptedBatch
 
-NEWLINE, START, END, EOS = 201, 423, 424, 2
-
-
-class Scripted(ScriptedModel):
-    """A scripted model for one row of a batch."""
-
-    def __call__(self, inputs: mx.array, cache=None) -> mx.array:
-        start = mx.array(cache[0].offset).reshape(-1, 1)
-        steps = start + mx.arange(inputs.shape[1]) - self._prompt_length + 1
-        self.model(inputs, cache)
-        script = mx.array([*self._script, EOS])
-        wanted = script[mx.clip(steps, 0, len(self._script))][..., None]
-        return mx.where(wanted == mx.arange(self._vocab_size), 10.0, 0.0)
+START, END = 423, 424
 
 
 def say(loaded, script: list[int], arm: Arm, **options):
     """The reply of a model that wants to say ``script`` and then the end."""
     given = arm.generation(loaded[2], 1.1, options.pop("message", None))
     (reply,) = batch_generate(
-        Scripted(script, 2), loaded[1], [[5, START]], batch_size=1, **given, **options
+        ScriptedBatch(script, 2),
+        loaded[1],
+        [[5, START]],
+        batch_size=1,
+        **given,
+        **options,
     ).replies
     return reply
 
