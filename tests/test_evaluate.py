@@ -207,6 +207,10 @@ def test_a_folder_of_another_run_is_refused(loaded, tmp_path, change, message):
         ({"strategies": ("cut",)}, "strategies must be some of full, .*, not cut"),
         ({"strategies": ()}, "not none"),
         ({"budgets": ()}, "The strategies budget-forcing, guidance need budgets"),
+        (
+            {"strategies": ("auto",), "budgets": parse_budgets("60")},
+            "auto takes budgets that are shares, such as 63%, and there is none",
+        ),
         ({"num_samples": 2}, "At temp 0 all 2 samples of a question"),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
         ({"hard_stop": None}, "choose guidance-no-hard-stop"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from .. import demo, hub
+from .. import checkpoint, demo, hub
 from ..commands import model_or_demo
 from ..loading import load
 from . import grading
@@ -98,7 +98,7 @@ def run_report(folder: Path, as_json: bool) -> None:
     records = read_records(folder)
     summary = summarize(records, read_settings(folder))
     write_summary(folder, summary)
-    (folder / MARKDOWN_FILE).write_text(markdown(summary) + "\n", encoding="utf-8")
+    checkpoint.write_text(folder / MARKDOWN_FILE, markdown(summary) + "\n")
     plots = draw(folder, records, summary)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False, indent=2))

@@ -88,6 +88,12 @@ class EvaluateOptions:
                 f"The strategies {', '.join(sorted(with_budget))} need budgets."
             )
 
+        if "auto" in self.strategies and not any(b.share for b in self.budgets):
+            raise ValueError(
+                "The strategy auto takes budgets that are shares, such as 63%, and "
+                "there is none: add one, or leave the strategy out."
+            )
+
     @property
     def sampling(self) -> dict:
         """How the next token is drawn, the same for every strategy."""
