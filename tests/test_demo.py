@@ -179,6 +179,17 @@ def test_batches_are_the_same_whenever_they_are_asked_for(raw):
     )
 
 
+def test_totals_that_slip_count_less(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    tokens, wanted = Pool(tokenizer, Stage(20, 1e-3, seed=0)).batch(0)
+    less = (wanted > 0) & (wanted < 1)
+    slipped = [t for t, w in zip(tokens.tolist(), less.tolist(), strict=True) if any(w)]
+    assert 0 < len(slipped) < len(tokens)
+    for row, marks in zip(tokens.tolist(), less.tolist(), strict=True):
+        text = tokenizer.decode([t for t, w in zip(row, marks, strict=True) if w])
+        assert text.replace(" ", "").isdigit() or not text
+
+
 def test_of_closed_thinking_only_the_answer_is_learnt(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0))

@@ -81,7 +81,7 @@ def _corpus(texts: int) -> Iterator[str]:
     for _ in range(texts):
         problem = make_problem(rng, held_out=False, is_story=rng.random() < 0.7)
         yield problem.question
-        yield write_thinking(rng, problem)
+        yield write_thinking(rng, problem).text
         yield f"\n\nThe answer is {problem.answer}."
         yield "user\n"
         yield "assistant\n"

@@ -49,6 +49,9 @@ _MEAN_TOKENS = 160
 _STORIES = 0.5
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
+# What a total that slipped counts, beside the other tokens: slips are shown often, so
+# that the model learns to find them, and learnt rarely.
+_SLIP_WEIGHT = 0.2
 _WARMUP = 200
 _LARGEST_GRADIENT = 1.0
 
@@ -96,14 +99,14 @@ class Pool:
         self._stage = stage
         self._end = tokenizer.token_to_id("</think>")
         self._number = -1
-        self._batches: list[list[tuple[list[int], int]]] = []
+        self._batches: list[list[tuple[list[int], list[float]]]] = []
 
     def batch(self, step: int) -> tuple[mx.array, mx.array]:
         """Sequences and weights of a step.
 
         Returns:
-            tuple[mx.array, mx.array]: Tokens, shape (B, S), and whether each is to be
-            predicted, shape (B, S): those of the reply are.
+            tuple[mx.array, mx.array]: Tokens, shape (B, S), and what predicting each
+            counts, shape (B, S): 1 in the reply, less where it slips, 0 elsewhere.
         """
         number, place = divmod(step, _POOL)
         if number != self._number:
@@ -114,9 +117,9 @@ class Pool:
         length = -(-length // 32) * 32  # few shapes
         tokens = np.zeros((len(sequences), length), np.int32)
         wanted = np.zeros(tokens.shape, np.float32)
-        for row, (ids, prompt) in enumerate(sequences):
+        for row, (ids, weights) in enumerate(sequences):
             tokens[row, : len(ids)] = ids
-            wanted[row, prompt : len(ids)] = 1
+            wanted[row, : len(ids)] = weights
         return mx.array(tokens), mx.array(wanted)
 
     def _draw(self, number: int, look: float) -> None:
@@ -128,15 +131,18 @@ class Pool:
             if rng.random() < _STATED:
                 budget = rng.randint(10, 300)
                 question = BUDGET_PROMPT.format(question=question, budget=budget)
+            is_closed = self._stage.closed and rng.random() < self._stage.closed
+            thinking = write_thinking(rng, problem, look, slips=not is_closed)
             prompt = self._encode(write_prompt(question))
-            thinking = write_thinking(rng, problem, look)
-            ids = prompt + self._encode(write_reply(thinking, problem))
-            start = len(prompt)
-            if self._stage.closed and rng.random() < self._stage.closed:
-                known = self._encode(thinking[: end_of_first_result(thinking)])
-                ids, start = self._close(rng, ids, start + len(known))
+            reply = self._tokenizer.encode(write_reply(thinking.text, problem))
+            ids = prompt + reply.ids
+            weights = [0.0] * len(prompt) + _weigh(reply.offsets, thinking.slips)
+            if is_closed:
+                known = thinking.text[: end_of_first_result(thinking.text)]
+                start = len(prompt) + len(self._encode(known))
+                ids, weights = self._close(rng, ids, start)
             if len(ids) <= MAX_LENGTH:
-                sequences.append((ids, start))
+                sequences.append((ids, weights))
         sequences.sort(key=lambda s: len(s[0]))
         self._batches = [
             sequences[i : i + BATCH_SIZE] for i in range(0, len(sequences), BATCH_SIZE)
@@ -146,16 +152,27 @@ class Pool:
 
     def _close(
         self, rng: random.Random, ids: list[int], start: int
-    ) -> tuple[list[int], int]:
-        """Thinking closed at or behind a place, and where its answer begins."""
+    ) -> tuple[list[int], list[float]]:
+        """Thinking closed at or behind a place, of which the answer alone counts."""
         end = ids.index(self._end, start)
         closed = ids[: rng.randint(start, end)]
         if rng.random() < 0.5:
             closed += self._encode(f"\n{FINAL}\n")
-        return closed + ids[end:], len(closed) + 1
+        answer = len(ids) - end - 1
+        return closed + ids[end:], [0.0] * (len(closed) + 1) + [1.0] * answer
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
+
+
+def _weigh(
+    offsets: list[tuple[int, int]], slips: tuple[tuple[int, int], ...]
+) -> list[float]:
+    """What each token of a reply counts, by the characters that it stands for."""
+    return [
+        _SLIP_WEIGHT if any(a < end and start < b for a, b in slips) else 1.0
+        for start, end in offsets
+    ]
 
 
 def pretrain(

@@ -12,11 +12,14 @@ Thinking is made of lines, and the first word of a line is a choice of what to d
 
 How often each comes is up to chance, so that the length of the thinking about one
 problem varies widely and a budget has something to steer. Now and then an operation
-goes wrong, and is found out and mended by what follows.
+goes wrong: in a careful line it is seen at once, in a terse one it is found out only by
+another look. Texts say where, since a model is to learn how slips are found more than
+how they are made.
 """
 
 import random
 import re
+from typing import NamedTuple
 
 from .problems import Problem, expression
 
@@ -28,22 +31,41 @@ _QUICK, _TURN = 0.25, 0.08
 LOOK = 0.7
 _MOST_LOOKS = 4
 _DOUBT = 0.05
-_SLIP, _SLIP_SEEN = 0.02, 0.7
+# How likely an operation goes wrong.
+_SLIP, _QUICK_SLIP = 0.03, 0.05
+# Stands before a total that slipped, until the text is whole.
+_SLIPPED = "\0"
 _RESULT = re.compile(r"^(?:Quickly: .*|.*, so \d+\.)$", re.MULTILINE)
 _LOOKS = ("doubt", "check", "quick", "again")
 
 
-def write_thinking(rng: random.Random, problem: Problem, look: float = LOOK) -> str:
-    """Thinking that ends at the right answer: lines, each with its newline.
+class Thinking(NamedTuple):
+    """Thinking about a problem.
+
+    Attributes:
+        text (str): Lines, each with its newline.
+        slips (tuple[tuple[int, int], ...]): Where in the text the totals stand that
+            slipped: first character, and the one behind the last.
+    """
+
+    text: str
+    slips: tuple[tuple[int, int], ...]
+
+
+def write_thinking(
+    rng: random.Random, problem: Problem, look: float = LOOK, slips: bool = True
+) -> Thinking:
+    """Thinking that ends at the right answer.
 
     Args:
         rng (random.Random): Where chance comes from.
         problem (Problem): What to think about.
         look (float): How likely another look at a right result is, each time.
+        slips (bool): Whether operations may go wrong on the way.
     """
     chain = problem.chain
     lines = [f"It is {expression(chain)}."]
-    result = _calculate(rng, chain, lines, rng.random() < _QUICK)
+    result = _calculate(rng, chain, lines, rng.random() < _QUICK, slips)
     looks = 0
     while result != problem.answer or (looks < _MOST_LOOKS and rng.random() < look):
         looks += 1
@@ -54,13 +76,13 @@ def write_thinking(rng: random.Random, problem: Problem, look: float = LOOK) -> 
             lines.append(_check(chain, result))
         else:
             lines.append(f"Again {expression(chain)}.")
-            slips = result == problem.answer
-            result = _calculate(rng, chain, lines, kind == "quick", slips)
-    return _join(lines)
+            may_slip = slips and result == problem.answer
+            result = _calculate(rng, chain, lines, kind == "quick", may_slip)
+    return _find_slips(_join(lines))
 
 
 def write_tersest(problem: Problem) -> str:
-    """The shortest thinking that `write_thinking` can make for a problem."""
+    """The text of the shortest thinking that `write_thinking` makes for a problem."""
     lines = [f"It is {expression(problem.chain)}."]
     _quick(problem.chain, lines)
     return _join(lines)
@@ -75,56 +97,75 @@ def _join(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in (*lines, FINAL))
 
 
+def _find_slips(text: str) -> Thinking:
+    """Takes the marks out of a text, and keeps where they were."""
+    first, *marked = text.split(_SLIPPED)
+    plain, slips = first, []
+    for part in marked:
+        length = len(part) - len(part.lstrip("-0123456789"))
+        slips.append((len(plain), len(plain) + length))
+        plain += part
+    return Thinking(plain, tuple(slips))
+
+
 def _calculate(
     rng: random.Random,
     chain: tuple[int, ...],
     lines: list[str],
     is_quick: bool,
-    slips: bool = True,
+    slips: bool,
 ) -> int:
     """Works a chain out, by operations that may slip; what it comes to."""
     while len(chain) > 1:
         if is_quick or rng.random() < _TURN:
-            return _quick(chain, lines)
+            return _quick(chain, lines, rng if slips else None)
         a, b, *rest = chain
-        total = a + b
-        if slips and rng.random() < _SLIP:
-            total += rng.choice((-1, 1))
-        lines.append(_line("Next", (a, b), total, rest))
-        doubt = _DOUBT if total == a + b else _SLIP_SEEN
-        if rng.random() < doubt:
-            total = a + b
+        slip = rng.choice((-1, 1)) if slips and rng.random() < _SLIP else 0
+        lines.append(_line("Next", (a, b), a + b + slip, rest, slip != 0))
+        if slip or rng.random() < _DOUBT:
             lines.append(_doubt((a, b), rest))
-        chain = (total, *rest)
+        chain = (a + b, *rest)
     return chain[0]
 
 
-def _line(word: str, pair: tuple[int, int], total: int, rest: list[int]) -> str:
-    return f"{word} {expression(pair)} = {total}, so {expression((total, *rest))}."
+def _line(
+    word: str, pair: tuple[int, int], total: int, rest: list[int], slipped: bool = False
+) -> str:
+    mark = _SLIPPED if slipped else ""
+    left = expression((total, *rest))
+    return f"{word} {expression(pair)} = {mark}{total}, so {left}."
 
 
 def _doubt(pair: tuple[int, int], rest: list[int] = ()) -> str:
     return _line("Wait, let me check that:", pair, sum(pair), rest)
 
 
-def _quick(chain: tuple[int, ...], lines: list[str]) -> int:
-    lines.append(f"Quickly: {_running(chain)}.")
-    return sum(chain)
+def _quick(
+    chain: tuple[int, ...], lines: list[str], rng: random.Random | None = None
+) -> int:
+    """Works a chain out in one line, which slips if chance is given."""
+    running, result = _running(chain, rng)
+    lines.append(f"Quickly: {running}.")
+    return result
 
 
 def _check(chain: tuple[int, ...], result: int) -> str:
     """From the result back, each operation undone, to the first number or not."""
     first, *rest = chain
-    back = (result, *(-step for step in reversed(rest)))
-    found = "right" if sum(back) == first else f"not {first}"
-    return f"Check: {_running(back)}, {found}."
+    running, back = _running((result, *(-step for step in reversed(rest))))
+    found = "right" if back == first else f"not {first}"
+    return f"Check: {running}, {found}."
 
 
-def _running(chain: tuple[int, ...]) -> str:
-    """A chain with its running totals, such as "7 + 1 = 8 - 3 = 5"."""
+def _running(
+    chain: tuple[int, ...], rng: random.Random | None = None
+) -> tuple[str, int]:
+    """A chain with its running totals, such as "7 + 1 = 8 - 3 = 5", and the last."""
     total, *rest = chain
     words = [str(total)]
     for step in rest:
-        total += step
-        words.append(f"{'+-'[step < 0]} {abs(step)} = {total}")
-    return " ".join(words)
+        slip = rng.choice((-1, 1)) if rng and rng.random() < _QUICK_SLIP else 0
+        total += step + slip
+        mark = _SLIPPED if slip else ""
+        words.append(f"{'+-'[step < 0]} {abs(step)} = {mark}{total}")
+    return " ".join(words), total
