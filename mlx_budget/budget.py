@@ -5,7 +5,7 @@ Knows nothing of generation; a check raises a ValueError that says what to do.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .predictor import Predictor
 
@@ -23,9 +23,11 @@ class AutoBudget:
     Attributes:
         share: Of the median of the predictor's distribution at the first thinking
             token, > 0.
+        most: Tokens that the budget never passes, whatever is predicted, if any.
     """
 
     share: float = 1.0
+    most: int | None = None
 
     def __post_init__(self):
         share = self.share
@@ -41,7 +43,8 @@ class AutoBudget:
 
     def tokens(self, median: float) -> int:
         """The budget for a predicted median length, both in tokens."""
-        return max(1, round(min(self.share * median, MAX_BUDGET)))
+        budget = max(1, round(min(self.share * median, MAX_BUDGET)))
+        return budget if self.most is None else min(budget, self.most)
 
 
 def check_budget(
@@ -76,6 +79,17 @@ def check_budget(
             f"more, not {thinking_budget}."
         )
     return None if thinking_budget == -1 else thinking_budget
+
+
+def limit_budget(
+    budget: int | AutoBudget | None, most: int | None
+) -> int | AutoBudget | None:
+    """A budget that passes no ceiling, in tokens; the ceiling itself for none."""
+    if most is None:
+        return budget
+    if isinstance(budget, AutoBudget):
+        return replace(budget, most=min(most, budget.most or most))
+    return most if budget is None else min(budget, most)
 
 
 def check_hard_stop(hard_stop: float | None) -> None:

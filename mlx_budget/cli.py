@@ -10,17 +10,19 @@ from pathlib import Path
 
 import click
 
-from . import __version__, cli_evaluation, cli_training
+from . import __version__, cli_chat, cli_evaluation, cli_serve, cli_training
 from .cli_options import (
-    BUDGET,
+    BUDGET_OPTIONS,
     DATA_HELP,
+    HIDE_THINKING_OPTION,
     MARKER_OPTIONS,
+    MAX_KV_SIZE_OPTION,
     MODEL_OPTIONS,
     PREFILL_OPTION,
     PROMPT_OPTIONS,
-    SAMPLING_OPTIONS,
-    SEED_OPTION,
-    SHARE,
+    REPLY_OPTIONS,
+    VERBOSE_OPTION,
+    settle_budget,
 )
 
 
@@ -46,13 +48,24 @@ class OneLineErrors(click.Group):
                 raise
             code = _fail(_describe(e))
         if standalone_mode:
-            sys.exit(code if isinstance(code, int) else 0)
+            _leave(code if isinstance(code, int) else 0)
         return code
 
 
 def _fail(message: str) -> int:
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return 2
+
+
+def _leave(code: int) -> None:
+    server = sys.modules.get("mlx_budget.server.run")
+    if server is not None and server.has_computed:
+        # MLX's CPU build (0.32.4) may abort a process that ends after one of its
+        # threads has computed, as mlx_lm.server does.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _describe(error: Exception) -> str:
@@ -140,74 +153,17 @@ def convert(predictor_q_bits: str | None, **options):
 @cli.command()
 @MODEL_OPTIONS
 @click.option("--prompt", "-p", required=True, help="The question; - reads stdin.")
-@click.option(
-    "--thinking-budget",
-    "--reasoning-budget",
-    "thinking_budget",
-    type=BUDGET,
-    help="Tokens to think: -1 for no budget, 0 to answer at once; auto for as many as "
-    "the predictor expects of this question, auto:0.63 for 63 % of them [default: -1].",
-)
-@click.option(
-    "--hard-stop",
-    type=float,
-    help="Close thinking at this multiple of the budget at the latest, and at the "
-    "first newline past the budget [default: 1.1].",
-)
-@click.option("--no-hard-stop", is_flag=True, help="Leave closing to guidance alone.")
-@click.option(
-    "--thinking-budget-message",
-    help="Text to put before the closing marker when the budget closes thinking.",
-)
-@click.option(
-    "--guidance-tolerance",
-    type=click.FloatRange(0, 1),
-    help="Guided steps evaluate the likeliest tokens alone while that shifts at most "
-    "this much probability, and at temperature 0 never another token; 0 evaluates all "
-    "[default: 0.001].",
-)
-@MARKER_OPTIONS
-@click.option("--hide-thinking", is_flag=True, help="Show the answer only.")
+@BUDGET_OPTIONS
+@HIDE_THINKING_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--verbose",
-    type=bool,
-    default=True,
-    show_default=True,
-    help="Whether to print statistics on stderr.",
-)
-@click.option(
-    "--max-tokens",
-    "-m",
-    type=click.IntRange(min=-1),
-    help="Most tokens to generate, thinking included; -1 for no limit [default: what "
-    "thinking can take and 2,048 more; 8,192 if nothing bounds it].",
-)
-@click.option("--temp", type=float, default=0.0, show_default=True, help="Temperature.")
-@SAMPLING_OPTIONS
-@click.option(
-    "--min-tokens-to-keep",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Tokens that min-p leaves at least.",
-)
-@click.option("--xtc-probability", type=SHARE, default=0.0, help="Chance of XTC.")
-@click.option(
-    "--xtc-threshold",
-    type=click.FloatRange(0, 0.5),
-    default=0.1,
-    help="Threshold of XTC.",
-)
-@SEED_OPTION
+@VERBOSE_OPTION
+@REPLY_OPTIONS
 @PROMPT_OPTIONS
 @click.option("--prefill-response", help="How the reply shall begin.")
 @click.option(
     "--extra-eos-token", multiple=True, help="Another token that ends the reply."
 )
-@click.option(
-    "--max-kv-size", type=click.IntRange(min=1), help="Most tokens in the KV cache."
-)
+@MAX_KV_SIZE_OPTION
 @click.option(
     "--kv-bits", type=click.IntRange(2, 8), help="Bits of a quantised KV cache."
 )
@@ -242,14 +198,7 @@ def generate(**options):
     """Answer a prompt, thinking for about so many tokens."""
     from .commands import run_generate
 
-    if options.pop("no_hard_stop"):
-        if options["hard_stop"] is not None:
-            raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
-    elif options["hard_stop"] is None:
-        del options["hard_stop"]
-    if options["guidance_tolerance"] is None:
-        del options["guidance_tolerance"]
-    run_generate(**options)
+    run_generate(**settle_budget(options))
 
 
 @cli.command()
@@ -267,7 +216,9 @@ def estimate(**options):
     run_estimate(**options)
 
 
+cli.add_command(cli_chat.chat)
 cli.add_command(cli_training.traces)
 cli.add_command(cli_training.train)
 cli.add_command(cli_evaluation.evaluate)
 cli.add_command(cli_evaluation.report)
+cli.add_command(cli_serve.serve)

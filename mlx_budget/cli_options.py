@@ -53,16 +53,20 @@ _MODEL_HELP = (
     "model"
 )
 MODEL_OPTION = click.option("--model", required=True, help=f"{_MODEL_HELP}.")
-LOADING_OPTIONS = _add(
-    click.option("--adapter-path", help="Folder of LoRA adapters for the model."),
-    click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
-    click.option(
-        "--trust-remote-code",
-        is_flag=True,
-        help="Let code that comes with the model run.",
-    ),
+ADAPTER_OPTION = click.option(
+    "--adapter-path", help="Folder of LoRA adapters for the model."
 )
-MODEL_OPTIONS = _add(
+TRUST_OPTION = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Let code that comes with the model run.",
+)
+LOADING_OPTIONS = _add(
+    ADAPTER_OPTION,
+    click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
+    TRUST_OPTION,
+)
+MODEL_OR_DEMO_OPTIONS = _add(
     click.option("--model", help=f"{_MODEL_HELP} [default: demo, the built-in one]."),
     click.option(
         "--predictor",
@@ -70,8 +74,8 @@ MODEL_OPTIONS = _add(
         help="Folder or Hub name of the predictor, if it is not beside the model; "
         "none for the hard stop alone.",
     ),
-    LOADING_OPTIONS,
 )
+MODEL_OPTIONS = _add(MODEL_OR_DEMO_OPTIONS, LOADING_OPTIONS)
 MARKER_OPTIONS = _add(
     click.option(
         "--thinking-start-token",
@@ -85,6 +89,63 @@ MARKER_OPTIONS = _add(
         help="Text that closes thinking, if not the tokenizer's own.",
     ),
 )
+STEERING_OPTIONS = _add(
+    click.option(
+        "--hard-stop",
+        type=float,
+        help="Close thinking at this multiple of the budget at the latest, and at the "
+        "first newline past the budget [default: 1.1].",
+    ),
+    click.option(
+        "--no-hard-stop", is_flag=True, help="Leave closing to guidance alone."
+    ),
+    click.option(
+        "--thinking-budget-message",
+        help="Text to put before the closing marker when the budget closes thinking.",
+    ),
+    click.option(
+        "--guidance-tolerance",
+        type=click.FloatRange(0, 1),
+        help="Guided steps evaluate the likeliest tokens alone while that shifts at "
+        "most this much probability, and at temperature 0 never another token; 0 "
+        "evaluates all [default: 0.001].",
+    ),
+)
+
+
+def budget_option(of_what: str):
+    """`--thinking-budget`, with the words that say what it is for."""
+    return click.option(
+        "--thinking-budget",
+        "--reasoning-budget",
+        "thinking_budget",
+        type=BUDGET,
+        help=f"Tokens to think{of_what}: -1 for no budget, 0 to answer at once; auto "
+        "for as many as the predictor expects of the question, auto:0.63 for 63 % of "
+        "them [default: -1].",
+    )
+
+
+BUDGET_OPTIONS = _add(budget_option(""), STEERING_OPTIONS, MARKER_OPTIONS)
+
+
+def settle_budget(options: dict) -> dict:
+    """What was given of `STEERING_OPTIONS`, without what is left to its default.
+
+    Raises:
+        ValueError: If there shall be a hard stop and none.
+    """
+    options = dict(options)
+    if options.pop("no_hard_stop"):
+        if options["hard_stop"] is not None:
+            raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
+    elif options["hard_stop"] is None:
+        del options["hard_stop"]
+    if options["guidance_tolerance"] is None:
+        del options["guidance_tolerance"]
+    return options
+
+
 SYSTEM_PROMPT_OPTION = click.option(
     "--system-prompt", help="System prompt for the chat template."
 )
@@ -116,6 +177,47 @@ SAMPLING_OPTIONS = _add(
 )
 SEED_OPTION = click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed."
+)
+HIDE_THINKING_OPTION = click.option(
+    "--hide-thinking", is_flag=True, help="Show the answer only."
+)
+VERBOSE_OPTION = click.option(
+    "--verbose",
+    type=bool,
+    default=True,
+    show_default=True,
+    help="Whether to print statistics on stderr.",
+)
+REPLY_OPTIONS = _add(
+    click.option(
+        "--max-tokens",
+        "-m",
+        type=click.IntRange(min=-1),
+        help="Most tokens to generate, thinking included; -1 for no limit [default: "
+        "what thinking can take and 2,048 more; 8,192 if nothing bounds it].",
+    ),
+    click.option(
+        "--temp", type=float, default=0.0, show_default=True, help="Temperature."
+    ),
+    SAMPLING_OPTIONS,
+    click.option(
+        "--min-tokens-to-keep",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Tokens that min-p leaves at least.",
+    ),
+    click.option("--xtc-probability", type=SHARE, default=0.0, help="Chance of XTC."),
+    click.option(
+        "--xtc-threshold",
+        type=click.FloatRange(0, 0.5),
+        default=0.1,
+        help="Threshold of XTC.",
+    ),
+    SEED_OPTION,
+)
+MAX_KV_SIZE_OPTION = click.option(
+    "--max-kv-size", type=click.IntRange(min=1), help="Most tokens in the KV cache."
 )
 COUNT = click.IntRange(min=1)
 BATCH_SIZE_OPTION = click.option(

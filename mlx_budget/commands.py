@@ -26,7 +26,7 @@ from .loading import load
 from .predictor import is_predictor_folder
 from .prompts import encode_chat, read_prompts
 from .terminal import ReplyPrinter
-from .thinking import ThinkingMarkers, find_markers
+from .thinking import ThinkingMarkers, find_markers, split_reply
 
 _LOADING = ("predictor", "adapter_path", "revision", "trust_remote_code")
 _TEMPLATE = ("system_prompt", "ignore_chat_template", "chat_template_config")
@@ -138,8 +138,12 @@ def _take(options: dict, *names: str) -> dict:
     return {name: options.pop(name) for name in names}
 
 
-def _check_generate(model: str | None, options: dict) -> None:
-    """Checks what can be checked before minutes of loading."""
+def check_options(model: str | None, options: dict) -> None:
+    """Checks what can be checked of a reply's options before minutes of loading.
+
+    Raises:
+        ValueError: Naming the option that cannot be honoured.
+    """
     budget = check_budget(options["thinking_budget"])
     check_hard_stop(options.get("hard_stop"))
     check_temperature(options["temp"])
@@ -149,12 +153,17 @@ def _check_generate(model: str | None, options: dict) -> None:
             check_enforceable(budget, None, None)
     if options["max_tokens"] == 0:
         raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
+
+
+def _check_generate(model: str | None, options: dict) -> None:
+    check_options(model, options)
     if options["kv_bits"] is not None and options["max_kv_size"] is not None:
         raise ValueError(
             "mlx-lm cannot quantise a KV cache of limited size: leave out --kv-bits or "
             "--max-kv-size."
         )
-    if options["draft_model"] is not None and budget is not None:
+    has_budget = check_budget(options["thinking_budget"]) is not None
+    if options["draft_model"] is not None and has_budget:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
             "budget: leave out one of them."
@@ -229,7 +238,7 @@ def _print_json(
         interrupted = True
     if last is None:
         raise KeyboardInterrupt
-    thinking, answer = _split(runs, markers)
+    thinking, answer = split_reply(runs, markers)
     result = {
         "model": model,
         "text": "".join(text for _, text in runs),
@@ -248,25 +257,6 @@ def _print_json(
     click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     if interrupted:
         raise KeyboardInterrupt
-
-
-def _split(
-    runs: list[tuple[bool, str]], markers: ThinkingMarkers | None
-) -> tuple[str, str]:
-    """Thinking and answer of a reply in runs of one or the other, without markers."""
-    thoughts, answer = [], ""
-    for is_thinking, text in runs:
-        if is_thinking and markers is not None:
-            # The markers' outer tokens may reach into the answer.
-            if markers.start and markers.start in text:
-                before, _, text = text.partition(markers.start)
-                answer += before
-            text, _, after = text.partition(markers.end)
-            thoughts.append(text.strip())
-            answer += after
-        else:
-            answer += text
-    return "\n".join(thoughts), answer
 
 
 def _finite(found: ThinkingEstimate) -> dict:

@@ -209,7 +209,7 @@ def statistics(response: BudgetResponse) -> str:
         f"Peak memory: {response.peak_memory:.3f} GB",
     ]
     if response.thinking_budget is not None or response.thinking_tokens:
-        lines.append(_thinking_line(response))
+        lines.append(thinking_line(response))
     return "\n".join(lines)
 
 
@@ -232,7 +232,8 @@ def make_tracker(
     return ThinkingTracker(tokenizer, find_markers(tokenizer, start, end), ids)
 
 
-def _thinking_line(response: BudgetResponse) -> str:
+def thinking_line(response: BudgetResponse) -> str:
+    """How long the model thought, of which budget, and what ended it."""
     used = f"Thinking: {response.thinking_tokens}"
     if response.thinking_budget is not None:
         used += f" of {response.thinking_budget}"

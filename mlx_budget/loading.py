@@ -54,14 +54,7 @@ def load(
         ValueError: In one line, if anything cannot be found or read, or if the
             predictor does not fit the model.
     """
-    files = (*hub.MODEL_FILES, WEIGHTS_FILE)
-    path = _fetch(path_or_hf_repo, files, revision)
-    check_trusted(path_or_hf_repo, read_config(path), trust_remote_code)
-    if any(is_predictor_tensor(k) for k in _tensor_names(path)):
-        raise ValueError(
-            f"{path_or_hf_repo} is a Budget Guidance checkpoint that was not converted "
-            f"yet: run `mlx-budget convert --hf-path {path_or_hf_repo}` first."
-        )
+    path = fetch_model(path_or_hf_repo, revision, trust_remote_code)
     if adapter_path is not None:
         if not Path(adapter_path, "adapter_config.json").exists():
             raise ValueError(
@@ -92,6 +85,25 @@ def load(
     if isinstance(predictor, Predictor):
         check_fits(predictor, model)
     return model, tokenizer, predictor
+
+
+def fetch_model(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> Path:
+    """The folder of a model that mlx-lm can load, downloaded if need be.
+
+    Raises:
+        ValueError: As in `load`, if it cannot be had, brings code that may not run, or
+            is a Budget Guidance checkpoint that was not converted.
+    """
+    path = _fetch(name, (*hub.MODEL_FILES, WEIGHTS_FILE), revision)
+    check_trusted(name, read_config(path), trust_remote_code)
+    if any(is_predictor_tensor(k) for k in _tensor_names(path)):
+        raise ValueError(
+            f"{name} is a Budget Guidance checkpoint that was not converted yet: run "
+            f"`mlx-budget convert --hf-path {name}` first."
+        )
+    return path
 
 
 def load_predictor(path_or_hf_repo: str | Path) -> Predictor:

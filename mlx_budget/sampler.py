@@ -9,6 +9,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -123,17 +124,32 @@ def make_budget_sampler(
     )
 
 
-class BudgetSampler:
-    """The state of one request: call it as mlx-lm calls a sampler.
+@dataclass
+class SteeringRecord:
+    """What a sampler did to its reply: to be read while it runs and when it is gone.
 
     Attributes:
+        budget: The budget in tokens; None without one, and as long as an automatic
+            budget waits for the first thinking token.
         forced_steps: Indices, from 0, of the tokens it put in to close thinking.
         guided_steps: Indices of the tokens that were chosen under guidance.
         full_steps: Those of them for which the whole vocabulary, or all tokens that
             the predictor knows, were evaluated.
+    """
+
+    budget: int | None = None
+    forced_steps: set[int] = field(default_factory=set)
+    guided_steps: list[int] = field(default_factory=list)
+    full_steps: list[int] = field(default_factory=list)
+
+
+class BudgetSampler:
+    """The state of one request: call it as mlx-lm calls a sampler.
+
+    Attributes:
+        record: What it did so far.
+        budget, forced_steps, guided_steps, full_steps: As in the record.
         predictor: The predictor that guides it, if any.
-        budget: The budget in tokens; None without one, and as long as an automatic
-            budget waits for the first thinking token.
     """
 
     def __init__(
@@ -158,6 +174,7 @@ class BudgetSampler:
         self._tolerance = tolerance
         self.predictor = predictor
         self._tracker = tracker
+        self.record = SteeringRecord()
         self._auto = budget if isinstance(budget, AutoBudget) else None
         self._hard_stop = hard_stop
         self._set_budget(None if self._auto else budget)
@@ -170,9 +187,9 @@ class BudgetSampler:
         # What the last forward pass must have been given, and what it was given.
         self._expected_input = last_prompt_token
         self._seen_input: tuple[mx.array, int] | None = None
-        self.forced_steps: set[int] = set()
-        self.guided_steps: list[int] = []
-        self.full_steps: list[int] = []
+        self.forced_steps = self.record.forced_steps
+        self.guided_steps = self.record.guided_steps
+        self.full_steps = self.record.full_steps
         self._lease = None
         if budget is not None:
             recorder = HiddenStateRecorder.acquire(model, states=bool(predictor))
@@ -218,6 +235,11 @@ class BudgetSampler:
         self._is_unread = True
         self._step += 1
         return self._token
+
+    @property
+    def budget(self) -> int | None:
+        """The budget in tokens, once it is known."""
+        return self.record.budget
 
     @property
     def has_started(self) -> bool:
@@ -269,7 +291,7 @@ class BudgetSampler:
         return self._plain(logprobs)
 
     def _set_budget(self, budget: int | None) -> None:
-        self.budget = budget
+        self.record.budget = budget
         self._limit = thinking_limit(budget, self._hard_stop)
 
     def _expect(

@@ -64,6 +64,31 @@ def find_markers(
     return ThinkingMarkers(start, end, encode(start), encode(end))
 
 
+def split_reply(
+    runs: list[tuple[bool, str]], markers: ThinkingMarkers | None
+) -> tuple[str, str]:
+    """Thinking and answer of a reply, without markers.
+
+    Args:
+        runs (list): Its text in order: runs of thinking (True) or answer, markers
+            included.
+        markers (ThinkingMarkers, optional): Those of the model, if it has any.
+    """
+    thoughts, answer = [], ""
+    for is_thinking, text in runs:
+        if is_thinking and markers is not None:
+            # The markers' outer tokens may reach into the answer.
+            if markers.start and markers.start in text:
+                before, _, text = text.partition(markers.start)
+                answer += before
+            text, _, after = text.partition(markers.end)
+            thoughts.append(text.strip())
+            answer += after
+        else:
+            answer += text
+    return "\n".join(thoughts), answer
+
+
 class ThinkingTracker:
     """Follows one reply token by token through its thinking block.
 

@@ -1,0 +1,177 @@
+"""Whether a server stays as it was under many requests with mixed budgets and hang-ups.
+
+Starts `mlx-budget serve` in a process of its own, sends requests from several clients
+at once (streamed and not, with all kinds of budgets, wrong ones too), of which a share
+hangs up before the end, and watches the server's memory. At the end every slot must
+answer.
+"""
+
+import json
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+
+import click
+
+QUESTIONS = (
+    "What is 7 + 1 + 5 - 9 + 8?",
+    "What is 2 + 3 + 4 - 1?",
+    "What is 9 - 4 + 7 - 2 + 3 - 5?",
+)
+BUDGETS = (None, 0, 20, 60, 200, "auto", "auto:0.5", -7)
+SECONDS = 300
+
+
+@dataclass
+class Soak:
+    """What came of it.
+
+    Attributes:
+        memory: Resident memory of the server in MB: at the start, after each tenth of
+            the requests, and at the end.
+        statuses: Of HTTP, and how often each came.
+        hang_ups: Requests that were left before their reply was whole.
+        probes: Seconds that a last request in every slot took, all at once.
+    """
+
+    memory: list[float] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    hang_ups: int = 0
+    probes: list[float] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float:
+        """Of memory in MB, from the middle of the run to its end."""
+        return self.memory[-1] - self.memory[len(self.memory) // 2]
+
+
+def soak(
+    requests: int, clients: int, slots: int, hang_up: float, options: tuple[str, ...]
+) -> Soak:
+    """Runs a server and its clients.
+
+    Args:
+        requests (int): In all.
+        clients (int): That ask at the same time.
+        slots (int): Replies that the server generates at a time.
+        hang_up (float): Share of requests that are left before the end.
+        options (tuple): More options of the server.
+    """
+    command = [sys.executable, "-m", "mlx_budget", "serve", "--port", "0"]
+    command += ["--decode-concurrency", str(slots), "--log-level", "ERROR", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    reader = threading.Thread(target=process.stderr.read)
+    with process:
+        try:
+            port = _find_port(process)
+            reader.start()
+            return _run(process.pid, port, requests, clients, slots, hang_up)
+        finally:
+            process.kill()
+            if reader.is_alive():
+                reader.join()
+
+
+def _find_port(process: subprocess.Popen) -> int:
+    for line in process.stderr:
+        if found := re.search(r"Serving at http://[^/]+:(\d+)/", line):
+            return int(found[1])
+    raise SystemExit("The server did not start.")
+
+
+def _run(
+    pid: int, port: int, requests: int, clients: int, slots: int, hang_up: float
+) -> Soak:
+    result = Soak([_memory(pid)])
+    lock = threading.Lock()
+
+    def one(number: int) -> None:
+        rng = random.Random(number)
+        body = {
+            "messages": [{"role": "user", "content": rng.choice(QUESTIONS)}],
+            "thinking_budget": rng.choice(BUDGETS),
+            "temperature": rng.choice([0, 1]),
+            "stream": rng.random() < 0.5,
+        }
+        if rng.random() < hang_up:
+            body["max_tokens"] = 100_000
+            # Nothing but digits: the reply has no end of its own.
+            body["logit_bias"] = {str(t): 100 for t in range(20, 30)}
+            body["thinking_budget"] = None
+            _leave(port, body, rng.uniform(0.05, 0.5))
+            status = 0
+        else:
+            status = _ask(port, body)
+        with lock:
+            result.hang_ups += status == 0
+            if status:
+                result.statuses[status] = result.statuses.get(status, 0) + 1
+
+    with ThreadPoolExecutor(clients) as pool:
+        for tenth in range(10):
+            numbers = range(tenth * requests // 10, (tenth + 1) * requests // 10)
+            list(pool.map(one, numbers))
+            result.memory.append(_memory(pid))
+
+    def probe(_: int) -> float:
+        start = time.perf_counter()
+        message = {"role": "user", "content": QUESTIONS[0]}
+        status = _ask(port, {"messages": [message], "thinking_budget": 60})
+        assert status == 200, status
+        return time.perf_counter() - start
+
+    with ThreadPoolExecutor(slots) as pool:
+        result.probes = list(pool.map(probe, range(slots)))
+    result.memory.append(_memory(pid))
+    return result
+
+
+def _ask(port: int, body: dict) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.status
+
+
+def _leave(port: int, body: dict, seconds: float) -> None:
+    data = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(data)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as connection:
+        connection.sendall(head.encode() + data)
+        time.sleep(seconds)
+
+
+def _memory(pid: int) -> float:
+    command = ["ps", "-o", "rss=", "-p", str(pid)]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout) / 1024
+
+
+@click.command()
+@click.option("--requests", default=500, show_default=True)
+@click.option("--clients", default=16, show_default=True)
+@click.option("--slots", default=8, show_default=True)
+@click.option("--hang-up", default=0.25, show_default=True)
+@click.argument("options", nargs=-1)
+def main(requests: int, clients: int, slots: int, hang_up: float, options):
+    """Soak a server; OPTIONS behind -- are its own, such as --model."""
+    start = time.perf_counter()
+    found = soak(requests, clients, slots, hang_up, options)
+    memory = ", ".join(f"{m:.0f}" for m in found.memory)
+    print(f"{requests} requests in {time.perf_counter() - start:.0f} s")
+    print(f"answers by status: {found.statuses}, left: {found.hang_ups}")
+    print(f"memory, MB: {memory}")
+    print(f"growth from the middle to the end: {found.growth:.1f} MB")
+    print(f"slots that answer: {len(found.probes)} of {slots}")
+
+
+if __name__ == "__main__":
+    main()

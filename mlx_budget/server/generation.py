@@ -1,0 +1,229 @@
+"""The server's models and its generation thread: mlx-lm's, with budget samplers.
+
+Knows models, predictors and samplers; nothing of HTTP.
+"""
+
+import argparse
+import gc
+import os
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_lm import server
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import dequantize_model
+
+from .. import demo
+from ..budget import check_enforceable
+from ..generate import make_tracker
+from ..loading import check_fits, fetch_model, load_predictor
+from ..predictor import Predictor, is_predictor_folder
+from ..sampler import BudgetSampler, SteeringRecord, make_budget_sampler
+from ..thinking import ThinkingTracker, find_markers
+from .budgets import BudgetPolicy, RequestError, ThinkingRequest
+
+_SEEDS = 1 << 32
+
+
+class BudgetModelProvider(server.ModelProvider):
+    """Loads models on demand, each with its predictor.
+
+    Args:
+        cli_args (argparse.Namespace): As `mlx_lm.server` has them, and `predictor`:
+            folder or Hub name of the predictor of the default model, None for the one
+            beside it, or False for none whatever the model.
+        policy (BudgetPolicy): What the default model must be able to honour.
+
+    Attributes:
+        predictor: Of the model that is loaded; None or False as `mlx_budget.load`.
+        vocabulary_size: Of its tokenizer.
+    """
+
+    def __init__(self, cli_args: argparse.Namespace, policy: BudgetPolicy):
+        super().__init__(cli_args)
+        self.predictor: Predictor | bool | None = None
+        self.vocabulary_size = 0
+        self._policy = policy
+        self._failure: Exception | None = None
+        self._is_tried = threading.Event()
+
+    def load_default(self) -> None:
+        """Loads the default model; a failure is kept for `wait_until_loaded`."""
+        try:
+            super().load_default()
+            budget = self._policy.default
+            if self._policy.most is not None:
+                budget = self._policy.most
+            if budget is not None:
+                find_markers(self.tokenizer)
+                check_enforceable(budget, self.predictor, self._policy.hard_stop)
+        except Exception as e:  # whatever a model's files make its loader raise
+            self._failure = e
+        finally:
+            self._is_tried.set()
+
+    def wait_until_loaded(self) -> None:
+        """Waits for the default model.
+
+        Raises:
+            ValueError: Or what else loading it raised.
+        """
+        self._is_tried.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _load(
+        self,
+        model_path: str,
+        adapter_path: str | None = None,
+        draft_model_path: str | None = None,
+    ) -> None:
+        folder = fetch_model(
+            model_path, trust_remote_code=self.cli_args.trust_remote_code
+        )
+        super()._load(str(folder), adapter_path, draft_model_path)
+        # Known by its name again only when all of it is there.
+        self.model_key = None
+        if folder == demo.FOLDER:
+            self.model = dequantize_model(self.model)
+        self.predictor = self._load_predictor(model_path, folder)
+        self.vocabulary_size = len(self.tokenizer.get_vocab())
+        self.model_key = (model_path, adapter_path, draft_model_path)
+        # A recorder's classes and what they refer to are garbage in cycles.
+        gc.collect()
+
+    def _load_predictor(self, name: str, folder: Path) -> Predictor | bool | None:
+        given = self.cli_args.predictor
+        if given is False:
+            return False
+        predictor = None
+        if given is not None and name == self.cli_args.model:
+            predictor = load_predictor(given)
+        elif is_predictor_folder(folder):
+            predictor = load_predictor(folder)
+        if predictor is not None:
+            check_fits(predictor, self.model)
+        return predictor
+
+
+@dataclass
+class Steering:
+    """How one request's thinking is steered, and what has come of it.
+
+    Attributes:
+        request: What it gets.
+        tracker: Follows its reply; None if the model has no thinking markers.
+        record: What its sampler did.
+    """
+
+    request: ThinkingRequest
+    tracker: ThinkingTracker | None = None
+    record: SteeringRecord | None = None
+
+    def follow(self, step: int, response: server.Response) -> None:
+        """Takes the next token of the reply, in the order of the sampler's steps."""
+        if self.tracker is not None and response.finish_reason != "stop":
+            is_forced = step in self.record.forced_steps
+            self.tracker.update(response.token, forced=is_forced)
+
+
+class BudgetResponseGenerator(server.ResponseGenerator):
+    """mlx-lm's generation thread, whose requests carry a `steering`."""
+
+    def _tokenize(
+        self,
+        tokenizer: TokenizerWrapper,
+        request: server.CompletionRequest,
+        args: server.GenerationArguments,
+    ) -> tuple:
+        """Makes the prompt of a request, and its sampler: the last step that may fail.
+
+        Raises:
+            RequestError: If there is no prompt in it, or no way to keep its budget.
+        """
+        try:
+            prompt, segments, types, state, *others = super()._tokenize(
+                tokenizer, request, args
+            )
+            self._check(prompt, request, args)
+            sampler = self._make_sampler(prompt, tokenizer, request, args)
+        except RequestError:
+            raise
+        except Exception as e:  # templates raise what their authors like
+            raise RequestError(str(e) or repr(e)) from e
+        steering = request.steering
+        steering.record = sampler.record
+        steering.tracker = make_tracker(tokenizer, None, None, prompt)
+        if steering.tracker is not None and steering.tracker.thinking:
+            state = "reasoning" if state == "normal" else state
+        # The generator's batch is to be all that keeps it: it ends with its reply.
+        args.budget_sampler = sampler
+        return prompt, segments, types, state, *others
+
+    def _check(self, prompt, request, args) -> None:
+        if not prompt:
+            raise RequestError("The prompt is empty.")
+        model = self.model_provider.model
+        most = getattr(getattr(model, "args", None), "max_position_embeddings", None)
+        if isinstance(most, int) and len(prompt) > most:
+            raise RequestError(
+                f"The prompt has {len(prompt):,} tokens, and the model reads at most "
+                f"{most:,}."
+            )
+        bias, tokens = args.logits.logit_bias or {}, self.model_provider.vocabulary_size
+        if wrong := [t for t in bias if not 0 <= t < tokens]:
+            raise RequestError(
+                f"logit_bias has the token {wrong[0]}, and the model's are 0 to "
+                f"{tokens - 1}.",
+                "logit_bias",
+            )
+        is_drafted = self.model_provider.draft_model is not None
+        if is_drafted and request.steering.request.budget is not None:
+            raise RequestError(
+                "Speculative decoding cannot be combined with a thinking budget: leave "
+                "out one of them."
+            )
+
+    def _make_sampler(self, prompt, tokenizer, request, args) -> BudgetSampler:
+        thinking, sampling = request.steering.request, args.sampling
+        tokens = self.model_provider.vocabulary_size
+        seed = args.seed
+        if seed is None and sampling.temperature > 0:
+            # Of its own, so that a seeded neighbour does not decide its draws.
+            seed = int.from_bytes(os.urandom(4), "little")
+        return make_budget_sampler(
+            self.model_provider.model,
+            tokenizer,
+            self.model_provider.predictor,
+            prompt=prompt,
+            thinking_budget=thinking.budget,
+            hard_stop=thinking.policy.hard_stop,
+            guidance_tolerance=thinking.policy.guidance_tolerance,
+            thinking_budget_message=thinking.message,
+            temp=sampling.temperature,
+            seed=None if seed is None else seed % _SEEDS,
+            top_p=sampling.top_p,
+            # As many as there are, or more, are all.
+            top_k=sampling.top_k if sampling.top_k < tokens else 0,
+            min_p=sampling.min_p,
+            xtc_probability=sampling.xtc_probability,
+            xtc_threshold=sampling.xtc_threshold,
+            xtc_special_tokens=[
+                *tokenizer.encode("\n"),
+                *tokenizer.eos_token_ids,
+            ],
+        )
+
+    def _is_batchable(self, args: server.GenerationArguments) -> bool:
+        # Our draws are a request's own, so a seed is no reason to be served alone.
+        return super()._is_batchable(replace(args, seed=None))
+
+
+def take_sampler(
+    args: server.GenerationArguments, tokenizer: TokenizerWrapper
+) -> BudgetSampler:
+    """In place of `mlx_lm.server._make_sampler`: the one made with the prompt."""
+    sampler = args.budget_sampler
+    del args.budget_sampler
+    return sampler

@@ -1,0 +1,107 @@
+"""What of `mlx_lm.server` we extend, and whether it still is where we extend it.
+
+That module has no public interface, so each of these places is checked before the
+server starts: a release of mlx-lm that moves one is told apart from one that works.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import mlx_lm
+from mlx_lm import server
+
+# Each place, and the names of the parameters that we count on.
+SEAMS = {
+    "_make_sampler": ("args", "tokenizer"),
+    "_run_http_server": (
+        "host",
+        "port",
+        "response_generator",
+        "server_class",
+        "handler_class",
+    ),
+    "ModelProvider.load_default": ("self",),
+    "ModelProvider._load": ("self", "model_path", "adapter_path", "draft_model_path"),
+    "ResponseGenerator.generate": (
+        "self",
+        "request",
+        "generation_args",
+        "progress_callback",
+    ),
+    "ResponseGenerator.stop_and_join": ("self",),
+    "ResponseGenerator._tokenize": ("self", "tokenizer", "request", "args"),
+    "ResponseGenerator._is_batchable": ("self", "args"),
+    "APIHandler.do_POST": ("self",),
+    "APIHandler._set_completion_headers": ("self", "status_code"),
+    "APIHandler.handle_chat_completions": ("self",),
+    "APIHandler.handle_text_completions": ("self",),
+    "APIHandler.validate_model_parameters": ("self",),
+    "APIHandler.handle_completion": ("self", "request", "stop_words"),
+    "APIHandler.handle_models_request": ("self",),
+    "APIHandler.generate_response": ("self", "text", "finish_reason", "reasoning_text"),
+    "APIHandler.completion_usage_response": ("self",),
+}
+# What the bodies of these must do for the places above to be reached.
+CALLS = {
+    "ResponseGenerator._generate": ("self._tokenize(", "_make_sampler(args"),
+    "ResponseGenerator._serve_single": ("self._tokenize(", "_make_sampler(args"),
+    "APIHandler.handle_completion": (
+        "self.response_generator.generate(",
+        "self.generate_response(",
+        "self.completion_usage_response(",
+        "reasoning_text=",
+        "self.max_tokens",
+    ),
+    "APIHandler.do_POST": (
+        "self.rfile.read(",
+        "self.validate_model_parameters()",
+        "self.handle_chat_completions",
+        "self.handle_text_completions",
+        "self.handle_completion(",
+    ),
+}
+
+
+def check_seams() -> None:
+    """Checks that `mlx_lm.server` still is what the server extends.
+
+    Raises:
+        ValueError: Naming the first place that has moved.
+    """
+    for name, parameters in SEAMS.items():
+        found = inspect.signature(_find(name)).parameters
+        if missing := [p for p in parameters if p not in found]:
+            raise _moved(name, f"has no parameter {missing[0]}")
+    for name, calls in CALLS.items():
+        source = inspect.getsource(_find(name))
+        if missing := [call for call in calls if call not in source]:
+            raise _moved(name, f"no longer has {missing[0]!r}")
+
+
+@contextmanager
+def samplers_made_by(make: Callable) -> Iterator[None]:
+    """Lets `mlx_lm.server` make its samplers with ``make(args, tokenizer)``."""
+    original = server._make_sampler
+    server._make_sampler = make
+    try:
+        yield
+    finally:
+        server._make_sampler = original
+
+
+def _find(name: str) -> Callable:
+    found = server
+    for part in name.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            raise _moved(name, "is not there")
+    return found
+
+
+def _moved(name: str, what: str) -> ValueError:
+    return ValueError(
+        f"mlx-budget serve does not know the server of mlx-lm {mlx_lm.__version__}: "
+        f"mlx_lm.server.{name} {what}. Install another mlx-lm (0.31.3 and 0.32.2 were "
+        "tested) or a newer mlx-budget."
+    )

@@ -1,0 +1,430 @@
+"""The server as a client sees it: the real `openai` client, over loopback."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+
+from mlx_budget import demo, load, stream_generate
+from mlx_budget.demo.make import draw_problems
+from mlx_budget.prompts import encode_chat
+from mlx_budget.server.budgets import EFFORTS
+from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
+from serve_scripted import TOOLS
+from served import serving
+
+QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
+BUDGETS = (None, 0, 20, 60, 500, "auto", "auto:0.5")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving("--log-level", "WARNING") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cutting():
+    """A client of a server that holds budgets by the hard stop alone."""
+    with serving("--predictor", "none") as server, server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("demo")
+
+
+def ask(client, question: str = QUESTION, **options):
+    extra = {k: options.pop(k) for k in list(options) if k not in OPENAI}
+    return client.chat.completions.create(
+        model=options.pop("model", "demo"),
+        messages=[{"role": "user", "content": question}],
+        extra_body=extra,
+        **options,
+    )
+
+
+OPENAI = {
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "seed",
+    "temperature",
+    "reasoning_effort",
+    "logit_bias",
+}
+
+
+def alone(model, question: str, budget, **options) -> dict:
+    """What the package itself generates, in the server's words."""
+    thinking = answer = ""
+    ids = encode_chat(model[1], question)
+    options = {"predictor": model[2], "thinking_budget": budget, **options}
+    for r in stream_generate(*model[:2], ids, **options):
+        if r.is_thinking:
+            thinking += r.text
+        else:
+            answer += r.text
+    return {
+        "reasoning": thinking.removesuffix("</think>"),
+        "content": answer,
+        "thinking": {
+            "budget": r.thinking_budget,
+            "tokens": r.thinking_tokens,
+            "closed_by": r.closed_by,
+        },
+    }
+
+
+def told(reply) -> dict:
+    (choice,) = reply.choices
+    message = choice.message
+    return {
+        "reasoning": getattr(message, "reasoning", ""),
+        "content": message.content,
+        "thinking": choice.thinking,
+    }
+
+
+def gather(chunks) -> tuple[dict, object]:
+    """What a stream told, and its usage."""
+    chunks = list(chunks)
+    choices = [c.choices[0] for c in chunks if c.choices]
+    deltas = [choice.delta for choice in choices]
+    (thinking,) = (choice.thinking for choice in choices if choice.finish_reason)
+    told = {
+        "reasoning": "".join(getattr(d, "reasoning", "") for d in deltas),
+        "content": "".join(d.content or "" for d in deltas),
+        "thinking": thinking,
+    }
+    return told, chunks[-1].usage
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_reply_is_what_generate_gives(client, model, budget):
+    reply = ask(client, thinking_budget=budget)
+    assert told(reply) == alone(model, QUESTION, budget)
+    used = reply.usage.completion_tokens_details.reasoning_tokens
+    assert used == reply.choices[0].thinking["tokens"]
+    assert reply.choices[0].finish_reason == "stop"
+    if budget == 0:
+        assert reply.choices[0].thinking["closed_by"] == "budget"
+        assert told(reply)["reasoning"] == ""
+
+
+@pytest.mark.parametrize("budget", [None, 20, 60, "auto"])
+def test_a_stream_says_the_same(client, budget):
+    whole = ask(client, thinking_budget=budget)
+    stream = ask(
+        client,
+        thinking_budget=budget,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    found, usage = gather(stream)
+    assert found == told(whole)
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert usage.completion_tokens_details == whole.usage.completion_tokens_details
+
+
+def test_a_block_closed_by_the_budget_is_split_like_any_other(cutting, model):
+    message = "\nEnough.\n"
+    options = {"thinking_budget": 22, "thinking_budget_message": message}
+    reply = told(ask(cutting, **options))
+    assert reply["reasoning"].endswith(message)
+    assert reply["content"].startswith("\n\nThe answer is")
+    assert reply["thinking"]["closed_by"] == "budget"
+    assert 22 <= reply["thinking"]["tokens"] <= 24
+    assert reply == alone(model, QUESTION, 22, predictor=False, **options)
+    found, _ = gather(
+        ask(cutting, stream=True, stream_options={"include_usage": True}, **options)
+    )
+    assert found == reply
+
+
+@pytest.mark.parametrize(
+    "field", ["thinking_token_budget", "thinking_budget_tokens", "chat_template_kwargs"]
+)
+def test_the_other_names_of_a_budget_are_known(client, field):
+    value = {"thinking_budget": 60} if field == "chat_template_kwargs" else 60
+    reply = ask(client, **{field: value})
+    assert reply.choices[0].thinking["budget"] == 60
+    assert told(ask(client, **{field: value, "thinking_budget": 60})) == told(reply)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_an_effort_is_a_share_of_the_predicted_length(client, effort):
+    budget = ask(client, reasoning_effort=effort).choices[0].thinking["budget"]
+    asked = EFFORTS[effort] and str(EFFORTS[effort])
+    same = ask(client, thinking_budget=asked).choices[0].thinking["budget"]
+    assert budget == same
+    assert budget == 0 if effort == "none" else budget > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"thinking_budget": "many"}, "thinking_budget"),
+        ({"thinking_budget": 1.5}, "thinking_budget"),
+        ({"thinking_budget": True}, "thinking_budget"),
+        ({"thinking_budget": -2}, "thinking_budget"),
+        ({"thinking_budget": 2**40}, "thinking_budget"),
+        ({"thinking_budget": [60]}, "thinking_budget"),
+        ({"thinking_budget": "auto:0"}, None),
+        ({"thinking_token_budget": "x"}, "thinking_token_budget"),
+        ({"thinking_budget_tokens": -9}, "thinking_budget_tokens"),
+        (
+            {"chat_template_kwargs": {"thinking_budget": "x"}},
+            "chat_template_kwargs.thinking_budget",
+        ),
+        ({"chat_template_kwargs": 5}, "chat_template_kwargs"),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+        ({"thinking_budget_message": 4}, "thinking_budget_message"),
+        (
+            {"thinking_budget": 60, "thinking_token_budget": 61},
+            "thinking_token_budget",
+        ),
+        ({"thinking_budget": 60, "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"thinking_budget": -1, "thinking_budget_tokens": 5}, None),
+    ],
+)
+def test_what_cannot_be_a_budget_is_refused_by_name(client, body, field):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": QUESTION}],
+            extra_body=body,
+        )
+    named = field or next(reversed(body))
+    assert caught.value.param == named
+    assert named in str(caught.value)
+
+
+def test_max_tokens_leaves_room_for_the_answer(client):
+    reply = ask(client, thinking_budget=500, max_tokens=60)
+    (choice,) = reply.choices
+    assert choice.finish_reason == "stop"
+    assert choice.thinking["budget"] == int(60 * 0.75 / 1.1)
+    assert "The answer is" in choice.message.content
+    assert reply.usage.completion_tokens <= 60
+
+
+def test_a_reply_cut_by_max_tokens_is_told_from_a_closed_budget(cutting):
+    (cut,) = ask(cutting, max_tokens=30).choices
+    assert (cut.finish_reason, cut.thinking["closed_by"]) == ("length", None)
+    assert cut.message.content is None
+    (closed,) = ask(cutting, thinking_budget=12, max_tokens=18).choices
+    assert closed.thinking["closed_by"] == "budget"
+    assert closed.finish_reason == "length"  # within the answer
+    (done,) = ask(cutting, thinking_budget=12).choices
+    assert (done.finish_reason, done.thinking["closed_by"]) == ("stop", "budget")
+
+
+def test_stop_words_end_a_reply(client):
+    (choice,) = ask(client, thinking_budget=60, stop=[" 12"]).choices
+    assert choice.finish_reason == "stop"
+    full = ask(client, thinking_budget=60).choices[0].message
+    told = choice.message.reasoning + (choice.message.content or "")
+    assert told == (full.reasoning + full.content).partition(" 12")[0]
+
+
+def test_text_completions_are_steered_and_split_alike(client, model):
+    text = model[1].apply_chat_template(
+        [{"role": "user", "content": QUESTION}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    create = client.completions.create
+    (choice,) = create(
+        model="demo", prompt=text, extra_body={"thinking_budget": 60}
+    ).choices
+    want = alone(model, QUESTION, 60)
+    assert choice.text == want["content"]
+    assert choice.reasoning == want["reasoning"]
+    assert choice.thinking == want["thinking"]
+    chunks = list(
+        create(
+            model="demo", prompt=text, extra_body={"thinking_budget": 60}, stream=True
+        )
+    )
+    assert "".join(c.choices[0].text for c in chunks) == want["content"]
+    thoughts = "".join(getattr(c.choices[0], "reasoning", "") for c in chunks)
+    assert thoughts == want["reasoning"]
+
+
+def test_a_second_turn_reads_the_history_without_its_thinking(client):
+    first = ask(client, thinking_budget=60)
+    messages = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "What is 2 + 3 + 4 - 1?"},
+    ]
+    second = client.chat.completions.create(
+        model="demo", messages=messages, extra_body={"thinking_budget": 40}
+    )
+    assert second.choices[0].thinking["budget"] == 40
+    assert second.choices[0].finish_reason == "stop"
+
+
+def test_sixteen_clients_at_once_get_what_each_would_get_alone(server, model):
+    questions = [p.question for p in draw_problems(16)]
+    budgets = [(None, 0, 15, 40, 60, 90, "auto", "auto:0.5")[i % 8] for i in range(16)]
+    start = threading.Barrier(16)
+
+    def one(i: int) -> dict:
+        with server.client() as client:
+            start.wait()
+            time.sleep(0.05 * (i % 4))  # some join while others run
+            options = {"thinking_budget": budgets[i]}
+            if i % 2:
+                return told(ask(client, questions[i], **options))
+            return gather(ask(client, questions[i], stream=True, **options))[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(one, range(16)))
+    for i in range(16):
+        assert together[i] == alone(model, questions[i], budgets[i]), i
+
+
+def test_a_seed_gives_the_same_reply_whatever_runs_beside_it(server):
+    def one(i: int) -> str:
+        with server.client() as client:
+            seed = 7 if i < 3 else None
+            reply = ask(client, temperature=1.0, seed=seed, thinking_budget=90)
+            return told(reply)["reasoning"]
+
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(one, range(6)))
+    assert len(set(replies[:3])) == 1
+    with server.client() as client:
+        again = [one(5) for _ in range(4)]
+        assert (
+            told(ask(client, temperature=1.0, seed=7, thinking_budget=90))["reasoning"]
+            == (replies[0])
+        )
+    assert len(set(again)) > 1  # others are not the same each time
+
+
+@pytest.fixture
+def endless(model) -> dict:
+    """What makes a reply that goes on until it is stopped."""
+    vocabulary = model[1].get_vocab()
+    bias = {str(vocabulary[token]): -100 for token in ("</think>", "<|im_end|>")}
+    return {"logit_bias": bias, "max_tokens": 1_000_000}
+
+
+def test_clients_that_are_killed_or_give_up_free_their_slots(endless):
+    """With one slot: endless replies, and after each a short one."""
+    with serving("--decode-concurrency", 1) as server, server.client() as client:
+
+        def assert_free():
+            reply = ask(client, thinking_budget=60)
+            assert told(reply)["content"].strip() == "The answer is 12."
+
+        code = (
+            "import sys, openai\n"
+            f"client = openai.OpenAI(base_url='{server.url}/v1', api_key='none')\n"
+            f"stream = client.chat.completions.create(model='demo', stream=True, "
+            f"messages=[{{'role': 'user', 'content': 'Hi'}}], **{endless})\n"
+            "for chunk in stream: print(chunk.choices[0], flush=True)\n"
+        )
+        reader = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(5):
+            assert "reasoning" in reader.stdout.readline()
+        reader.kill()
+        reader.wait()
+        reader.stdout.close()
+        assert_free()
+        stream = ask(client, stream=True, **endless)
+        next(stream)
+        stream.close()
+        assert_free()
+        with pytest.raises(openai.APITimeoutError):
+            ask(client.with_options(timeout=2), **endless)
+        assert_free()
+        assert server.stop() == 0
+        assert "Traceback" not in "".join(server.lines)
+
+
+def test_models_and_health(client, server):
+    assert [m.id for m in client.models.list().data].count("demo") == 1
+    assert client.models.list().data[0].id == "demo"
+    assert client._client.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert client._client.get(f"{server.url}/nothing").status_code == 404
+
+
+def test_defaults_and_ceiling_are_the_servers(model):
+    options = ("--thinking-budget", 60, "--max-thinking-budget", 80)
+    with serving(*options) as server, server.client() as client:
+
+        def budget(**body):
+            return ask(client, **body).choices[0].thinking["budget"]
+
+        assert budget() == 60
+        assert budget(thinking_budget=30) == 30
+        assert budget(thinking_budget=5000) == 80
+        assert budget(thinking_budget=-1) == 80
+        assert budget(thinking_budget="auto:100") == 80
+        assert budget(reasoning_effort="none") == 0
+
+
+def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, tmp_path):
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    for file in demo.FOLDER.iterdir():
+        data = file.read_bytes()
+        if file.name in ("tokenizer.json", "tokenizer_config.json"):
+            data = data.replace(b"think>", b"thonk>")
+        (silent / file.name).write_bytes(data)
+    with pytest.raises(openai.BadRequestError, match="there is none"):
+        ask(cutting, reasoning_effort="low")
+    with pytest.raises(openai.BadRequestError, match="no thinking markers"):
+        ask(cutting, model=str(silent), thinking_budget=20)
+    (choice,) = ask(cutting, model=str(silent)).choices
+    assert choice.message.content
+    assert not hasattr(choice, "thinking")
+    with pytest.raises(openai.NotFoundError):
+        ask(cutting, model=str(tmp_path / "nothing"))
+    assert ask(cutting, thinking_budget=20).choices[0].thinking["tokens"] <= 22
+
+
+def test_a_tool_is_called_behind_a_steered_block():
+    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
+    with serving(command=script) as server, server.client() as client:
+        options = {
+            "model": "default_model",
+            "messages": [{"role": "user", "content": QUESTION_FOR_TOOLS}],
+            "tools": TOOLS,
+            "extra_body": {"thinking_budget": 4},
+        }
+        (choice,) = client.chat.completions.create(**options).choices
+        assert choice.thinking == {"budget": 4, "tokens": 4, "closed_by": "budget"}
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "add"
+        assert json.loads(call.function.arguments) == {"a": 2, "b": 3}
+        assert choice.message.reasoning.endswith("so\n")
+        chunks = list(client.chat.completions.create(**options, stream=True))
+        calls = [c for k in chunks for c in k.choices[0].delta.tool_calls or []]
+        assert [c.function.name for c in calls] == ["add"]
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        assert chunks[-1].choices[0].thinking == choice.thinking
