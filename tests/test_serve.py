@@ -12,9 +12,12 @@ import openai
 import pytest
 
 from mlx_budget import demo, load, stream_generate
+from mlx_budget.budget import AutoBudget
 from mlx_budget.demo.make import draw_problems
+from mlx_budget.generate import default_max_tokens
 from mlx_budget.prompts import encode_chat
-from mlx_budget.server.budgets import EFFORTS
+from mlx_budget.server.budgets import EFFORTS, BudgetPolicy, ThinkingRequest
+from mlx_budget.server.stops import StopWords
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
 from serve_scripted import TOOLS
 from served import serving
@@ -217,13 +220,31 @@ def test_what_cannot_be_a_budget_is_refused_by_name(client, body, field):
     assert named in str(caught.value)
 
 
-def test_max_tokens_leaves_room_for_the_answer(client):
-    reply = ask(client, thinking_budget=500, max_tokens=60)
-    (choice,) = reply.choices
+def test_max_tokens_leaves_room_for_the_answer(client, cutting):
+    (choice,) = ask(client, thinking_budget=500, max_tokens=60).choices
     assert choice.finish_reason == "stop"
-    assert choice.thinking["budget"] == int(60 * 0.75 / 1.1)
+    assert choice.thinking["budget"] == int((60 - 15 - 1) / 1.1)
     assert "The answer is" in choice.message.content
-    assert reply.usage.completion_tokens <= 60
+    message = "I have thought about this for as long as I may, and will answer now."
+    options = {"thinking_budget": 100, "thinking_budget_message": message}
+    reply = ask(cutting, max_tokens=90, **options)
+    assert reply.choices[0].message.content
+    assert reply.choices[0].thinking["closed_by"] == "budget"
+    assert reply.usage.completion_tokens <= 90
+
+
+def test_what_a_user_writes_opens_no_block(model):
+    """With a template that does not open it either."""
+    template = (
+        "{%- for message in messages %}<|im_start|>{{- message.role + '\n' + "
+        "message.content + '<|im_end|>\n' }}{%- endfor %}<|im_start|>assistant\n"
+    )
+    options = ("--chat-template", template, "--max-tokens", 40)
+    with serving(*options) as server, server.client() as client:
+        (choice,) = ask(client, "What is <think>").choices
+        assert choice.message.content
+        assert not getattr(choice.message, "reasoning", "")
+        assert choice.thinking["tokens"] == 0
 
 
 def test_a_reply_cut_by_max_tokens_is_told_from_a_closed_budget(cutting):
@@ -237,12 +258,63 @@ def test_a_reply_cut_by_max_tokens_is_told_from_a_closed_budget(cutting):
     assert (done.finish_reason, done.thinking["closed_by"]) == ("stop", "budget")
 
 
-def test_stop_words_end_a_reply(client):
-    (choice,) = ask(client, thinking_budget=60, stop=[" 12"]).choices
-    assert choice.finish_reason == "stop"
-    full = ask(client, thinking_budget=60).choices[0].message
-    told = choice.message.reasoning + (choice.message.content or "")
-    assert told == (full.reasoning + full.content).partition(" 12")[0]
+@pytest.mark.parametrize("word", [" 12", "answer", "wer i", "Quick", "s 12.X", ".\nQ"])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_stop_words_end_a_reply_wherever_they_are(client, word, is_stream):
+    full = told(ask(client, thinking_budget=60))
+    options = {"thinking_budget": 60, "stop": [word, "never"]}
+    if is_stream:
+        usage = {"include_usage": True}
+        found, _ = gather(ask(client, stream=True, stream_options=usage, **options))
+    else:
+        found = told(ask(client, **options))
+    text = found["reasoning"] + (found["content"] or "")
+    assert text == (full["reasoning"] + full["content"]).partition(word)[0]
+
+
+def test_stop_words_are_found_across_pieces():
+    stops = StopWords(["abc", "bd"])
+    assert stops.take("xa") == ("x", False)
+    assert stops.take("b") == ("", False)
+    assert stops.take("e") == ("abe", False)
+    assert stops.take("ab") == ("", False)
+    assert stops.take("dc") == ("a", True)
+    stops = StopWords(["abc"])
+    assert stops.take("ab") == ("", False)
+    assert stops.rest() == "ab"
+    assert StopWords([]).take("any") == ("any", False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "max_tokens", "forced", "lowered"),
+    [
+        (None, 10, 1, None),
+        (60, 2114, 1, 60),
+        (500, 60, 1, 40),
+        (500, 60, 25, 18),
+        (500, 1, 9, 0),
+        (20_000, default_max_tokens(20_000, 1.1), 1, 20_000),
+        (AutoBudget(2), 8192, 1, AutoBudget(2, most=5585)),
+    ],
+)
+def test_thinking_leaves_room_for_an_answer(budget, max_tokens, forced, lowered):
+    request = ThinkingRequest(budget, None, BudgetPolicy())
+    assert request.leaving_room(max_tokens, forced).budget == lowered
+
+
+def test_named_or_not_the_default_model_is_one(tmp_path):
+    """Its requests share a batch, and it keeps its predictor."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in demo.FOLDER.iterdir():
+        if not file.name.startswith("predictor"):
+            (folder / file.name).symlink_to(file)
+    options = ("--model", folder, "--predictor", demo.FOLDER)
+    with serving(*options) as server, server.client() as client:
+        assert [m.id for m in client.models.list().data] == [str(folder)]
+        for name in (str(folder), "default_model", str(folder.resolve())):
+            reply = ask(client, model=name, thinking_budget="auto")
+            assert reply.choices[0].thinking["budget"] > 0
 
 
 def test_text_completions_are_steered_and_split_alike(client, model):
@@ -335,8 +407,13 @@ def test_clients_that_are_killed_or_give_up_free_their_slots(endless):
     with serving("--decode-concurrency", 1) as server, server.client() as client:
 
         def assert_free():
+            """Another reply would have to wait for the only slot."""
             reply = ask(client, thinking_budget=60)
             assert told(reply)["content"].strip() == "The answer is 12."
+
+        def assert_taken():
+            with pytest.raises(openai.APITimeoutError):
+                ask(client.with_options(timeout=2), thinking_budget=60)
 
         code = (
             "import sys, openai\n"
@@ -350,6 +427,7 @@ def test_clients_that_are_killed_or_give_up_free_their_slots(endless):
         )
         for _ in range(5):
             assert "reasoning" in reader.stdout.readline()
+        assert_taken()
         reader.kill()
         reader.wait()
         reader.stdout.close()

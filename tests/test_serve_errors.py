@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import mlx_lm.server
 import pytest
 from click.testing import CliRunner
 
+from mlx_budget import demo
 from mlx_budget.cli import cli
 from mlx_budget.cli_serve import serve as command
 from mlx_budget.server import seams
@@ -37,7 +39,7 @@ def send(server, body: bytes, path: str = CHAT, length: object = None) -> tuple:
     length = len(body) if length is None else length
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
     with socket.create_connection((server.host, server.port), SECONDS) as connection:
-        connection.sendall(head.encode() + body)
+        connection.sendall(head.encode("latin-1") + body)
         answer = b""
         while data := connection.recv(65536):
             answer += data
@@ -77,9 +79,9 @@ def test_what_is_no_json_object_is_refused(server, body):
     assert_serving(server)
 
 
-@pytest.mark.parametrize(("length", "status"), [("x", 400), ("-1", 400), ("", 400)])
-def test_a_length_that_is_none_is_refused(server, length, status):
-    assert send(server, b"{}", length=length)[0] == status
+@pytest.mark.parametrize("length", ["x", "-1", "", "+2", "1_0", "²"])
+def test_a_length_that_is_none_is_refused(server, length):
+    assert send(server, b"{}", length=length)[0] == 400
     assert_serving(server)
 
 
@@ -107,7 +109,7 @@ def test_a_body_of_10_mb_is_read_and_one_past_the_limit_is_not(server):
         ("messages", [{"role": "user", "content": [7]}]),
         ("model", 3),
         ("stream", "yes"),
-        ("stream_options", {}),
+        ("stream_options", {"include_usage": 3}),
         ("stop", 5),
         ("stop", [""]),
         ("stop", [3]),
@@ -155,10 +157,79 @@ def test_what_is_not_known_or_too_large_is_read_over(server):
         user="me",
         metadata={"a": "b"},
         top_k=100_000,
-        seed=-(2**70),
+        seed=-(2**62),
     )
     assert status == 200
     assert_serving(server)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"temperature": 1, "xtc_probability": 0.9, "xtc_threshold": 0.9},
+        {"repetition_penalty": 1.1, "repetition_context_size": 2**40},
+        {"presence_penalty": 10**400},
+        {"temperature": 1, "min_p": math.nan},
+        {"temperature": 10**400},
+        {"logit_bias": {"1": None}},
+        {"logit_bias": {"1": "nan"}},
+        {"thinking_budget": 20, "max_tokens": 10**400},
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+    ],
+)
+def test_what_would_end_the_generation_thread_is_refused(server, body):
+    status, answer = post(server, **{"messages": [QUESTION], **body})
+    assert status == 400
+    assert answer["error"]["message"]
+    assert_serving(server)
+
+
+def test_null_is_as_good_as_nothing(server):
+    fields = (
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stream",
+        "model",
+        "logprobs",
+        "stop",
+        "seed",
+        "tools",
+        "stream_options",
+        "thinking_budget",
+        "reasoning_effort",
+        "chat_template_kwargs",
+    )
+    body = {"messages": [QUESTION], **dict.fromkeys(fields)}
+    plain = post(server, messages=[QUESTION])[1]["choices"]
+    assert post(server, **body)[1]["choices"] == plain
+
+
+def test_a_failure_of_generation_ends_its_requests_and_not_the_server():
+    script = (sys.executable, str(Path(__file__).parent / "serve_failing.py"))
+    with serving(command=script) as server:
+        assert_serving(server)
+        for stream in (False, True):
+            body = {"messages": [QUESTION], "seed": 13, "stream": stream}
+            status, answer = send(server, json.dumps(body).encode())
+            assert b"Generation failed: unlucky" in answer
+            assert status == (200 if stream else 500)
+            assert_serving(server)
+        with ThreadPoolExecutor(4) as pool:
+            bodies = [{"messages": [QUESTION], "seed": s} for s in (1, 13, 2, 13)]
+            answers = list(pool.map(lambda b: post(server, **b), bodies))
+        assert all(status in (200, 500, 503) for status, _ in answers)
+        assert_serving(server)
+        health = socket.create_connection((server.host, server.port), SECONDS)
+        with health:
+            health.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            assert b"200" in health.recv(65536)
+
+
+def test_a_body_past_the_limit_is_answered_though_it_is_sent(server):
+    status, answer = send(server, b" " * (MAX_BODY + 1))
+    assert status == 413
+    assert "more than" in json.loads(answer)["error"]["message"]
 
 
 def test_text_completions_need_a_text(server):
@@ -206,6 +277,10 @@ def test_an_address_in_use_is_one_line():
     [
         (("--model", "./nothing"), "There is no folder ./nothing"),
         (("--predictor", "./nothing"), "There is no folder ./nothing"),
+        (
+            ("--draft-model", demo.FOLDER, "--max-thinking-budget", 50),
+            "Speculative decoding",
+        ),
         (("--predictor", "none", "--thinking-budget", "auto"), "there is none"),
         (
             ("--predictor", "none", "--no-hard-stop", "--max-thinking-budget", 50),
@@ -302,5 +377,7 @@ def test_memory_stays_flat_and_no_slot_is_taken():
     found = serve_soak.soak(60, clients=8, slots=2, hang_up=0.3, options=())
     assert set(found.statuses) == {200, 400}
     assert found.hang_ups > 10
+    # Both at once: behind a slot that stays taken, one would wait.
     assert len(found.probes) == 2
+    assert max(found.probes) < 20
     assert found.growth < 60

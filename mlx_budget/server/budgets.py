@@ -14,7 +14,7 @@ from ..budget import (
     limit_budget,
 )
 from ..candidates import DEFAULT_TOLERANCE
-from ..generate import default_max_tokens
+from ..generate import ANSWER_TOKENS, default_max_tokens
 
 # The first is ours; the others are what other servers taught clients.
 FIELDS = (
@@ -29,7 +29,8 @@ EFFORTS = {
     "medium": AutoBudget(0.7),
     "high": AutoBudget(),
 }
-# Of max_tokens, thinking under a budget leaves at least this share for the answer.
+# Of max_tokens, thinking under a budget leaves this share for the answer, or as many
+# tokens as an answer gets by default if those are fewer.
 ANSWER_SHARE = 0.25
 
 
@@ -86,11 +87,18 @@ class ThinkingRequest:
     message: str | None
     policy: BudgetPolicy
 
-    def leaving_room(self, max_tokens: int) -> "ThinkingRequest":
-        """The same, with thinking that leaves ``max_tokens`` room for an answer."""
+    def leaving_room(self, max_tokens: int, forced: int) -> "ThinkingRequest":
+        """The same, with thinking that leaves room for an answer.
+
+        Args:
+            max_tokens (int): Most tokens of the reply.
+            forced (int): Tokens that a forced close puts in.
+        """
         if self.budget is None:
             return self
-        most = int(max_tokens * (1 - ANSWER_SHARE) / (self.policy.hard_stop or 1))
+        room = min(int(max_tokens * ANSWER_SHARE), max(ANSWER_TOKENS - forced, 0))
+        left = max(max_tokens - room - forced, 0)
+        most = int(left / (self.policy.hard_stop or 1))
         return replace(self, budget=limit_budget(self.budget, most))
 
     @property

@@ -5,12 +5,20 @@ Knows models, predictors and samplers; nothing of HTTP.
 
 import argparse
 import gc
+import logging
+import math
 import os
+import select
+import socket
 import threading
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, Queue
 
+import mlx.core as mx
 from mlx_lm import server
+from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
@@ -38,12 +46,14 @@ class BudgetModelProvider(server.ModelProvider):
     Attributes:
         predictor: Of the model that is loaded; None or False as `mlx_budget.load`.
         vocabulary_size: Of its tokenizer.
+        longest_token: Characters of the longest token, at least.
     """
 
     def __init__(self, cli_args: argparse.Namespace, policy: BudgetPolicy):
         super().__init__(cli_args)
         self.predictor: Predictor | bool | None = None
         self.vocabulary_size = 0
+        self.longest_token = 0
         self._policy = policy
         self._failure: Exception | None = None
         self._is_tried = threading.Event()
@@ -56,6 +66,11 @@ class BudgetModelProvider(server.ModelProvider):
             if self._policy.most is not None:
                 budget = self._policy.most
             if budget is not None:
+                if self.cli_args.draft_model is not None:
+                    raise ValueError(
+                        "Speculative decoding (--draft-model) cannot be combined with "
+                        "a thinking budget: leave out one of them."
+                    )
                 find_markers(self.tokenizer)
                 check_enforceable(budget, self.predictor, self._policy.hard_stop)
         except Exception as e:  # whatever a model's files make its loader raise
@@ -88,7 +103,9 @@ class BudgetModelProvider(server.ModelProvider):
         if folder == demo.FOLDER:
             self.model = dequantize_model(self.model)
         self.predictor = self._load_predictor(model_path, folder)
-        self.vocabulary_size = len(self.tokenizer.get_vocab())
+        vocabulary = self.tokenizer.get_vocab()
+        self.vocabulary_size = len(vocabulary)
+        self.longest_token = max(map(len, vocabulary))
         self.model_key = (model_path, adapter_path, draft_model_path)
         # A recorder's classes and what they refer to are garbage in cycles.
         gc.collect()
@@ -113,13 +130,29 @@ class Steering:
 
     Attributes:
         request: What it gets.
+        connection: To its client, if that is of this process.
         tracker: Follows its reply; None if the model has no thinking markers.
         record: What its sampler did.
     """
 
     request: ThinkingRequest
+    connection: socket.socket | None = None
     tracker: ThinkingTracker | None = None
     record: SteeringRecord | None = None
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "connection": None}
+
+    def has_client(self) -> bool:
+        """Whether the client still listens. One that has stopped to send does not."""
+        if self.connection is None:
+            return True
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        try:
+            return not poll.poll(0) or bool(self.connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def follow(self, step: int, response: server.Response) -> None:
         """Takes the next token of the reply, in the order of the sampler's steps."""
@@ -129,7 +162,47 @@ class Steering:
 
 
 class BudgetResponseGenerator(server.ResponseGenerator):
-    """mlx-lm's generation thread, whose requests carry a `steering`."""
+    """mlx-lm's generation thread, whose requests carry a `steering`.
+
+    A failure while it generates ends the requests that are there, not the thread.
+    """
+
+    def __init__(self, *args):
+        self._waiting: weakref.WeakSet[Queue] = weakref.WeakSet()
+        super().__init__(*args)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the thread is alive."""
+        return self._generation_thread.is_alive()
+
+    def _generate(self) -> None:
+        while not self._stop:
+            try:
+                super()._generate()
+            except Exception as e:
+                if self._is_distributed:
+                    raise
+                logging.exception("Generation failed.")
+                self._end_all(RuntimeError(f"Generation failed: {e}"))
+            # What is left of it must not keep its samplers.
+            gc.collect()
+
+    def _next_request(self, timeout: float | None = None) -> tuple | None:
+        request = super()._next_request(timeout)
+        if request is not None:
+            self._waiting.add(request[0])
+        return request
+
+    def _end_all(self, error: Exception) -> None:
+        while True:
+            try:
+                self._waiting.add(self.requests.get_nowait()[0])
+            except Empty:
+                break
+        for queue in self._waiting:
+            queue.put(error)
+        self._waiting.clear()
 
     def _tokenize(
         self,
@@ -140,14 +213,24 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         """Makes the prompt of a request, and its sampler: the last step that may fail.
 
         Raises:
-            RequestError: If there is no prompt in it, or no way to keep its budget.
+            RequestError: If there is no prompt in it, no way to keep its budget, or
+                nobody to answer to.
         """
+        if not request.steering.has_client():
+            raise RequestError("The client has hung up.")
         try:
+            self._check_length(
+                _characters(request) // self.model_provider.longest_token
+            )
             prompt, segments, types, state, *others = super()._tokenize(
                 tokenizer, request, args
             )
-            self._check(prompt, request, args)
+            if not prompt:
+                raise RequestError("The prompt is empty.", "prompt")
+            self._check_length(len(prompt))
+            self._check(request, args)
             sampler = self._make_sampler(prompt, tokenizer, request, args)
+            self._try(prompt, tokenizer, args)
         except RequestError:
             raise
         except Exception as e:  # templates raise what their authors like
@@ -155,29 +238,37 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         steering = request.steering
         steering.record = sampler.record
         steering.tracker = make_tracker(tokenizer, None, None, prompt)
-        if steering.tracker is not None and steering.tracker.thinking:
-            state = "reasoning" if state == "normal" else state
+        if steering.tracker is not None:
+            if steering.tracker.thinking and state == "normal":
+                state = "reasoning"
+            elif state == "reasoning" and not steering.tracker.thinking:
+                # What a user writes opens no block.
+                own = getattr(tokenizer, "response_initial_state", None)
+                state = own or "normal"
         # The generator's batch is to be all that keeps it: it ends with its reply.
         args.budget_sampler = sampler
         return prompt, segments, types, state, *others
 
-    def _check(self, prompt, request, args) -> None:
-        if not prompt:
-            raise RequestError("The prompt is empty.")
+    def _check_length(self, tokens: int) -> None:
         model = self.model_provider.model
         most = getattr(getattr(model, "args", None), "max_position_embeddings", None)
-        if isinstance(most, int) and len(prompt) > most:
+        if not isinstance(most, int):
+            return
+        if tokens > most:
             raise RequestError(
-                f"The prompt has {len(prompt):,} tokens, and the model reads at most "
-                f"{most:,}."
+                f"The prompt has {tokens:,} tokens or more, and the model reads at "
+                f"most {most:,}."
             )
-        bias, tokens = args.logits.logit_bias or {}, self.model_provider.vocabulary_size
-        if wrong := [t for t in bias if not 0 <= t < tokens]:
-            raise RequestError(
-                f"logit_bias has the token {wrong[0]}, and the model's are 0 to "
-                f"{tokens - 1}.",
-                "logit_bias",
-            )
+
+    def _check(self, request, args) -> None:
+        tokens = self.model_provider.vocabulary_size
+        for token, bias in (args.logits.logit_bias or {}).items():
+            if not 0 <= token < tokens or not math.isfinite(bias):
+                raise RequestError(
+                    f"logit_bias must be finite, for tokens from 0 to {tokens - 1}; "
+                    f"not {bias} for {token}.",
+                    "logit_bias",
+                )
         is_drafted = self.model_provider.draft_model is not None
         if is_drafted and request.steering.request.budget is not None:
             raise RequestError(
@@ -185,11 +276,27 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 "out one of them."
             )
 
+    def _try(self, prompt, tokenizer, args) -> None:
+        """Lets whatever in a request's settings raises do so here, not in the batch."""
+        self._make_state_machine(
+            self.model_provider.model_key, tokenizer, args.stop_words
+        )
+        row = mx.zeros((1, self.model_provider.vocabulary_size))
+        for process in server._make_logits_processors(args):
+            row = process(mx.array(prompt[-2:]), row)
+        sample = make_sampler(**_sampling(args, tokenizer, row.shape[-1]))
+        mx.eval(sample(row))
+
     def _make_sampler(self, prompt, tokenizer, request, args) -> BudgetSampler:
-        thinking, sampling = request.steering.request, args.sampling
-        tokens = self.model_provider.vocabulary_size
+        steering = request.steering
+        message = steering.request.message or ""
+        forced = len(tokenizer.encode(message, add_special_tokens=False))
+        if tokenizer.has_thinking:
+            forced += len(find_markers(tokenizer).end_tokens)
+        thinking = steering.request.leaving_room(args.max_tokens, forced)
+        steering.request = thinking
         seed = args.seed
-        if seed is None and sampling.temperature > 0:
+        if seed is None and args.sampling.temperature > 0:
             # Of its own, so that a seeded neighbour does not decide its draws.
             seed = int.from_bytes(os.urandom(4), "little")
         return make_budget_sampler(
@@ -201,23 +308,38 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             hard_stop=thinking.policy.hard_stop,
             guidance_tolerance=thinking.policy.guidance_tolerance,
             thinking_budget_message=thinking.message,
-            temp=sampling.temperature,
             seed=None if seed is None else seed % _SEEDS,
-            top_p=sampling.top_p,
-            # As many as there are, or more, are all.
-            top_k=sampling.top_k if sampling.top_k < tokens else 0,
-            min_p=sampling.min_p,
-            xtc_probability=sampling.xtc_probability,
-            xtc_threshold=sampling.xtc_threshold,
-            xtc_special_tokens=[
-                *tokenizer.encode("\n"),
-                *tokenizer.eos_token_ids,
-            ],
+            **_sampling(args, tokenizer, self.model_provider.vocabulary_size),
         )
 
     def _is_batchable(self, args: server.GenerationArguments) -> bool:
         # Our draws are a request's own, so a seed is no reason to be served alone.
         return super()._is_batchable(replace(args, seed=None))
+
+
+def _sampling(args, tokenizer: TokenizerWrapper, vocabulary_size: int) -> dict:
+    sampling = args.sampling
+    return {
+        "temp": sampling.temperature,
+        "top_p": sampling.top_p,
+        # As many as there are, or more, are all.
+        "top_k": sampling.top_k if sampling.top_k < vocabulary_size else 0,
+        "min_p": sampling.min_p,
+        "xtc_probability": sampling.xtc_probability,
+        "xtc_threshold": sampling.xtc_threshold,
+        "xtc_special_tokens": [*tokenizer.encode("\n"), *tokenizer.eos_token_ids],
+    }
+
+
+def _characters(request: server.CompletionRequest) -> int:
+    """Of the texts in a request: its prompt has no fewer."""
+    count = len(request.prompt)
+    for message in request.messages:
+        content = message.get("content") or ""
+        parts = [content] if isinstance(content, str) else content
+        texts = (p if isinstance(p, str) else p.get("text") or "" for p in parts)
+        count += sum(map(len, texts))
+    return count
 
 
 def take_sampler(

@@ -5,103 +5,22 @@ Knows HTTP and the fields of OpenAI's interface; nothing of models or samplers.
 
 import io
 import json
-import select
+import logging
+import math
+import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 from mlx_lm import server
 
-from .budgets import BudgetPolicy, RequestError, ThinkingRequest, read_thinking
-from .generation import BudgetResponseGenerator, Steering
+from .budgets import BudgetPolicy, RequestError, read_thinking
+from .exchange import Exchange
+from .generation import Steering
 
 MAX_BODY = 64 * 1024 * 1024
 _SECONDS_TO_READ = 60
-
-
-class Exchange:
-    """The generator as one request sees it: its reply followed, its client watched.
-
-    Args:
-        generator (BudgetResponseGenerator): Of the server.
-        connection (socket.socket): To the client.
-        thinking (ThinkingRequest): What the request gets.
-
-    Attributes:
-        steering: Of the request.
-        status: Of HTTP, once the request was refused.
-        field: The request's field that is wrong, if it is one.
-    """
-
-    def __init__(
-        self,
-        generator: BudgetResponseGenerator,
-        connection: socket.socket,
-        thinking: ThinkingRequest,
-    ):
-        self._generator = generator
-        self._connection = connection
-        self.steering = Steering(thinking)
-        self.status: int | None = None
-        self.field: str | None = None
-
-    def __getattr__(self, name: str):
-        return getattr(self._generator, name)
-
-    def generate(
-        self,
-        request: server.CompletionRequest,
-        generation_args: server.GenerationArguments,
-        progress_callback: Callable[[int, int], None] | None = None,
-    ) -> tuple[server.GenerationContext, Iterator[server.Response]]:
-        """As `mlx_lm.server.ResponseGenerator.generate`.
-
-        Raises:
-            RequestError: If the request cannot be honoured.
-            RuntimeError: If the generation thread has died.
-        """
-        request.steering = self.steering
-
-        def progress(processed: int, total: int) -> None:
-            self._check_client()
-            if progress_callback is not None:
-                progress_callback(processed, total)
-
-        try:
-            context, responses = self._generator.generate(
-                request, generation_args, progress_callback=progress
-            )
-        except RequestError as e:
-            self.status, self.field = e.status, e.field
-            raise
-        except RuntimeError:
-            self.status = 503
-            raise
-        return context, self._follow(responses)
-
-    def thinking(self) -> dict | None:
-        """How the reply's thinking went, or None if the model does not think."""
-        tracker = self.steering.tracker
-        if tracker is None:
-            return None
-        return {
-            "budget": self.steering.record.budget,
-            "tokens": tracker.thinking_tokens,
-            "closed_by": tracker.closed_by,
-        }
-
-    def _follow(self, responses: Iterator[server.Response]) -> Iterator:
-        for step, response in enumerate(responses):
-            self._check_client()
-            self.steering.follow(step, response)
-            yield response
-
-    def _check_client(self) -> None:
-        """Raises a ConnectionAbortedError, which frees the slot, if nobody listens."""
-        poll = select.poll()
-        poll.register(self._connection, select.POLLIN)
-        if poll.poll(0) and not self._connection.recv(1, socket.MSG_PEEK):
-            raise ConnectionAbortedError("the client has hung up")
 
 
 class _ErrorWriter:
@@ -160,6 +79,9 @@ class BudgetHandler(server.APIHandler):
         self.wfile = _ErrorWriter(self.wfile, self._wrong_field)
 
     def do_POST(self) -> None:
+        if not self.path.endswith("/completions"):
+            super().do_POST()  # says that there is nothing
+            return
         try:
             body = self._read_body()
             if body is not None:
@@ -168,6 +90,11 @@ class BudgetHandler(server.APIHandler):
             super().do_POST()
         except RequestError as e:  # mlx-lm 0.32 answers those of its own calls
             self._refuse(e)
+        except ConnectionError:
+            raise
+        except Exception as e:
+            logging.exception("A request failed.")
+            self._fail(e)
 
     def handle_chat_completions(self) -> server.CompletionRequest:
         self._require("messages")
@@ -180,24 +107,37 @@ class BudgetHandler(server.APIHandler):
     def validate_model_parameters(self) -> None:
         try:
             super().validate_model_parameters()
-        except ValueError as e:
+        except (ValueError, TypeError, OverflowError) as e:
             raise RequestError(str(e)) from None
-        thinking = self._thinking
+        budget = self._thinking.budget
         asked = ("max_completion_tokens", "max_tokens")
-        given = any(self.body.get(name) is not None for name in asked)
-        if given or self.default_max_tokens is not None:
-            self._thinking = thinking.leaving_room(self.max_tokens)
-        elif thinking.budget is not None:
-            self.max_tokens = thinking.default_max_tokens
+        is_given = any(name in self.body for name in asked)
+        if not is_given and self.default_max_tokens is None and budget is not None:
+            self.max_tokens = self._thinking.default_max_tokens
+        template = self.chat_template_kwargs
+        if template and "thinking_budget" in template:
+            # A template that writes the budget down shall write the one that holds.
+            template.pop("thinking_budget")
+            if isinstance(budget, int):
+                template["thinking_budget"] = budget
 
     def handle_completion(
         self, request: server.CompletionRequest, stop_words: list[str]
     ) -> None:
         self._exchange = Exchange(
-            self.response_generator, self.connection, self._thinking
+            self.response_generator,
+            Steering(self._thinking, self.connection),
+            self._default_names(),
         )
         self.response_generator = self._exchange
         super().handle_completion(request, stop_words)
+
+    def handle_health_check(self) -> None:
+        is_healthy = self.response_generator.is_healthy
+        self._set_completion_headers(200 if is_healthy else 503)
+        self.end_headers()
+        status = "ok" if is_healthy else "unavailable"
+        self.wfile.write(json.dumps({"status": status}).encode())
 
     def generate_response(
         self, text: str, finish_reason: str | None, *args, **kwargs
@@ -221,12 +161,11 @@ class BudgetHandler(server.APIHandler):
         caught, self.wfile = self.wfile.getvalue(), client
         head, _, body = caught.partition(b"\r\n\r\n")
         answer = json.loads(body)
+        names = self._default_names()
+        others = [entry for entry in answer["data"] if entry["id"] not in names]
+        own = {"id": self.model, "object": "model", "created": self.created}
         wanted = self.path.removeprefix("/v1/models").strip("/")
-        if wanted in ("", self.model):
-            names = {entry["id"] for entry in answer["data"]}
-            if self.model not in names:
-                entry = {"id": self.model, "object": "model", "created": self.created}
-                answer["data"].insert(0, entry)
+        answer["data"] = [own] * (wanted in ("", self.model)) + others
         self.wfile.write(head + b"\r\n\r\n" + json.dumps(answer).encode())
 
     def _set_completion_headers(self, status_code: int = 200) -> None:
@@ -246,16 +185,17 @@ class BudgetHandler(server.APIHandler):
     def _read_body(self) -> dict | None:
         """The request's JSON object, left to be read again; None if it has no length.
 
+        Fields that are null are left out, as not given.
+
         Raises:
             RequestError: If it is too long, cut off or no JSON object.
         """
-        length = self.headers.get("Content-Length", "")
-        if not length.strip().isdigit():
-            if length.strip().startswith("-"):
-                raise RequestError("Content-Length must not be negative.")
-            return None  # mlx-lm's answer says what is wrong
+        length = self.headers.get("Content-Length")
+        if length is None:
+            return None  # mlx-lm's answer says what is missing
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise RequestError("Content-Length must be a number of bytes.")
         if int(length) > MAX_BODY:
-            self.close_connection = True
             raise RequestError(
                 f"The request has {int(length):,} bytes, more than {MAX_BODY:,}.",
                 status=413,
@@ -268,13 +208,27 @@ class BudgetHandler(server.APIHandler):
         finally:
             self.connection.settimeout(None)
         try:
-            body = json.loads(raw.decode())
+            body = json.loads(
+                raw.decode(),
+                parse_int=_read_integer,
+                parse_float=_read_float,
+                parse_constant=_read_float,
+            )
         except (ValueError, RecursionError) as e:
             raise RequestError(f"The request's body is not valid JSON: {e}.") from None
         if not isinstance(body, dict):
             raise RequestError("The request's body must be a JSON object.")
+        asked = ("messages", "prompt")
+        body = {k: v for k, v in body.items() if v is not None or k in asked}
+        if isinstance(body.get("stream_options"), dict):
+            body["stream_options"].setdefault("include_usage", False)
+        raw = json.dumps(body).encode()
+        self.headers.replace_header("Content-Length", str(len(raw)))
         self.rfile = io.BytesIO(raw)
         return body
+
+    def _default_names(self) -> set[str]:
+        return {self.model, str(Path(self.model).resolve())}
 
     def _require(self, field: str) -> None:
         if field not in self.body:
@@ -286,23 +240,59 @@ class BudgetHandler(server.APIHandler):
         self.end_headers()
         self.wfile.write(error_body(str(error), error.field))
 
+        if error.status == 413:
+            self._read_over()
+
+    def _fail(self, error: Exception) -> None:
+        """Says that a reply cannot be had, in a stream behind what has come of it."""
+        is_begun = not getattr(self, "_headers_buffer", None)
+        if is_begun:
+            event = b"data: " + error_body(str(error)) + b"\n\n"
+            self.wfile.write(event)
+        else:
+            self._headers_buffer = []
+            self._refuse(RequestError(str(error), status=500))
+
+    def _read_over(self) -> None:
+        """Takes what a client still sends, for it to come to read the answer."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(1)
+        read = 0
+        try:
+            while read < 2 * MAX_BODY and (data := self.connection.recv(1 << 16)):
+                read += len(data)
+        except OSError:
+            pass
+
     def _wrong_field(self) -> str | None:
         return self._exchange.field if self._exchange is not None else None
+
+
+def _read_integer(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
+
+
+def _read_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def check_body(body: dict) -> None:
     """Checks the fields whose types mlx-lm takes for granted.
 
     Args:
-        body (dict): Of a request; null counts as not given, but for what is asked.
+        body (dict): Of a request.
 
     Raises:
         RequestError: Naming the field that is wrong, and what it must be.
     """
     for field, is_right, what in _FIELDS:
         value = body.get(field)
-        is_asked = field in ("messages", "prompt") and field in body
-        if (value is not None or is_asked) and not is_right(value):
+        if field in body and not is_right(value):
             raise RequestError(f"{field} must be {what}.", field)
 
 
@@ -321,12 +311,17 @@ def _are_messages(value: object) -> bool:
 
 def _is_content(value: object) -> bool:
     if isinstance(value, list):
-        return all(isinstance(p, dict) and _is_text(p.get("type")) for p in value)
+        return all(isinstance(part, dict) and _is_part(part) for part in value)
     return value is None or isinstance(value, str)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_part(part: dict) -> bool:
+    kind = part.get("type")
+    return isinstance(part.get("text"), str) if kind == "text" else _is_text(kind)
 
 
 def _is_stop(value: object) -> bool:

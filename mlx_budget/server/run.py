@@ -64,6 +64,8 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
     handler = make_handler(policy, args.model, args.max_tokens)
     if args.max_tokens is None:
         args.max_tokens = MAX_TOKENS
+    # mlx-lm lets as many run as may be read, if those are more.
+    args.prompt_concurrency = min(args.prompt_concurrency, args.decode_concurrency)
     if mx.metal.is_available():
         mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
     # mlx-lm lists the Hub's cache, which is not there before the first download.

@@ -14,6 +14,7 @@ from mlx_lm import server
 # Each place, and the names of the parameters that we count on.
 SEAMS = {
     "_make_sampler": ("args", "tokenizer"),
+    "_make_logits_processors": ("args",),
     "_run_http_server": (
         "host",
         "port",
@@ -30,6 +31,14 @@ SEAMS = {
         "progress_callback",
     ),
     "ResponseGenerator.stop_and_join": ("self",),
+    "ResponseGenerator._generate": ("self",),
+    "ResponseGenerator._next_request": ("self", "timeout"),
+    "ResponseGenerator._make_state_machine": (
+        "self",
+        "model_key",
+        "tokenizer",
+        "stop_words",
+    ),
     "ResponseGenerator._tokenize": ("self", "tokenizer", "request", "args"),
     "ResponseGenerator._is_batchable": ("self", "args"),
     "APIHandler.do_POST": ("self",),
@@ -39,12 +48,18 @@ SEAMS = {
     "APIHandler.validate_model_parameters": ("self",),
     "APIHandler.handle_completion": ("self", "request", "stop_words"),
     "APIHandler.handle_models_request": ("self",),
+    "APIHandler.handle_health_check": ("self",),
     "APIHandler.generate_response": ("self", "text", "finish_reason", "reasoning_text"),
     "APIHandler.completion_usage_response": ("self",),
 }
 # What the bodies of these must do for the places above to be reached.
 CALLS = {
-    "ResponseGenerator._generate": ("self._tokenize(", "_make_sampler(args"),
+    "ResponseGenerator._generate": (
+        "self._tokenize(",
+        "_make_sampler(args",
+        "self._next_request(",
+        "rqueue.put(e)",
+    ),
     "ResponseGenerator._serve_single": ("self._tokenize(", "_make_sampler(args"),
     "APIHandler.handle_completion": (
         "self.response_generator.generate(",

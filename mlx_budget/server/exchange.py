@@ -1,0 +1,114 @@
+"""One request and its reply, between the HTTP handler and the generation thread.
+
+Knows replies as they pass: their thinking, stop words and clients; nothing of HTTP.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from mlx_lm import server
+
+from .budgets import RequestError
+from .generation import BudgetResponseGenerator, Steering
+from .stops import StopWords
+
+
+class Exchange:
+    """The generator as one request sees it: its reply followed, its client watched.
+
+    Args:
+        generator (BudgetResponseGenerator): Of the server.
+        steering (Steering): Of the request.
+        default_names (set[str]): Names of the default model.
+
+    Attributes:
+        steering: Of the request.
+        status: Of HTTP, once the request was refused.
+        field: The request's field that is wrong, if it is one.
+    """
+
+    def __init__(
+        self,
+        generator: BudgetResponseGenerator,
+        steering: Steering,
+        default_names: set[str],
+    ):
+        self._generator = generator
+        self._default_names = default_names
+        self.steering = steering
+        self.status: int | None = None
+        self.field: str | None = None
+
+    def __getattr__(self, name: str):
+        return getattr(self._generator, name)
+
+    def generate(
+        self,
+        request: server.CompletionRequest,
+        generation_args: server.GenerationArguments,
+        progress_callback: Callable[[int, int], None] | None = None,
+    ) -> tuple[server.GenerationContext, Iterator[server.Response]]:
+        """As `mlx_lm.server.ResponseGenerator.generate`.
+
+        Raises:
+            RequestError: If the request cannot be honoured.
+            RuntimeError: If generation has failed.
+        """
+        request.steering = self.steering
+        # By one name, so that all its requests share a batch, adapter and predictor.
+        if generation_args.model.model in self._default_names:
+            generation_args.model.model = "default_model"
+        stops = StopWords(generation_args.stop_words)
+        generation_args.stop_words = []
+
+        def progress(processed: int, total: int) -> None:
+            self._check_client()
+            if progress_callback is not None:
+                progress_callback(processed, total)
+
+        try:
+            context, responses = self._generator.generate(
+                request, generation_args, progress_callback=progress
+            )
+        except RequestError as e:
+            self.status, self.field = e.status, e.field
+            raise
+        except RuntimeError:
+            self.status = 503
+            raise
+        return context, self._follow(responses, stops)
+
+    def thinking(self) -> dict | None:
+        """How the reply's thinking went, or None if the model does not think."""
+        tracker = self.steering.tracker
+        if tracker is None:
+            return None
+        return {
+            "budget": self.steering.record.budget,
+            "tokens": tracker.thinking_tokens,
+            "closed_by": tracker.closed_by,
+        }
+
+    def _follow(
+        self, responses: Iterator[server.Response], stops: StopWords
+    ) -> Iterator:
+        for step, response in enumerate(responses):
+            self._check_client()
+            self.steering.follow(step, response)
+            text, is_over = stops.take(response.text)
+            if response.finish_reason is not None and not is_over:
+                rest = text + stops.rest()
+                if response.finish_reason == "stop" and rest:
+                    # mlx-lm drops the text of a last token that only ends the reply.
+                    yield replace(response, text=rest, finish_reason=None)
+                    rest = ""
+                yield replace(response, text=rest)
+                continue
+            if is_over:
+                yield replace(response, text=text, finish_reason=None)
+                return  # which is "stop", and frees the slot
+            yield replace(response, text=text)
+
+    def _check_client(self) -> None:
+        if not self.steering.has_client():
+            raise ConnectionAbortedError("the client has hung up")

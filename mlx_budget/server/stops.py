@@ -1,0 +1,46 @@
+"""Ends a reply at a stop word, wherever its text is split into tokens.
+
+Knows texts; nothing of tokens. (mlx-lm looks for the tokens that a word alone is
+encoded to, which are not those that it has within a text.)
+"""
+
+from collections.abc import Sequence
+
+
+class StopWords:
+    """Looks for stop words in a text that comes in pieces.
+
+    Args:
+        words (Sequence[str]): None of them empty.
+    """
+
+    def __init__(self, words: Sequence[str]):
+        self._words = tuple(words)
+        self._held = ""
+
+    def take(self, text: str) -> tuple[str, bool]:
+        """Takes the next piece.
+
+        Returns:
+            tuple[str, bool]: What can be told, held back before or new, and whether a
+            stop word followed, which ends the text.
+        """
+        text = self._held + text
+        begins = [i for word in self._words if (i := text.find(word)) >= 0]
+        if begins:
+            self._held = ""
+            return text[: min(begins)], True
+        length = max((_begun(word, text) for word in self._words), default=0)
+        self._held = text[len(text) - length :]
+        return text[: len(text) - length], False
+
+    def rest(self) -> str:
+        """What was held back, when no more is to come."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _begun(word: str, text: str) -> int:
+    """How many characters at the end of a text may be the beginning of a word."""
+    lengths = range(min(len(word) - 1, len(text)), 0, -1)
+    return next((n for n in lengths if text.endswith(word[:n])), 0)
