@@ -49,9 +49,6 @@ _MEAN_TOKENS = 160
 _STORIES = 0.5
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
-# What a total that slipped counts, beside the other tokens: slips are shown often, so
-# that the model learns to find them, and learnt rarely.
-_SLIP_WEIGHT = 0.2
 _WARMUP = 200
 _LARGEST_GRADIENT = 1.0
 
@@ -72,6 +69,8 @@ class Stage:
         closed: Share of replies whose thinking is closed early, as a budget may close
             it, at a random place behind the first result. Only the answer that follows
             is learnt from these.
+        slip_weight: What a total that slipped counts, beside the other tokens: slips
+            are shown often, so that the model learns to find them, and learnt rarely.
     """
 
     steps: int
@@ -80,10 +79,11 @@ class Stage:
     short_steps: int = 0
     mean_steps: int = 0
     closed: float = 0.0
+    slip_weight: float = 0.2
 
 
 PRETRAINING = Stage(4500, 2e-3, seed=0, short_steps=1800, mean_steps=3800)
-CLOSING = Stage(300, 3e-4, seed=1, closed=0.4)
+CLOSING = Stage(800, 5e-4, seed=1, closed=0.5, slip_weight=0.1)
 
 
 class Pool:
@@ -136,7 +136,8 @@ class Pool:
             prompt = self._encode(write_prompt(question))
             reply = self._tokenizer.encode(write_reply(thinking.text, problem))
             ids = prompt + reply.ids
-            weights = [0.0] * len(prompt) + _weigh(reply.offsets, thinking.slips)
+            weights = [0.0] * len(prompt)
+            weights += _weigh(reply.offsets, thinking.slips, self._stage.slip_weight)
             if is_closed:
                 known = thinking.text[: end_of_first_result(thinking.text)]
                 start = len(prompt) + len(self._encode(known))
@@ -166,11 +167,13 @@ class Pool:
 
 
 def _weigh(
-    offsets: list[tuple[int, int]], slips: tuple[tuple[int, int], ...]
+    offsets: list[tuple[int, int]],
+    slips: tuple[tuple[int, int], ...],
+    slip_weight: float,
 ) -> list[float]:
     """What each token of a reply counts, by the characters that it stands for."""
     return [
-        _SLIP_WEIGHT if any(a < end and start < b for a, b in slips) else 1.0
+        slip_weight if any(a < end and start < b for a, b in slips) else 1.0
         for start, end in offsets
     ]
 
