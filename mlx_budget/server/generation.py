@@ -229,8 +229,8 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 raise RequestError("The prompt is empty.", "prompt")
             self._check_length(len(prompt))
             self._check(request, args)
-            sampler = self._make_sampler(prompt, tokenizer, request, args)
             self._try(prompt, tokenizer, args)
+            sampler = self._make_sampler(prompt, tokenizer, request, args)
         except RequestError:
             raise
         except Exception as e:  # templates raise what their authors like
