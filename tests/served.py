@@ -45,6 +45,8 @@ def serving(*options: object, command: tuple[str, ...] = COMMAND) -> Iterator[Se
         [*command, "--port", "0", *map(str, options)],
         stderr=subprocess.PIPE,
         text=True,
+        # A job in the background ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     lines: list[str] = []
     watch = threading.Timer(SECONDS, process.kill)

@@ -24,7 +24,7 @@ from .problems import Problem, make_problem
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026
-TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 1500, 1, 1.0
+TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 1500, 1, 0.6
 PREDICTOR = dict(
     width=128,
     layers=2,
