@@ -92,6 +92,7 @@ class Exchange:
     def _follow(
         self, responses: Iterator[server.Response], stops: StopWords
     ) -> Iterator:
+        previous = None
         for step, response in enumerate(responses):
             self._check_client()
             self.steering.follow(step, response)
@@ -100,7 +101,7 @@ class Exchange:
                 rest = text + stops.rest()
                 if response.finish_reason == "stop" and rest:
                     # mlx-lm drops the text of a last token that only ends the reply.
-                    yield replace(response, text=rest, finish_reason=None)
+                    yield replace(previous or response, text=rest, finish_reason=None)
                     rest = ""
                 yield replace(response, text=rest)
                 continue
@@ -108,6 +109,7 @@ class Exchange:
                 yield replace(response, text=text, finish_reason=None)
                 return  # which is "stop", and frees the slot
             yield replace(response, text=text)
+            previous = response
 
     def _check_client(self) -> None:
         if not self.steering.has_client():
