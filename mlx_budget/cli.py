@@ -15,6 +15,7 @@ from .cli_options import (
     BUDGET_OPTIONS,
     DATA_HELP,
     HIDE_THINKING_OPTION,
+    KV_OPTIONS,
     MARKER_OPTIONS,
     MAX_KV_SIZE_OPTION,
     MODEL_OPTIONS,
@@ -164,23 +165,7 @@ def convert(predictor_q_bits: str | None, **options):
     "--extra-eos-token", multiple=True, help="Another token that ends the reply."
 )
 @MAX_KV_SIZE_OPTION
-@click.option(
-    "--kv-bits", type=click.IntRange(2, 8), help="Bits of a quantised KV cache."
-)
-@click.option(
-    "--kv-group-size",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Group of a quantised KV cache.",
-)
-@click.option(
-    "--quantized-kv-start",
-    type=click.IntRange(min=0),
-    default=5000,
-    show_default=True,
-    help="Step from which the KV cache is quantised.",
-)
+@KV_OPTIONS
 @PREFILL_OPTION
 @click.option(
     "--prompt-cache-file",

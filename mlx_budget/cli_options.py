@@ -19,15 +19,17 @@ def _add(*options):
     return decorate
 
 
-def _json_object(context, parameter, text: str | None) -> dict | None:
+def json_object(context, parameter, text: str | None) -> dict | None:
+    """Reads the value of an option that is a JSON object."""
     if text is None:
         return None
+    option = parameter.opts[0]
     try:
         value = json.loads(text)
     except json.JSONDecodeError as e:
-        raise ValueError(f"--chat-template-config is not valid JSON: {e}.") from None
+        raise ValueError(f"{option} is not valid JSON: {e}.") from None
     if not isinstance(value, dict):
-        raise ValueError("--chat-template-config must be a JSON object.")
+        raise ValueError(f"{option} must be a JSON object.")
     return value
 
 
@@ -151,7 +153,7 @@ SYSTEM_PROMPT_OPTION = click.option(
 )
 TEMPLATE_CONFIG_OPTION = click.option(
     "--chat-template-config",
-    callback=_json_object,
+    callback=json_object,
     help="More arguments for the chat template, as a JSON object.",
 )
 PROMPT_OPTIONS = _add(
@@ -237,4 +239,23 @@ PREFILL_OPTION = click.option(
     default=2048,
     show_default=True,
     help="Prompt tokens to process at a time.",
+)
+KV_OPTIONS = _add(
+    click.option(
+        "--kv-bits", type=click.IntRange(2, 8), help="Bits of a quantised KV cache."
+    ),
+    click.option(
+        "--kv-group-size",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="Group of a quantised KV cache.",
+    ),
+    click.option(
+        "--quantized-kv-start",
+        type=click.IntRange(min=0),
+        default=5000,
+        show_default=True,
+        help="Step from which the KV cache is quantised.",
+    ),
 )

@@ -3,7 +3,6 @@
 Knows options only; what they do is in `server`, which is imported when it runs.
 """
 
-import json
 from argparse import Namespace
 
 import click
@@ -11,28 +10,20 @@ import click
 from .cli_options import (
     ADAPTER_OPTION,
     COUNT,
+    KV_OPTIONS,
     MODEL_OR_DEMO_OPTIONS,
     PREFILL_OPTION,
     SAMPLING_OPTIONS,
     STEERING_OPTIONS,
     TRUST_OPTION,
     budget_option,
+    json_object,
     settle_budget,
 )
 
 
 def _origins(context, parameter, text: str) -> list[str]:
     return text.split(",")
-
-
-def _template_arguments(context, parameter, text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"--chat-template-args is not valid JSON: {e}.") from None
-    if not isinstance(value, dict):
-        raise ValueError("--chat-template-args must be a JSON object.")
-    return value
 
 
 def _bytes(context, parameter, text: str | None) -> int | None:
@@ -93,7 +84,7 @@ def _bytes(context, parameter, text: str | None) -> int | None:
 @click.option(
     "--chat-template-args",
     default="{}",
-    callback=_template_arguments,
+    callback=json_object,
     help="More arguments for the chat template, as a JSON object.",
 )
 @click.option(
@@ -123,25 +114,7 @@ def _bytes(context, parameter, text: str | None) -> int | None:
     callback=_bytes,
     help="Most memory for them, such as 4GB.",
 )
-@click.option(
-    "--kv-bits",
-    type=click.IntRange(2, 8),
-    help="Bits of a quantised KV cache; requests are then served one at a time.",
-)
-@click.option(
-    "--kv-group-size",
-    type=COUNT,
-    default=64,
-    show_default=True,
-    help="Group of a quantised KV cache.",
-)
-@click.option(
-    "--quantized-kv-start",
-    type=click.IntRange(min=0),
-    default=5000,
-    show_default=True,
-    help="Step from which the KV cache is quantised.",
-)
+@KV_OPTIONS
 @click.option("--draft-model", help="Speculative decoding; not with budgets.")
 @click.option(
     "--num-draft-tokens",

@@ -61,6 +61,8 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
     """
     global has_computed
     check_seams()
+    if args.kv_bits is not None and not hasattr(server, "DEFAULT_QUANTIZED_KV_START"):
+        raise ValueError("--kv-bits needs mlx-lm 0.32 or newer here.")
     handler = make_handler(policy, args.model, args.max_tokens)
     if args.max_tokens is None:
         args.max_tokens = MAX_TOKENS
