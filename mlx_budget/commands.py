@@ -230,10 +230,7 @@ def _print_json(
     last, interrupted = None, False
     try:
         for last in responses:
-            if runs and runs[-1][0] == last.is_thinking:
-                runs[-1] = (last.is_thinking, runs[-1][1] + last.text)
-            else:
-                runs.append((last.is_thinking, last.text))
+            runs.append((last.is_thinking, last.text))
     except KeyboardInterrupt:
         interrupted = True
     if last is None:

@@ -175,7 +175,7 @@ class Conversation:
             # A layer may have been in the middle of its work.
             self._cache.clear()
             raise
-        message = self._message(_joined(runs), ids[-last:])
+        message = self._message(runs, ids[-last:])
         if message is not None:
             self.messages = [*asked, message]
 
@@ -284,15 +284,6 @@ def _flat(layers) -> Iterator:
 def _common_prefix(a: list[int], b: list[int]) -> int:
     pairs = enumerate(zip(a, b, strict=False))
     return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
-
-
-def _joined(runs: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
-    joined: list[tuple[bool, str]] = []
-    for is_thinking, text in runs:
-        if joined and joined[-1][0] == is_thinking:
-            text = joined.pop()[1] + text
-        joined.append((is_thinking, text))
-    return joined
 
 
 def _thinking_field(tokenizer: TokenizerWrapper) -> str | None:

@@ -3,6 +3,7 @@
 Knows markers and token texts; nothing of budgets, predictors or models.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,12 +71,13 @@ def split_reply(
     """Thinking and answer of a reply, without markers.
 
     Args:
-        runs (list): Its text in order: runs of thinking (True) or answer, markers
+        runs (list): Its text in order, in pieces of thinking (True) or answer, markers
             included.
         markers (ThinkingMarkers, optional): Those of the model, if it has any.
     """
     thoughts, answer = [], ""
-    for is_thinking, text in runs:
+    for is_thinking, pieces in itertools.groupby(runs, lambda run: run[0]):
+        text = "".join(text for _, text in pieces)
         if is_thinking and markers is not None:
             # The markers' outer tokens may reach into the answer.
             if markers.start and markers.start in text:

@@ -239,7 +239,6 @@ class BudgetHandler(server.APIHandler):
         self._set_completion_headers(error.status)
         self.end_headers()
         self.wfile.write(error_body(str(error), error.field))
-
         if error.status == 413:
             self._read_over()
 
