@@ -1,29 +1,15 @@
-"""The command `chat` as a user meets it, in a terminal and through a pipe."""
+"""The command `chat` as a user meets it, through a pipe."""
 
-import fcntl
-import json
-import os
-import pty
 import re
-import select
-import signal
-import subprocess
-import sys
-import termios
-import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from mlx_budget import demo, load, stream_generate
+from chat_terminal import FIRST, SECOND, copy_demo, first_reply
+from mlx_budget import demo
 from mlx_budget.chat import run_chat
 from mlx_budget.cli import cli
 from mlx_budget.demo.chat import TEMPLATE
-from mlx_budget.prompts import encode_chat
-
-FIRST, SECOND = "What is 7 + 1 + 5 - 9 + 8?", "What is 6 - 2?"
-PATIENCE = 120  # seconds
 
 
 def chat(lines, *args, **kwargs):
@@ -42,23 +28,7 @@ def said(*lines, args=()) -> list[str]:
 
 @pytest.fixture(scope="module")
 def reply():
-    """The reply to the first question with a budget of 60 tokens, as it is shown."""
-    model, tokenizer, predictor = load("demo")
-    ids = encode_chat(tokenizer, FIRST)
-    options = {"predictor": predictor, "thinking_budget": 60}
-    return "".join(r.text for r in stream_generate(model, tokenizer, ids, **options))
-
-
-def copy_demo(folder: Path, **changes: dict) -> Path:
-    """A copy of the built-in model with changes to its JSON files."""
-    folder.mkdir()
-    for file in demo.FOLDER.iterdir():
-        if file.stem in changes:
-            config = json.loads(file.read_text()) | changes[file.stem]
-            (folder / file.name).write_text(json.dumps(config))
-        else:
-            (folder / file.name).symlink_to(file)
-    return folder
+    return first_reply()
 
 
 def test_a_pipe_gets_the_replies_alone(reply):
@@ -266,166 +236,3 @@ def test_a_turn_that_cannot_be_rendered_is_one_line(tmp_path, reply):
     assert first.startswith("Error: The model's chat template cannot render")
     assert "prompt: 22 tokens" in others[-1]
     assert result.stdout.endswith("The answer is 12.\n")
-
-
-class Terminal:
-    """The command in a terminal of its own."""
-
-    def __init__(self, *args, stdout=None):
-        self._fd, theirs = pty.openpty()
-
-        def take_terminal() -> None:
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            # A shell's background jobs, and what they start, ignore interrupts.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlx_budget", "chat", *map(str, args)],
-            stdin=theirs,
-            stdout=stdout or theirs,
-            stderr=theirs,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
-            preexec_fn=take_terminal,
-        )
-        os.close(theirs)
-        self.seen = ""
-
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._fd)
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    def until(self, pattern: str) -> str:
-        """What comes up to some text, taken off `seen`."""
-        end = time.monotonic() + PATIENCE
-        while (found := re.search(pattern, self.seen)) is None:
-            ready, _, _ = select.select([self._fd], [], [], end - time.monotonic())
-            piece = b""
-            if ready:
-                try:
-                    piece = os.read(self._fd, 4096)
-                except OSError:  # it has ended
-                    pass
-            assert piece, f"{pattern!r} did not come: {self.seen[-500:]}"
-            self.seen += piece.decode("utf-8", "replace")
-        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
-        return before
-
-    def interrupt(self) -> None:
-        """Presses Ctrl-C once the program waits: just before, Python misses it."""
-        while select.select([self._fd], [], [], 0.5)[0]:
-            self.seen += os.read(self._fd, 4096).decode("utf-8", "replace")
-        self.type("\x03")
-
-    def exit_code(self) -> int:
-        self.seen = ""
-        try:
-            while os.read(self._fd, 4096):
-                pass
-        except OSError:
-            pass
-        return self._process.wait(PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def endless(tmp_path_factory):
-    """The built-in model, but no token ends its replies."""
-    return copy_demo(
-        tmp_path_factory.mktemp("models") / "endless",
-        config={"eos_token_id": 0},
-        tokenizer_config={"eos_token": "<|endoftext|>"},
-    )
-
-
-def test_two_turns_in_a_terminal_with_a_budget_each():
-    with Terminal() as terminal:
-        terminal.until("/quit ends it")
-        for question, budget in ((FIRST, 60), (SECOND, 20)):
-            terminal.until(">> ")
-            terminal.type(f"/budget {budget}\n")
-            terminal.until(f"Thinking budget: {budget} tokens.*\n(.*\n)*?.*>> ")
-            terminal.type(f"{question}\n")
-            reply = terminal.until(
-                rf"Thinking: \d+ of {budget} tokens, closed by the .*\n"
-            )
-            assert "\x1b[2m" in reply
-            assert "The answer is " in reply.split("\x1b[0m")[-1]
-            terminal.until("tokens-per-sec")
-        terminal.until(">> ")
-        terminal.type("/quit\n")
-        assert terminal.exit_code() == 0
-
-
-def test_an_interrupt_while_it_thinks_forgets_the_turn(endless):
-    # A marker that the model never writes leaves time to interrupt its thinking.
-    with Terminal("--model", endless, "--thinking-end-token", "@@@@") as terminal:
-        for _ in range(2):
-            terminal.until(">> ")
-            terminal.type(f"{FIRST}\n")
-            terminal.until(r"Thinking: \d\d tokens")
-            terminal.type("\x03")
-            terminal.until("Interrupted: this turn is forgotten.")
-            terminal.until(r"Thinking: \d+ tokens, interrupted")
-            terminal.until("Answer: 0 tokens; prompt: 22 tokens")
-        terminal.until(">> ")
-        terminal.type("/quit\n")
-        assert terminal.exit_code() == 0
-
-
-def test_an_interrupted_answer_is_kept(endless):
-    with Terminal("--model", endless, "--thinking-budget", 20) as terminal:
-        for question in (FIRST, SECOND):
-            terminal.until(">> ")
-            terminal.type(f"{question}\n")
-            terminal.until("The answer is")
-            terminal.type("\x03")
-            terminal.until("Interrupted: the answer so far is kept.")
-            found = terminal.until(r"prompt: \d+ tokens, \d+ of them new")
-        whole, new = map(int, re.findall(r"prompt: (\d+) tokens, (\d+)", found)[0])
-        tokenizer = load("demo")[1]
-        kept = {"role": "assistant", "content": "The answer is"}
-        first, second = ({"role": "user", "content": x} for x in (FIRST, SECOND))
-        assert whole >= len(encode_chat(tokenizer, [first, kept, second]))
-        assert new < whole
-        terminal.until(">> ")
-        terminal.type("/quit\n")
-        assert terminal.exit_code() == 0
-
-
-def test_interrupts_at_the_prompt(endless):
-    with Terminal("--model", endless) as terminal:
-        terminal.until(">> ")
-        terminal.type("What is")
-        terminal.interrupt()
-        terminal.until("Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
-        terminal.type("/stats\n")
-        terminal.until("Statistics: on(.*\n)*?.*>> ")
-        terminal.interrupt()
-        terminal.until("Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
-        terminal.interrupt()
-        assert terminal.exit_code() == 0
-
-
-def test_ctrl_d_ends_the_chat(endless):
-    with Terminal("--model", endless) as terminal:
-        terminal.until(">> ")
-        terminal.type("\x04")
-        assert terminal.exit_code() == 0
-
-
-def test_replies_may_go_to_a_file(reply, tmp_path):
-    with (tmp_path / "replies").open("wb") as file:
-        with Terminal("--thinking-budget", 60, stdout=file) as terminal:
-            terminal.until(">> ")
-            terminal.type(f"{FIRST}\n")
-            terminal.until("tokens-per-sec(.*\n)*?.*>> ")
-            terminal.type("\x04")
-            assert terminal.exit_code() == 0
-    assert (tmp_path / "replies").read_text() == reply + "\n"
