@@ -11,6 +11,7 @@ from .cli_options import (
     ADAPTER_OPTION,
     COUNT,
     KV_OPTIONS,
+    MARKER_OPTIONS,
     MODEL_OR_DEMO_OPTIONS,
     PREFILL_OPTION,
     SAMPLING_OPTIONS,
@@ -50,6 +51,7 @@ def _bytes(context, parameter, text: str | None) -> int | None:
     help="Ceiling of every request's budget, and the budget of those without one.",
 )
 @STEERING_OPTIONS
+@MARKER_OPTIONS
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address.")
 @click.option(
     "--port",

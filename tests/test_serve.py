@@ -301,14 +301,31 @@ def test_defaults_and_ceiling_are_the_servers(model):
         assert budget(reasoning_effort="none") == 0
 
 
-def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, tmp_path):
-    silent = tmp_path / "silent"
-    silent.mkdir()
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory):
+    """The built-in model, with markers of its own."""
+    folder = tmp_path_factory.mktemp("silent")
     for file in demo.FOLDER.iterdir():
         data = file.read_bytes()
         if file.name in ("tokenizer.json", "tokenizer_config.json"):
             data = data.replace(b"think>", b"thonk>")
-        (silent / file.name).write_bytes(data)
+        (folder / file.name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("start", ["<thonk>", ""])
+def test_a_model_gets_markers_of_its_own(silent, model, start):
+    options = ["--thinking-start-token", start, "--thinking-end-token", "</thonk>"]
+    with serving("--model", silent, *options) as server, server.client() as client:
+        for budget in (None, 25, 60):
+            reply = told(ask(client, model="default_model", thinking_budget=budget))
+            assert reply["reasoning"]
+            assert reply == alone(model, QUESTION, budget)
+        other = ask(client, thinking_budget=60)
+        assert told(other) == alone(model, QUESTION, 60)
+
+
+def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, silent, tmp_path):
     with pytest.raises(openai.BadRequestError, match="there is none"):
         ask(cutting, reasoning_effort="low")
     with pytest.raises(openai.BadRequestError, match="no thinking markers"):

@@ -28,10 +28,12 @@ from ..generate import make_tracker
 from ..loading import check_fits, fetch_model, load_predictor
 from ..predictor import Predictor, is_predictor_folder
 from ..sampler import BudgetSampler, SteeringRecord, make_budget_sampler
-from ..thinking import ThinkingTracker, find_markers
+from ..thinking import ThinkingMarkers, ThinkingTracker, find_markers
 from .budgets import BudgetPolicy, RequestError, ThinkingRequest
 
 _SEEDS = 1 << 32
+# What no prompt and no reply has, for mlx-lm to look for.
+_NO_TEXT, _NO_TOKENS = "\0", (-1,)
 
 
 class BudgetModelProvider(server.ModelProvider):
@@ -40,11 +42,14 @@ class BudgetModelProvider(server.ModelProvider):
     Args:
         cli_args (argparse.Namespace): As `mlx_lm.server` has them, and `predictor`:
             folder or Hub name of the predictor of the default model, None for the one
-            beside it, or False for none whatever the model.
+            beside it, or False for none whatever the model. `thinking_start` and
+            `thinking_end` are markers of the default model, None for the tokenizer's.
         policy (BudgetPolicy): What the default model must be able to honour.
 
     Attributes:
         predictor: Of the model that is loaded; None or False as `mlx_budget.load`.
+        named_markers: The opening and the closing marker that were given for it, each
+            None for the tokenizer's own.
         vocabulary_size: Of its tokenizer.
         longest_token: Characters of the longest token, at least.
     """
@@ -52,6 +57,7 @@ class BudgetModelProvider(server.ModelProvider):
     def __init__(self, cli_args: argparse.Namespace, policy: BudgetPolicy):
         super().__init__(cli_args)
         self.predictor: Predictor | bool | None = None
+        self.named_markers: tuple[str | None, str | None] = None, None
         self.vocabulary_size = 0
         self.longest_token = 0
         self._policy = policy
@@ -71,7 +77,7 @@ class BudgetModelProvider(server.ModelProvider):
                         "Speculative decoding (--draft-model) cannot be combined with "
                         "a thinking budget: leave out one of them."
                     )
-                find_markers(self.tokenizer)
+                find_markers(self.tokenizer, *self.named_markers)
                 check_enforceable(budget, self.predictor, self._policy.hard_stop)
         except Exception as e:  # whatever a model's files make its loader raise
             self._failure = e
@@ -102,6 +108,15 @@ class BudgetModelProvider(server.ModelProvider):
         self.model_key = None
         if folder == demo.FOLDER:
             self.model = dequantize_model(self.model)
+        self.named_markers = None, None
+        if model_path == self.cli_args.model:
+            self.named_markers = (
+                self.cli_args.thinking_start,
+                self.cli_args.thinking_end,
+            )
+        if self.named_markers != (None, None):
+            markers = find_markers(self.tokenizer, *self.named_markers)
+            _show_markers(self.tokenizer, markers)
         self.predictor = self._load_predictor(model_path, folder)
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
@@ -122,6 +137,14 @@ class BudgetModelProvider(server.ModelProvider):
         if predictor is not None:
             check_fits(predictor, self.model)
         return predictor
+
+
+def _show_markers(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> None:
+    """Lets mlx-lm split replies at markers that are not the tokenizer's own."""
+    tokenizer._think_start = markers.start or _NO_TEXT
+    tokenizer._think_start_tokens = markers.start_tokens or _NO_TOKENS
+    tokenizer._think_end = markers.end
+    tokenizer._think_end_tokens = markers.end_tokens
 
 
 @dataclass
@@ -237,7 +260,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             raise RequestError(str(e) or repr(e)) from e
         steering = request.steering
         steering.record = sampler.record
-        steering.tracker = make_tracker(tokenizer, None, None, prompt)
+        steering.tracker = make_tracker(
+            tokenizer, *self.model_provider.named_markers, prompt
+        )
         if steering.tracker is not None:
             if steering.tracker.thinking and state == "normal":
                 state = "reasoning"
@@ -291,8 +316,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         steering = request.steering
         message = steering.request.message or ""
         forced = len(tokenizer.encode(message, add_special_tokens=False))
+        start, end = self.model_provider.named_markers
         if tokenizer.has_thinking:
-            forced += len(find_markers(tokenizer).end_tokens)
+            forced += len(find_markers(tokenizer, start, end).end_tokens)
         thinking = steering.request.leaving_room(args.max_tokens, forced)
         steering.request = thinking
         seed = args.seed
@@ -308,6 +334,8 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             hard_stop=thinking.policy.hard_stop,
             guidance_tolerance=thinking.policy.guidance_tolerance,
             thinking_budget_message=thinking.message,
+            thinking_start=start,
+            thinking_end=end,
             seed=None if seed is None else seed % _SEEDS,
             **_sampling(args, tokenizer, self.model_provider.vocabulary_size),
         )
