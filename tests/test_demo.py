@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 
 from mlx_budget import batch_generate, demo, load
 from mlx_budget.cli import cli
-from mlx_budget.demo.chat import make_tokenizer, write_prompt, write_reply
+from mlx_budget.demo.chat import make_chat, make_tokenizer, write_prompt, write_reply
 from mlx_budget.demo.make import draw_problems, quantise, write_problems
 from mlx_budget.demo.pretrain import Pool, Stage, pretrain
 from mlx_budget.demo.problems import is_held_out
@@ -33,10 +34,17 @@ def run(*args):
     return CliRunner().invoke(cli, [str(a) for a in args])
 
 
-def ask(model, count: int, **options):
-    """Replies to the first problems, and how many of them are right."""
+def ask(model, count: int, earlier: int = 0, **options):
+    """Replies to the first problems, and how many of them are right.
+
+    Some earlier problems stand before each in the same chat.
+    """
     problems = draw_problems()[:count]
-    prompts = [encode_chat(model[1], p.question) for p in problems]
+    others = draw_problems(count * earlier, seed=3)
+    prompts = [
+        encode_chat(model[1], make_chat(problem.question, others[i::count]))
+        for i, problem in enumerate(problems)
+    ]
     options = {"max_tokens": 1024, **options}
     replies = batch_generate(*model[:2], prompts, predictor=model[2], **options).replies
     right = sum(
@@ -74,6 +82,15 @@ def test_it_is_right_most_of_the_time_and_steered_to_less_thinking(model):
     assert still_right >= guessed + 12
 
 
+@pytest.mark.parametrize("earlier", [1, 3])
+def test_later_questions_of_a_chat_are_answered_and_steered_too(model, earlier):
+    _, right = ask(model, 32, earlier)
+    assert right >= 0.85 * 32
+    steered, still_right = ask(model, 32, earlier, thinking_budget=70)
+    assert still_right >= 0.75 * 32
+    assert all(r.thinking_tokens <= 1.1 * 70 for r in steered)
+
+
 def test_commands_without_a_model_use_it_and_say_so():
     result = run("generate", "-p", QUESTION, "--thinking-budget", 60, "--json")
     assert result.exit_code == 0
@@ -108,19 +125,22 @@ def test_the_first_token_comes_within_ten_seconds():
     assert seconds < 10
 
 
-def test_the_template_writes_what_it_was_trained_on(model):
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_the_template_writes_what_it_was_trained_on(model, earlier):
     tokenizer = model[1]
-    messages = [{"role": "user", "content": QUESTION}]
+    problem, *others = draw_problems(1 + earlier)
+    messages = make_chat(problem.question, others)
+    assert [m["role"] for m in messages] == ["user", "assistant"] * earlier + ["user"]
     text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
-    assert text == write_prompt(QUESTION)
-    (problem,) = draw_problems(1)
+    assert text == write_prompt(messages)
     reply = write_reply("It is.\n", problem)
     messages.append({"role": "assistant", "content": reply.removesuffix("<|im_end|>")})
     history = tokenizer.apply_chat_template(messages, tokenize=False)
     assert "It is." not in history
-    assert history.endswith(f"The answer is {problem.answer}.<|im_end|>\n")
+    asked_next = make_chat("What is 1 + 1?", [*others, problem])
+    assert write_prompt(asked_next).startswith(history)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +197,19 @@ def test_batches_are_the_same_whenever_they_are_asked_for(raw):
     assert not mx.array_equal(
         Pool(tokenizer, Stage(20, 1e-3, seed=1)).batch(9)[0], tokens
     )
+
+
+def test_questions_come_behind_others_of_the_same_chat(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    tokens, wanted = Pool(tokenizer, Stage(20, 1e-3, seed=0, earlier=1.0)).batch(0)
+    turn = tokenizer.token_to_id("<|im_start|>")
+    for row, mask in zip(tokens.tolist(), wanted.tolist(), strict=True):
+        asked = row[: mask.index(1)]
+        assert asked.count(turn) in (4, 6, 8)
+        question = tokenizer.decode(asked).rpartition("user\n")[2]
+        restated = tokenizer.decode(row[mask.index(1) :]).partition("\n")[0]
+        digits = re.findall(r"\d", restated)
+        assert digits and re.findall(r"\d", question)[: len(digits)] == digits
 
 
 def test_totals_that_slip_count_less(raw):

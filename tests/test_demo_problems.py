@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+from mlx_budget.demo.pretrain import CLOSING
 from mlx_budget.demo.problems import (
     LARGEST_TOTAL,
     Problem,
@@ -14,6 +15,7 @@ from mlx_budget.demo.problems import (
 )
 from mlx_budget.demo.reasoning import (
     FINAL,
+    HABITS,
     _check,
     end_of_first_result,
     write_tersest,
@@ -116,10 +118,22 @@ def test_a_careful_slip_is_seen_at_once_and_a_terse_one_by_another_look():
     }
 
 
+def test_in_the_closing_stage_careful_lines_neither_slip_nor_doubt():
+    rng = random.Random(1)
+    slipped = 0
+    for problem in draw(500):
+        text, slips = write_thinking(rng, problem, CLOSING.habits)
+        starts = [text.rindex("\n", 0, start) + 1 for start, _ in slips]
+        assert all(text.startswith("Quickly", start) for start in starts)
+        assert "Wait" not in text[: end_of_first_result(text)]
+        slipped += len(slips)
+    assert slipped > 100
+
+
 def test_thinking_without_slips_is_right_throughout():
     rng = random.Random(1)
     for problem in draw(200):
-        text, slips = write_thinking(rng, problem, slips=False)
+        text, slips = write_thinking(rng, problem, HABITS.sure())
         assert slips == ()
         assert all(right == int(text[a:b]) for right, a, b in operations(text))
 

@@ -6,7 +6,7 @@ asked, with the markers of Qwen3's chat format. Knows text; nothing of models.
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,14 +30,28 @@ TEMPLATE = (
 )
 
 
-def write_prompt(question: str) -> str:
-    """The text that the chat template makes of one question."""
-    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+def make_chat(question: str, earlier: Sequence[Problem] = ()) -> list[dict]:
+    """A question as messages, behind problems that were asked and answered before."""
+    chat = []
+    for problem in earlier:
+        chat.append({"role": "user", "content": problem.question})
+        chat.append({"role": "assistant", "content": _answer(problem)})
+    return [*chat, {"role": "user", "content": question}]
+
+
+def write_prompt(chat: list[dict]) -> str:
+    """The text that the chat template makes of messages without thinking."""
+    turns = (f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in chat)
+    return "".join(turns) + "<|im_start|>assistant\n<think>\n"
 
 
 def write_reply(thinking: str, problem: Problem) -> str:
     """A whole reply, from behind the opening marker to the end of the turn."""
-    return f"{thinking}</think>\n\nThe answer is {problem.answer}.<|im_end|>"
+    return f"{thinking}</think>\n\n{_answer(problem)}<|im_end|>"
+
+
+def _answer(problem: Problem) -> str:
+    return f"The answer is {problem.answer}."
 
 
 def make_tokenizer(folder: Path, texts: int = 5000) -> None:
@@ -82,6 +96,6 @@ def _corpus(texts: int) -> Iterator[str]:
         problem = make_problem(rng, held_out=False, is_story=rng.random() < 0.7)
         yield problem.question
         yield write_thinking(rng, problem).text
-        yield f"\n\nThe answer is {problem.answer}."
+        yield f"\n\n{_answer(problem)}"
         yield "user\n"
         yield "assistant\n"

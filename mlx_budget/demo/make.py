@@ -18,19 +18,20 @@ from mlx_lm.utils import quantize_model, save_config
 from .. import checkpoint
 from ..train import TrainOptions, train, write_traces
 from . import FOLDER, PROBLEMS_FILE
-from .chat import make_tokenizer
+from .chat import make_chat, make_tokenizer
 from .pretrain import CLOSING, PRETRAINING, Stage, pretrain, save_weights
-from .problems import Problem, make_problem
+from .problems import Problem, draw_earlier, make_problem
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026
-TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 1500, 1, 0.6
+TRACE_EARLIER = 0.25
+TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 4000, 1, 0.6
 PREDICTOR = dict(
     width=128,
     layers=2,
     heads=4,
     intermediate=384,
-    epochs=10,
+    epochs=6,
     learning_rate=1e-3,
     batch_size=64,
     min_count=20,
@@ -87,14 +88,15 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
     """Trains the predictor on the model's own replies to problems of training."""
     loaded, tokenizer = mlx_lm.load(str(model))
     rng = random.Random(TRACE_SEED)
-    questions = [
-        make_problem(rng, False, rng.random() < 0.5).question for _ in range(count)
-    ]
+    chats = []
+    for _ in range(count):
+        question = make_problem(rng, False, rng.random() < 0.5).question
+        chats.append(make_chat(question, draw_earlier(rng, TRACE_EARLIER)))
     traces = work / "traces.jsonl"
     write_traces(
         loaded,
         tokenizer,
-        questions,
+        chats,
         traces,
         temp=TRACE_TEMP,
         seed=TRACE_SEED,

@@ -23,9 +23,9 @@ from .. import checkpoint
 from ..prompts import BUDGET_PROMPT
 from ..train import checkpoints
 from ..train.schedules import make_schedule
-from .chat import write_prompt, write_reply
-from .problems import make_problem
-from .reasoning import FINAL, LOOK, end_of_first_result, write_thinking
+from .chat import make_chat, write_prompt, write_reply
+from .problems import draw_earlier, make_problem
+from .reasoning import FINAL, HABITS, Habits, end_of_first_result, write_thinking
 
 SHAPE = {
     "model_type": "qwen3",
@@ -69,6 +69,8 @@ class Stage:
         closed: Share of replies whose thinking is closed early, as a budget may close
             it, at a random place behind the first result. Only the answer that follows
             is learnt from these.
+        earlier: Share of questions that come behind others of the same chat.
+        habits: How to think.
         slip_weight: What a total that slipped counts, beside the other tokens: slips
             are shown often, so that the model learns to find them, and learnt rarely.
     """
@@ -79,11 +81,23 @@ class Stage:
     short_steps: int = 0
     mean_steps: int = 0
     closed: float = 0.0
+    earlier: float = 0.0
+    habits: Habits = HABITS
     slip_weight: float = 0.2
 
 
 PRETRAINING = Stage(4500, 2e-3, seed=0, short_steps=1800, mean_steps=3800)
-CLOSING = Stage(800, 5e-4, seed=1, closed=0.5, slip_weight=0.1)
+# In the end only terse lines slip, so that careful ones are the more reliable, and
+# careful calculations turn terse more often, which leaves a way out as a budget ends.
+CLOSING = Stage(
+    1200,
+    5e-4,
+    seed=1,
+    closed=0.5,
+    earlier=0.25,
+    habits=HABITS._replace(turn=0.16, doubt=0.0, careful_slip=0.0),
+    slip_weight=0.05,
+)
 
 
 class Pool:
@@ -110,8 +124,10 @@ class Pool:
         """
         number, place = divmod(step, _POOL)
         if number != self._number:
-            is_short = step < self._stage.short_steps
-            self._draw(number, _SHORT_LOOK if is_short else LOOK)
+            habits = self._stage.habits
+            if step < self._stage.short_steps:
+                habits = habits._replace(look=_SHORT_LOOK)
+            self._draw(number, habits)
         sequences = self._batches[place]
         length = max(len(ids) for ids, _ in sequences)
         length = -(-length // 32) * 32  # few shapes
@@ -122,7 +138,7 @@ class Pool:
             wanted[row, : len(ids)] = weights
         return mx.array(tokens), mx.array(wanted)
 
-    def _draw(self, number: int, look: float) -> None:
+    def _draw(self, number: int, habits: Habits) -> None:
         rng = random.Random(f"{self._stage.seed} {number}")
         sequences = []
         while len(sequences) < BATCH_SIZE * _POOL:
@@ -132,8 +148,10 @@ class Pool:
                 budget = rng.randint(10, 300)
                 question = BUDGET_PROMPT.format(question=question, budget=budget)
             is_closed = self._stage.closed and rng.random() < self._stage.closed
-            thinking = write_thinking(rng, problem, look, slips=not is_closed)
-            prompt = self._encode(write_prompt(question))
+            now = habits.sure() if is_closed else habits
+            thinking = write_thinking(rng, problem, now)
+            chat = make_chat(question, draw_earlier(rng, self._stage.earlier))
+            prompt = self._encode(write_prompt(chat))
             reply = self._tokenizer.encode(write_reply(thinking.text, problem))
             ids = prompt + reply.ids
             weights = [0.0] * len(prompt)

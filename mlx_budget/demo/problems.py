@@ -125,6 +125,14 @@ def make_problem(rng: random.Random, held_out: bool, is_story: bool) -> Problem:
     return Problem(" ".join(sentences), chain)
 
 
+def draw_earlier(rng: random.Random, share: float) -> list[Problem]:
+    """Problems asked in the same chat before another: in a share of chats, 1 to 3."""
+    if not share or rng.random() >= share:
+        return []
+    count = rng.randint(1, 3)
+    return [make_problem(rng, False, rng.random() < 0.5) for _ in range(count)]
+
+
 def is_held_out(chain: tuple[int, ...]) -> bool:
     """Whether a chain is kept out of training."""
     digest = hashlib.sha256(expression(chain).encode()).digest()

@@ -14,7 +14,7 @@ How often each comes is up to chance, so that the length of the thinking about o
 problem varies widely and a budget has something to steer. Now and then an operation
 goes wrong: in a careful line it is seen at once, in a terse one it is found out only by
 another look. Texts say where, since a model is to learn how slips are found more than
-how they are made.
+how they are made. `Habits` say how often all of that happens.
 """
 
 import random
@@ -24,19 +24,38 @@ from typing import NamedTuple
 from .problems import Problem, expression
 
 FINAL = "**Final Answer**"
-# How likely the first calculation begins with "Quickly", and how likely a careful one
-# turns into it at each step.
-_QUICK, _TURN = 0.25, 0.08
-# How likely another look at the result is, once it is there.
-LOOK = 0.7
+# How likely the first calculation begins with "Quickly".
+_QUICK = 0.25
 _MOST_LOOKS = 4
-_DOUBT = 0.05
-# How likely an operation goes wrong.
-_SLIP, _QUICK_SLIP = 0.03, 0.05
 # Stands before a total that slipped, until the text is whole.
 _SLIPPED = "\0"
 _RESULT = re.compile(r"^(?:Quickly: .*|.*, so \d+\.)$", re.MULTILINE)
 _LOOKS = ("doubt", "check", "quick", "again")
+
+
+class Habits(NamedTuple):
+    """How likely a turn of thinking is.
+
+    Attributes:
+        turn (float): That a careful calculation turns terse, at each step.
+        look (float): Another look at a right result, each time.
+        doubt (float): A doubt about a careful operation, right behind it.
+        careful_slip (float): That a careful operation goes wrong.
+        terse_slip (float): That a terse one does.
+    """
+
+    turn: float = 0.08
+    look: float = 0.7
+    doubt: float = 0.05
+    careful_slip: float = 0.03
+    terse_slip: float = 0.05
+
+    def sure(self) -> "Habits":
+        """The same without slips."""
+        return self._replace(careful_slip=0.0, terse_slip=0.0)
+
+
+HABITS = Habits()
 
 
 class Thinking(NamedTuple):
@@ -53,19 +72,18 @@ class Thinking(NamedTuple):
 
 
 def write_thinking(
-    rng: random.Random, problem: Problem, look: float = LOOK, slips: bool = True
+    rng: random.Random, problem: Problem, habits: Habits = HABITS
 ) -> Thinking:
     """Thinking that ends at the right answer.
 
     Args:
         rng (random.Random): Where chance comes from.
         problem (Problem): What to think about.
-        look (float): How likely another look at a right result is, each time.
-        slips (bool): Whether operations may go wrong on the way.
+        habits (Habits): How to think.
     """
-    chain = problem.chain
+    chain, look, sure = problem.chain, habits.look, habits.sure()
     lines = [f"It is {expression(chain)}."]
-    result = _calculate(rng, chain, lines, rng.random() < _QUICK, slips)
+    result = _calculate(rng, chain, lines, rng.random() < _QUICK, habits)
     looks = 0
     while result != problem.answer or (looks < _MOST_LOOKS and rng.random() < look):
         looks += 1
@@ -76,8 +94,8 @@ def write_thinking(
             lines.append(_check(chain, result))
         else:
             lines.append(f"Again {expression(chain)}.")
-            may_slip = slips and result == problem.answer
-            result = _calculate(rng, chain, lines, kind == "quick", may_slip)
+            now = habits if result == problem.answer else sure
+            result = _calculate(rng, chain, lines, kind == "quick", now)
     return _find_slips(_join(lines))
 
 
@@ -113,16 +131,16 @@ def _calculate(
     chain: tuple[int, ...],
     lines: list[str],
     is_quick: bool,
-    slips: bool,
+    habits: Habits,
 ) -> int:
     """Works a chain out, by operations that may slip; what it comes to."""
     while len(chain) > 1:
-        if is_quick or rng.random() < _TURN:
-            return _quick(chain, lines, rng if slips else None)
+        if is_quick or rng.random() < habits.turn:
+            return _quick(chain, lines, rng, habits.terse_slip)
         a, b, *rest = chain
-        slip = rng.choice((-1, 1)) if slips and rng.random() < _SLIP else 0
+        slip = _slip(rng, habits.careful_slip)
         lines.append(_line("Next", (a, b), a + b + slip, rest, slip != 0))
-        if slip or rng.random() < _DOUBT:
+        if slip or rng.random() < habits.doubt:
             lines.append(_doubt((a, b), rest))
         chain = (a + b, *rest)
     return chain[0]
@@ -140,11 +158,19 @@ def _doubt(pair: tuple[int, int], rest: list[int] = ()) -> str:
     return _line("Wait, let me check that:", pair, sum(pair), rest)
 
 
+def _slip(rng: random.Random | None, likely: float) -> int:
+    """By how much an operation goes wrong."""
+    return rng.choice((-1, 1)) if likely and rng.random() < likely else 0
+
+
 def _quick(
-    chain: tuple[int, ...], lines: list[str], rng: random.Random | None = None
+    chain: tuple[int, ...],
+    lines: list[str],
+    rng: random.Random | None = None,
+    slip: float = 0.0,
 ) -> int:
-    """Works a chain out in one line, which slips if chance is given."""
-    running, result = _running(chain, rng)
+    """Works a chain out in one line, by operations that may slip."""
+    running, result = _running(chain, rng, slip)
     lines.append(f"Quickly: {running}.")
     return result
 
@@ -158,13 +184,13 @@ def _check(chain: tuple[int, ...], result: int) -> str:
 
 
 def _running(
-    chain: tuple[int, ...], rng: random.Random | None = None
+    chain: tuple[int, ...], rng: random.Random | None = None, likely: float = 0.0
 ) -> tuple[str, int]:
     """A chain with its running totals, such as "7 + 1 = 8 - 3 = 5", and the last."""
     total, *rest = chain
     words = [str(total)]
     for step in rest:
-        slip = rng.choice((-1, 1)) if rng and rng.random() < _QUICK_SLIP else 0
+        slip = _slip(rng, likely)
         total += step + slip
         mark = _SLIPPED if slip else ""
         words.append(f"{'+-'[step < 0]} {abs(step)} = {mark}{total}")
