@@ -15,8 +15,8 @@ KEEPING = (
     "{%- for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}"
     "{%- endfor %}{{ 'assistant: <think>' }}"
 )
-REASONING = KEEPING.replace("m.content", "(m.reasoning_content or '-') + m.content")
-CHANNELS = KEEPING.replace("m.role", "(m.thinking or '-') + m.role")
+REASONING = KEEPING.replace("m.content", "(m.reasoning_content or '') + m.content")
+CHANNELS = KEEPING.replace("m.role", "(m.thinking or '') + m.role")
 
 
 @pytest.fixture(scope="module")
