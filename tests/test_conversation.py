@@ -12,11 +12,12 @@ from tiny_models import LLAMA, MAMBA, build
 
 FIRST, SECOND = "What is 7 + 1 + 5 - 9 + 8?", "What is 6 - 2?"
 KEEPING = (
-    "{%- for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}"
-    "{%- endfor %}{{ 'assistant: <think>' }}"
+    "{%- for m in messages %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}"
+    "{%- endfor %}{{ '<|im_start|>assistant\n<think>' }}"
 )
 REASONING = KEEPING.replace("m.content", "(m.reasoning_content or '') + m.content")
-CHANNELS = KEEPING.replace("m.role", "(m.thinking or '') + m.role")
+CHANNELS = KEEPING.replace("m.content", "(m.thinking or '') + m.content")
 
 
 @pytest.fixture(scope="module")
