@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import demo_reliability
 import timing
 import workload
 from mlx_budget import generate, guidance
@@ -101,3 +103,32 @@ def test_a_free_predictor_guides_at_the_same_steps(loaded, cases, monkeypatch):
         max_tokens=20,
     )
     assert text
+
+
+def test_calculations_are_told_apart_and_judged_by_their_own_expression():
+    text = (
+        "It is 5 + 4 - 3.\nNext 5 + 4 = 9, so 9 - 3.\nNext 9 - 3 = 6, so 6.\n"
+        "Wait, let me check that: 9 - 3 = 6, so 6.\nCheck: 6 + 3 = 9 - 4 = 5, right.\n"
+        "Again 5 + 4 - 3.\nQuickly: 5 + 4 = 9 - 3 = 7.\n"
+        "Again 5 + 4 - 3.\nNext 5 + 4 = 9, so 9 - 3.\nQuickly: 9 - 3 = 6.\n"
+        "Again 5 + 4 - 3.\n**Final Answer**\n"
+    )
+    found = list(demo_reliability.calculations(text))
+    assert found == [("careful", 3, True), ("terse", 3, False), ("turned", 3, True)]
+
+
+def test_reliability_is_compared_at_like_length():
+    """Terse ones are worse in long chains, and the careful ones are mostly short."""
+    counts = Counter()
+    for kind, operands, right, wrong in (
+        ("careful", 4, 90, 10),
+        ("careful", 8, 10, 0),
+        ("terse", 4, 9, 1),
+        ("terse", 8, 80, 20),
+    ):
+        counts[kind, operands, True] += right
+        counts[kind, operands, False] += wrong
+    points, spread = demo_reliability.difference(counts)
+    weight = 100 * 10 / 110  # of either length
+    assert points == pytest.approx(weight * 0.2 / (2 * weight))
+    assert spread > 0

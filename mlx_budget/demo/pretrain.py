@@ -96,7 +96,7 @@ CLOSING = Stage(
     closed=0.5,
     earlier=0.25,
     habits=HABITS._replace(turn=0.16, doubt=0.0, careful_slip=0.0),
-    slip_weight=0.05,
+    slip_weight=0.12,
 )
 
 
