@@ -81,11 +81,13 @@ def write_thinking(
         problem (Problem): What to think about.
         habits (Habits): How to think.
     """
-    chain, look, sure = problem.chain, habits.look, habits.sure()
+    chain = problem.chain
     lines = [f"It is {expression(chain)}."]
     result = _calculate(rng, chain, lines, rng.random() < _QUICK, habits)
     looks = 0
-    while result != problem.answer or (looks < _MOST_LOOKS and rng.random() < look):
+    while result != problem.answer or (
+        looks < _MOST_LOOKS and rng.random() < habits.look
+    ):
         looks += 1
         kind = rng.choice(_LOOKS)
         if kind == "doubt" and result == problem.answer:
@@ -94,7 +96,7 @@ def write_thinking(
             lines.append(_check(chain, result))
         else:
             lines.append(f"Again {expression(chain)}.")
-            now = habits if result == problem.answer else sure
+            now = habits if result == problem.answer else habits.sure()
             result = _calculate(rng, chain, lines, kind == "quick", now)
     return _find_slips(_join(lines))
 
@@ -167,10 +169,10 @@ def _quick(
     chain: tuple[int, ...],
     lines: list[str],
     rng: random.Random | None = None,
-    slip: float = 0.0,
+    likely: float = 0.0,
 ) -> int:
-    """Works a chain out in one line, by operations that may slip."""
-    running, result = _running(chain, rng, slip)
+    """Works a chain out in one line, by operations that are so likely to slip."""
+    running, result = _running(chain, rng, likely)
     lines.append(f"Quickly: {running}.")
     return result
 
