@@ -1,20 +1,22 @@
 """How reliable the demo's careful and terse calculations are, from its replies.
 
     mlx-budget evaluate --temp 1 --strategies full --max-tokens 1024 --output run
-    python benchmarks/demo_reliability.py run/records.jsonl
+    python benchmarks/demo_reliability.py run
 
 A calculation begins with an expression ("It is ..." or "Again ...") and is right if it
 comes to what that expression is. It is careful if it goes on by "Next" alone, terse if
 by "Quickly" at once, and turned if by the one and then the other.
 """
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
+
+from mlx_budget.evaluate.run import read_records
 
 KINDS = ("careful", "terse", "turned")
 _BEGIN = re.compile(r"(?:It is|Again) (\d+(?: [+-] \d+)*)\.")
@@ -56,7 +58,8 @@ def difference(counts: Counter) -> tuple[float, float]:
         counts (Counter): Of (kind, operands, rightness).
 
     Returns:
-        tuple[float, float]: The difference, and half of its 95 % interval; shares of 1.
+        tuple[float, float]: The difference, and half of its 95 % interval; shares of 1,
+        NaN if there is no length that both have.
     """
     total = weights = variance = 0.0
     for operands in {operands for _, operands, _ in counts}:
@@ -72,17 +75,23 @@ def difference(counts: Counter) -> tuple[float, float]:
         weights += weight
         spread = sum(p * (1 - p) / n for p, n in zip(shares, sizes, strict=True))
         variance += weight**2 * spread
+    if not weights:
+        return math.nan, math.nan
     return total / weights, 1.96 * math.sqrt(variance) / weights
 
 
 @click.command()
-@click.argument("records", nargs=-1, required=True, type=click.File(encoding="utf-8"))
-def main(records):
-    """Count calculations in the replies without a budget of RECORDS."""
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+def main(folders):
+    """Count calculations in the replies without a budget of FOLDERS with records."""
     first, every, replies = Counter(), Counter(), 0
-    for file in records:
-        for record in map(json.loads, file):
-            if record.get("strategy") != "full":
+    for folder in folders:
+        try:
+            records = read_records(folder)
+        except ValueError as e:
+            raise click.ClickException(str(e)) from None
+        for record in records:
+            if record["strategy"] != "full":
                 continue
             replies += 1
             found = list(calculations(record["reply"].partition("</think>")[0]))

@@ -132,3 +132,5 @@ def test_reliability_is_compared_at_like_length():
     weight = 100 * 10 / 110  # of either length
     assert points == pytest.approx(weight * 0.2 / (2 * weight))
     assert spread > 0
+    apart = Counter({("careful", 4, True): 1, ("terse", 8, True): 1})
+    assert np.isnan(demo_reliability.difference(apart)).all()

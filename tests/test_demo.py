@@ -139,6 +139,7 @@ def test_the_template_writes_what_it_was_trained_on(model, earlier):
     messages.append({"role": "assistant", "content": reply.removesuffix("<|im_end|>")})
     history = tokenizer.apply_chat_template(messages, tokenize=False)
     assert "It is." not in history
+    assert history.endswith(f"The answer is {problem.answer}.<|im_end|>\n")
     asked_next = make_chat("What is 1 + 1?", [*others, problem])
     assert write_prompt(asked_next).startswith(history)
 

@@ -20,11 +20,10 @@ from ..train import TrainOptions, train, write_traces
 from . import FOLDER, PROBLEMS_FILE
 from .chat import make_chat, make_tokenizer
 from .pretrain import CLOSING, PRETRAINING, Stage, pretrain, save_weights
-from .problems import Problem, draw_earlier, make_problem
+from .problems import Problem, draw_earlier, draw_trained, make_problem
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026
-TRACE_EARLIER = 0.25
 TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 4000, 1, 0.6
 PREDICTOR = dict(
     width=128,
@@ -90,8 +89,8 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
     rng = random.Random(TRACE_SEED)
     chats = []
     for _ in range(count):
-        question = make_problem(rng, False, rng.random() < 0.5).question
-        chats.append(make_chat(question, draw_earlier(rng, TRACE_EARLIER)))
+        question = draw_trained(rng).question
+        chats.append(make_chat(question, draw_earlier(rng, CLOSING.earlier)))
     traces = work / "traces.jsonl"
     write_traces(
         loaded,

@@ -24,7 +24,7 @@ from ..prompts import BUDGET_PROMPT
 from ..train import checkpoints
 from ..train.schedules import make_schedule
 from .chat import make_chat, write_prompt, write_reply
-from .problems import draw_earlier, make_problem
+from .problems import draw_earlier, draw_trained
 from .reasoning import FINAL, HABITS, Habits, end_of_first_result, write_thinking
 
 SHAPE = {
@@ -46,7 +46,6 @@ BATCH_SIZE = 16
 _POOL = 8
 _SHORT_LOOK = 0.6
 _MEAN_TOKENS = 160
-_STORIES = 0.5
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
 _WARMUP = 200
@@ -142,7 +141,7 @@ class Pool:
         rng = random.Random(f"{self._stage.seed} {number}")
         sequences = []
         while len(sequences) < BATCH_SIZE * _POOL:
-            problem = make_problem(rng, False, rng.random() < _STORIES)
+            problem = draw_trained(rng)
             question = problem.question
             if rng.random() < _STATED:
                 budget = rng.randint(10, 300)

@@ -14,6 +14,8 @@ OPERANDS = range(4, 9)
 # Of all chains, one in so many is kept out of training, however it is worded.
 _HELD_OUT = 20
 
+# How often a problem that is trained on is a story.
+_STORIES = 0.5
 # How often a bare problem is written without spaces.
 _TIGHT = 0.15
 
@@ -125,12 +127,16 @@ def make_problem(rng: random.Random, held_out: bool, is_story: bool) -> Problem:
     return Problem(" ".join(sentences), chain)
 
 
+def draw_trained(rng: random.Random) -> Problem:
+    """A problem of the kind that is trained on, as often a story as not."""
+    return make_problem(rng, False, rng.random() < _STORIES)
+
+
 def draw_earlier(rng: random.Random, share: float) -> list[Problem]:
     """Problems asked in the same chat before another: in a share of chats, 1 to 3."""
     if not share or rng.random() >= share:
         return []
-    count = rng.randint(1, 3)
-    return [make_problem(rng, False, rng.random() < 0.5) for _ in range(count)]
+    return [draw_trained(rng) for _ in range(rng.randint(1, 3))]
 
 
 def is_held_out(chain: tuple[int, ...]) -> bool:
