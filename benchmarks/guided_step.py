@@ -23,8 +23,9 @@ from mlx_lm.sample_utils import make_sampler
 
 import timing
 import workload
-from mlx_budget import Predictor, candidates, gamma, kernels
-from mlx_budget.guidance import length_to_log
+from mlx_budget import Predictor
+from mlx_budget.method import candidates, gamma, kernels
+from mlx_budget.method.guidance import length_to_log
 
 LEFT = 500  # tokens of budget
 

@@ -17,8 +17,8 @@ import numpy as np
 
 import timing
 from mlx_budget import Predictor, load, stream_batch_generate
-from mlx_budget.predictor_config import SIZES
-from mlx_budget.prompts import encode_chat, read_prompts
+from mlx_budget.engine.prompts import encode_chat, read_prompts
+from mlx_budget.method.predictor_config import SIZES
 
 MAX_TOKENS = 300
 

@@ -34,7 +34,7 @@ import mlx_lm.models
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_budget.hidden_states import HiddenStateRecorder
+from mlx_budget.engine.recorder import HiddenStateRecorder
 from model_zoo_configs import CONFIGS
 
 TOKENS = [[1, 3], [2, 4]]  # two steps of two rows

@@ -24,7 +24,7 @@ import mlx_lm
 import timing
 import workload
 from mlx_budget import make_budget_sampler
-from mlx_budget.sampler import BudgetSampler
+from mlx_budget.engine.sampler import BudgetSampler
 
 
 class ReadsFirst:

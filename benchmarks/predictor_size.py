@@ -14,7 +14,8 @@ import numpy as np
 
 import timing
 import workload
-from mlx_budget import Predictor, guidance, kernels
+from mlx_budget import Predictor
+from mlx_budget.method import guidance, kernels
 
 WIDTH, LAYERS = 4096, 36  # Qwen3-8B
 

@@ -15,8 +15,9 @@ import mlx_lm
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_budget import convert, guidance, load, make_budget_sampler
-from mlx_budget.hidden_states import HiddenStateRecorder
+from mlx_budget import convert, load, make_budget_sampler
+from mlx_budget.engine.recorder import HiddenStateRecorder
+from mlx_budget.method import guidance
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "bg-qwen2-tiny"
 # Bits of the language model and of the predictor.

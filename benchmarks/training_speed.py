@@ -20,11 +20,12 @@ import numpy as np
 
 import timing
 import workload
-from mlx_budget import PredictorConfig, gamma
-from mlx_budget.guidance import length_to_log
-from mlx_budget.hidden_states import hidden_states_at
-from mlx_budget.predictor import Predictor
-from mlx_budget.predictor_config import SIZES
+from mlx_budget import PredictorConfig
+from mlx_budget.engine.recorder import hidden_states_at
+from mlx_budget.method import gamma
+from mlx_budget.method.guidance import length_to_log
+from mlx_budget.method.predictor import Predictor
+from mlx_budget.method.predictor_config import SIZES
 from mlx_budget.train.cache import CachedRecord, StateCache
 from mlx_budget.train.learner import Learner
 

@@ -4,14 +4,19 @@ Budget Guidance: Li, Zhao, Zhang, Gan, "Steering LLM Thinking with Budget Guidan
 arXiv 2506.13752.
 """
 
-from .batch import BatchReplies, BatchReply, batch_generate, stream_batch_generate
-from .convert import convert
-from .estimate import ThinkingEstimate, estimate
-from .generate import BudgetResponse, generate, stream_generate
-from .loading import load
-from .predictor import Predictor
-from .predictor_config import PredictorConfig
-from .sampler import make_budget_sampler
+from .engine.batch import (
+    BatchReplies,
+    BatchReply,
+    batch_generate,
+    stream_batch_generate,
+)
+from .engine.estimate import ThinkingEstimate, estimate
+from .engine.generate import BudgetResponse, generate, stream_generate
+from .engine.sampler import make_budget_sampler
+from .method.predictor import Predictor
+from .method.predictor_config import PredictorConfig
+from .models.convert import convert
+from .models.loading import load
 
 __version__ = "0.1.0"
 

@@ -5,7 +5,7 @@ Knows its options; what it does is in `chat`, which is imported when it runs.
 
 import click
 
-from .cli_options import (
+from .cli.options import (
     BUDGET_OPTIONS,
     HIDE_THINKING_OPTION,
     MAX_KV_SIZE_OPTION,
@@ -35,6 +35,6 @@ def chat(**options):
     /help lists the commands of the chat. Ctrl-C ends a reply: what came of the answer
     stays in the history, and a turn without an answer is forgotten.
     """
-    from .chat import run_chat
+    from .cli.chat import run_chat
 
     run_chat(**settle_budget(options))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import (
+from .cli.options import (
     BATCH_SIZE_OPTION,
     COUNT,
     MARKER_OPTIONS,

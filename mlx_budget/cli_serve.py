@@ -7,7 +7,7 @@ from argparse import Namespace
 
 import click
 
-from .cli_options import (
+from .cli.options import (
     ADAPTER_OPTION,
     COUNT,
     KV_OPTIONS,
@@ -139,8 +139,8 @@ def serve(thinking_budget, max_thinking_budget: int | None, log_level: str, **op
     """Serve OpenAI's interface with thinking budgets, as `mlx_lm.server` does."""
     import logging
 
-    from .budget import check_budget, check_temperature
     from .commands import model_or_demo
+    from .engine.settings import check_budget, check_temperature
     from .server import serve
     from .server.budgets import BudgetPolicy
 

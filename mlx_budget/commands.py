@@ -14,19 +14,19 @@ import mlx.core as mx
 from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 
 from . import demo
-from .budget import (
+from .cli.terminal import ReplyPrinter
+from .engine.estimate import ThinkingEstimate, estimate
+from .engine.generate import BudgetResponse, statistics, stream_generate
+from .engine.prompts import encode_chat, read_prompts
+from .engine.settings import (
     check_budget,
     check_enforceable,
     check_hard_stop,
     check_temperature,
 )
-from .estimate import ThinkingEstimate, estimate
-from .generate import BudgetResponse, statistics, stream_generate
-from .loading import load
-from .predictor import is_predictor_folder
-from .prompts import encode_chat, read_prompts
-from .terminal import ReplyPrinter
-from .thinking import ThinkingMarkers, find_markers, split_reply
+from .engine.thinking import ThinkingMarkers, find_markers, split_reply
+from .method.predictor import is_predictor_folder
+from .models.loading import load
 
 _LOADING = ("predictor", "adapter_path", "revision", "trust_remote_code")
 _TEMPLATE = ("system_prompt", "ignore_chat_template", "chat_template_config")

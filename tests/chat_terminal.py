@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from mlx_budget import demo, load, stream_generate
-from mlx_budget.prompts import encode_chat
+from mlx_budget.engine.prompts import encode_chat
 
 FIRST, SECOND = "What is 7 + 1 + 5 - 9 + 8?", "What is 6 - 2?"
 PATIENCE = 120  # seconds

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
-from mlx_budget import checkpoint, load, stream_generate
+from mlx_budget import load, stream_generate
 from mlx_budget.cli import cli
-from mlx_budget.reference import is_predictor_tensor
+from mlx_budget.files import checkpoint
+from mlx_budget.models.reference import is_predictor_tensor
 
 REFERENCE = Path(__file__).parent / "fixtures" / "bg-qwen2-tiny"
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_budget.hidden_states import HiddenStateRecorder
+from mlx_budget.engine.recorder import HiddenStateRecorder
 
 N, D, V = 3, 32, 50  # layers, model width, vocabulary
 LLAMA = dict(

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_budget.guidance import GuidanceThresholds
-from mlx_budget.predictor import Predictor
-from mlx_budget.predictor_config import PredictorConfig
+from mlx_budget.method.guidance import GuidanceThresholds
+from mlx_budget.method.predictor import Predictor
+from mlx_budget.method.predictor_config import PredictorConfig
 
 # An epsilon large enough to be seen in the output.
 TINY = PredictorConfig(

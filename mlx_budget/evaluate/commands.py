@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from .. import checkpoint, demo, hub
+from .. import demo
 from ..commands import model_or_demo
-from ..loading import load
+from ..files import checkpoint, hub
+from ..models.loading import load
 from . import grading
 from .options import EvaluateOptions
 from .plots import NO_PLOTS, draw

@@ -7,7 +7,7 @@ import re
 import threading
 from dataclasses import dataclass
 
-from ..hub import quiet
+from ..files.hub import quiet
 
 _TIMEOUT = 5  # seconds, math-verify's own default
 

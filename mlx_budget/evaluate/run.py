@@ -16,15 +16,15 @@ from pathlib import Path
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .. import checkpoint
-from ..batch import BatchReply, stream_batch_generate
-from ..budget import AutoBudget
-from ..checkpoint import full_disk_in_one_line
-from ..estimate import estimate
-from ..predictor import Predictor
-from ..prompts import encode_chat
-from ..record_file import RecordFile, open_records
-from ..thinking import find_markers
+from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.estimate import estimate
+from ..engine.prompts import encode_chat
+from ..engine.settings import AutoBudget
+from ..engine.thinking import find_markers
+from ..files import checkpoint
+from ..files.checkpoint import full_disk_in_one_line
+from ..files.records import RecordFile, open_records
+from ..method.predictor import Predictor
 from . import grading
 from .options import EvaluateOptions
 from .strategies import WITHOUT_BUDGET, Arm, needs_predictor

@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
-from ..budget import AutoBudget
-from ..predictor import Predictor
-from ..prompts import BUDGET_PROMPT
+from ..engine.prompts import BUDGET_PROMPT
+from ..engine.settings import AutoBudget
+from ..method.predictor import Predictor
 from .wait import make_wait_sampler
 
 # What budget forcing puts where it cuts, as the paper's baseline does.

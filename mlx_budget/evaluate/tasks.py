@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
-from ..train.data_files import Row, read_rows
+from ..files.rows import Row, read_rows
 
 MATHS_INSTRUCTION = (
     "Please reason step by step, and put your final answer within \\boxed{}."

@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..sampler import BudgetSampler, encode_prompt, make_budget_sampler
-from ..thinking import ThinkingTracker, find_markers
+from ..engine.sampler import BudgetSampler, encode_prompt, make_budget_sampler
+from ..engine.thinking import ThinkingTracker, find_markers
 
 WAIT = "Wait"
 

@@ -5,7 +5,8 @@ Knows the fields and the server's limits; nothing of HTTP or of models.
 
 from dataclasses import dataclass, replace
 
-from ..budget import (
+from ..engine.generate import ANSWER_TOKENS, default_max_tokens
+from ..engine.settings import (
     DEFAULT_HARD_STOP,
     AutoBudget,
     check_budget,
@@ -13,8 +14,7 @@ from ..budget import (
     check_tolerance,
     limit_budget,
 )
-from ..candidates import DEFAULT_TOLERANCE
-from ..generate import ANSWER_TOKENS, default_max_tokens
+from ..method.candidates import DEFAULT_TOLERANCE
 
 # The first is ours; the others are what other servers taught clients.
 FIELDS = (

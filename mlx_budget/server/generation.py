@@ -23,12 +23,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
 from .. import demo
-from ..budget import check_enforceable
-from ..generate import make_tracker
-from ..loading import check_fits, fetch_model, load_predictor
-from ..predictor import Predictor, is_predictor_folder
-from ..sampler import BudgetSampler, SteeringRecord, make_budget_sampler
-from ..thinking import ThinkingMarkers, ThinkingTracker, find_markers
+from ..engine.generate import make_tracker
+from ..engine.sampler import BudgetSampler, SteeringRecord, make_budget_sampler
+from ..engine.settings import check_enforceable
+from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
+from ..method.predictor import Predictor, is_predictor_folder
+from ..models.loading import check_fits, fetch_model, load_predictor
 from .budgets import BudgetPolicy, RequestError, ThinkingRequest
 
 _SEEDS = 1 << 32

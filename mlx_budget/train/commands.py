@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from .. import hub
-from ..loading import load
-from ..prompts import read_prompts
+from ..engine.prompts import read_prompts
+from ..files import hub
+from ..models.loading import load
 from .traces import TraceOptions, TraceStats, check_output, write_traces
 
 

@@ -19,8 +19,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .. import checkpoint
-from ..hidden_states import hidden_states_at
+from ..engine.recorder import hidden_states_at
+from ..files import checkpoint
 from .cache import CachedRecord, StateCache
 from .options import TrainOptions
 from .records import Record, SkippedRecords, read_records

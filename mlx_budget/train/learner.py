@@ -15,10 +15,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .. import gamma
-from ..guidance import length_to_log
-from ..predictor import Predictor
-from ..predictor_config import PredictorConfig
+from ..method import gamma
+from ..method.guidance import length_to_log
+from ..method.predictor import Predictor
+from ..method.predictor_config import PredictorConfig
 from .report import fit_gamma
 
 # Lengths of the whole set that a token's own are mixed with for its first guess.

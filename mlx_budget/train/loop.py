@@ -16,12 +16,12 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from .. import checkpoint
-from ..guidance import GuidanceThresholds
-from ..loading import load
-from ..model_card import write_trained_card
-from ..predictor_config import CONFIG_FILE, PredictorConfig
-from ..thinking import find_markers
+from ..engine.thinking import find_markers
+from ..files import checkpoint
+from ..method.guidance import GuidanceThresholds
+from ..method.predictor_config import CONFIG_FILE, PredictorConfig
+from ..models.loading import load
+from ..models.model_card import write_trained_card
 from . import checkpoints
 from .cache import StateCache, batches
 from .dataset import Dataset, Survey

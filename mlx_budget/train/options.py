@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..predictor_config import SIZES
+from ..method.predictor_config import SIZES
 from .schedules import SCHEDULES, make_schedule
 
 CACHE_DTYPES = ("float16", "bfloat16")

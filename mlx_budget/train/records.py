@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..prompts import encode_chat
-from ..thinking import ThinkingMarkers, ThinkingTracker, find_markers
-from .data_files import Row, read_rows
+from ..engine.prompts import encode_chat
+from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
+from ..files.rows import Row, read_rows
 from .options import TrainOptions
 from .targets import UnusableRecord, check_positions, choose_positions, find_thinking
 

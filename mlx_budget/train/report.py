@@ -13,8 +13,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from .. import checkpoint, gamma
-from ..guidance import length_to_log, log_to_length
+from ..files import checkpoint
+from ..method import gamma
+from ..method.guidance import length_to_log, log_to_length
 
 REPORT_FILE = "report.json"
 PICTURE_FILE = "report.png"

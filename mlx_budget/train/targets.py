@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..thinking import ThinkingTracker
+from ..engine.thinking import ThinkingTracker
 
 
 class UnusableRecord(Exception):

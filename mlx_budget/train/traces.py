@@ -18,13 +18,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..batch import BatchReply, stream_batch_generate
-from ..budget import check_temperature
-from ..checkpoint import full_disk_in_one_line
-from ..generate import UNBOUNDED_TOKENS
-from ..prompts import encode_chat
-from ..record_file import open_records, to_line
-from ..thinking import ThinkingMarkers, find_markers
+from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.generate import UNBOUNDED_TOKENS
+from ..engine.prompts import encode_chat
+from ..engine.settings import check_temperature
+from ..engine.thinking import ThinkingMarkers, find_markers
+from ..files.checkpoint import full_disk_in_one_line
+from ..files.records import open_records, to_line
 
 _ID = re.compile("([0-9]+)-([0-9]+)")
 _SAMPLING = ("temp", "top_p", "min_p", "top_k")

@@ -1,0 +1,123 @@
+"""How long a model will think about a prompt, as its predictor reads it.
+
+The predictor's distribution at the first thinking token, before any thinking: the
+paper's reading of question difficulty. Knows nothing of files, Hub or terminal.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import generate_step
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..method import gamma
+from ..method.guidance import log_to_length, quantile_lengths
+from ..method.predictor import Predictor
+from .recorder import HiddenStateRecorder
+from .sampler import encode_prompt
+from .sharing import first_token
+from .thinking import ThinkingTracker, find_markers
+
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class ThinkingEstimate:
+    """A predicted thinking length, in tokens, the closing marker counted.
+
+    Attributes:
+        mode: The most likely value of log(L + 1), as a length.
+        median: The length that half of such replies stay below.
+        low: The 10 % quantile.
+        high: The 90 % quantile.
+        concentration: Of the Gamma distribution of log(L + 1).
+        rate: Of the Gamma distribution of log(L + 1).
+        token: The first thinking token that the prediction is for: the model's own
+            choice at temperature 0, among the tokens that the predictor knows.
+        trusted: Whether the prediction passes the predictor's guidance thresholds.
+    """
+
+    mode: float
+    median: float
+    low: float
+    high: float
+    concentration: float
+    rate: float
+    token: int
+    trusted: bool
+
+
+def estimate(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    predictor: Predictor,
+    prompt: str | list[int] | mx.array,
+    *,
+    thinking_start: str | None = None,
+    thinking_end: str | None = None,
+    prefill_step_size: int = 2048,
+) -> ThinkingEstimate:
+    """Predicts how long the model will think about a prompt.
+
+    Where the prompt leaves it to the model to open the thinking block, the opening
+    marker is put behind the prompt.
+
+    Args:
+        model, tokenizer, predictor: As `mlx_budget.load` returns them.
+        prompt (str, list or mx.array): The prompt, chat template applied.
+        thinking_start (str, optional): Opening marker, in place of the tokenizer's.
+        thinking_end (str, optional): Closing marker, in place of the tokenizer's.
+        prefill_step_size (int): Prompt tokens to process at a time.
+
+    Raises:
+        ValueError: If there is no predictor, the prompt is empty, or the model has no
+            thinking markers.
+    """
+    if not isinstance(predictor, Predictor):
+        raise ValueError(
+            "An estimate needs a predictor, and none was found beside the model. Name "
+            "one with --predictor."
+        )
+    ids = encode_prompt(tokenizer, prompt)
+    if not ids:
+        raise ValueError("The prompt is empty.")
+    markers = find_markers(tokenizer, thinking_start, thinking_end)
+    if not ThinkingTracker(tokenizer, markers, ids).thinking:
+        ids += markers.start_tokens
+    seen = {}
+
+    def observe(logprobs: mx.array) -> mx.array:
+        seen["states"] = recorder.states([recorder.next_row(1)])
+        _, positions, width = seen["states"].shape
+        predictor.check_sizes(width, positions - 1, logprobs.shape[-1])
+        seen["token"] = first_token(predictor, logprobs)
+        return mx.array([seen["token"]])
+
+    recorder = HiddenStateRecorder.acquire(model)
+    try:
+        # No token is generated: the prompt is read and sampled from once.
+        for _ in generate_step(
+            mx.array(ids),
+            model,
+            max_tokens=0,
+            sampler=observe,
+            prefill_step_size=prefill_step_size,
+        ):
+            pass
+    finally:
+        recorder.release()
+    token = seen["token"]
+    concentration, rate = (p[0, token] for p in predictor(seen["states"]))
+    lengths = quantile_lengths(QUANTILES, concentration, rate)
+    mode = log_to_length(gamma.mode(concentration, rate)).item()
+    return ThinkingEstimate(
+        mode=mode,
+        low=lengths[0],
+        median=lengths[1],
+        high=lengths[2],
+        concentration=concentration.item(),
+        rate=rate.item(),
+        token=token,
+        trusted=predictor.config.thresholds.trust(concentration, rate).item(),
+    )

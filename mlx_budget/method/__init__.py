@@ -1,0 +1,1 @@
+"""Budget Guidance itself: arrays in, arrays out. Knows nothing of mlx-lm."""

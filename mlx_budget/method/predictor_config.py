@@ -1,0 +1,155 @@
+"""The sizes and settings of a predictor, and the file that holds them.
+
+Knows what values are allowed and the format of the file; nothing of layers or weights.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from ..files import checkpoint
+from .guidance import GuidanceThresholds
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "predictor_config.json"
+
+# Encoder sizes by name: BERT-base, as in the published checkpoints, and three of the
+# smaller BERTs of Turc et al., "Well-Read Students Learn Better", arXiv 1908.08962.
+SIZES = {
+    "base": {"width": 768, "layers": 12, "heads": 12, "intermediate": 3072},
+    "small": {"width": 512, "layers": 4, "heads": 8, "intermediate": 2048},
+    "mini": {"width": 256, "layers": 4, "heads": 4, "intermediate": 1024},
+    "tiny": {"width": 128, "layers": 2, "heads": 2, "intermediate": 512},
+}
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Sizes and settings of a predictor, as `predictor_config.json` holds them.
+
+    Attributes:
+        base_model: Name of the language model it was made for.
+        model_width: D, the width of the language model's hidden states.
+        model_layers: N, the number of its decoder layers.
+        vocab_size: V, the number of rows of the two heads.
+        width: P, the width of the encoder.
+        layers: Number of encoder layers.
+        heads: Number of attention heads; divides ``width``.
+        intermediate: Width of the encoder's feed-forward layers.
+        layer_norm_eps: Epsilon of the encoder's LayerNorms.
+        known_tokens: K, the number of tokens that it knows, one row of the heads for
+            each, and the only ones that guidance may favour; None if it knows all.
+        thresholds: Which of its predictions guidance trusts.
+        quantization: ``{"group_size", "bits"}``, or None.
+        format_version: Version of the file format.
+    """
+
+    base_model: str
+    model_width: int
+    model_layers: int
+    vocab_size: int
+    width: int = SIZES["base"]["width"]
+    layers: int = SIZES["base"]["layers"]
+    heads: int = SIZES["base"]["heads"]
+    intermediate: int = SIZES["base"]["intermediate"]
+    layer_norm_eps: float = 1e-12
+    known_tokens: int | None = None
+    thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
+    quantization: dict[str, int] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self):
+        sizes = (
+            "model_width",
+            "model_layers",
+            "vocab_size",
+            "width",
+            "layers",
+            "heads",
+            "intermediate",
+        )
+        for name in sizes if self.known_tokens is None else (*sizes, "known_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} of a predictor must be an integer >= 1, not {value!r}."
+                )
+        if (self.known_tokens or 0) > self.vocab_size:
+            raise ValueError(
+                f"A predictor cannot know {self.known_tokens:,} tokens of a vocabulary "
+                f"of {self.vocab_size:,}."
+            )
+        if not isinstance(self.base_model, str):
+            raise ValueError(f"base_model must be a text, not {self.base_model!r}.")
+        eps = self.layer_norm_eps
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not eps > 0:
+            raise ValueError(f"layer_norm_eps must be a number above 0, not {eps!r}.")
+        if self.quantization is not None:
+            _check_quantization(self.quantization)
+        if self.width % self.heads:
+            raise ValueError(
+                f"{self.heads} attention heads do not divide the predictor's width of "
+                f"{self.width}: pass --predictor-heads with a divisor of {self.width}."
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "PredictorConfig":
+        """Builds a configuration from the contents of `predictor_config.json`.
+
+        Raises:
+            ValueError: On an unknown or missing key, a bad value, or a format version
+                newer than this release reads.
+        """
+        version = values.get("format_version")
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise ValueError(f"format_version must be an integer >= 1, not {version!r}")
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"its format version {version} is newer than the {FORMAT_VERSION} that "
+                "this release reads: upgrade with `pip install -U mlx-budget`"
+            )
+        values = dict(values)
+        thresholds = values.pop("thresholds", {})
+        if not isinstance(thresholds, dict):
+            raise ValueError(f"thresholds must be an object, not {thresholds!r}")
+        _check_keys(cls, {*values, "thresholds"}, "")
+        _check_keys(GuidanceThresholds, thresholds, " in thresholds")
+        return cls(**values, thresholds=GuidanceThresholds(**thresholds))
+
+
+def read_config(file: Path) -> PredictorConfig:
+    """Reads `predictor_config.json`.
+
+    Raises:
+        ValueError: In one line, if it is missing, damaged, or not of this format.
+    """
+    values = checkpoint.read_json(
+        file,
+        f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
+        "with `mlx-budget convert`.",
+    )
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object.")
+    try:
+        return PredictorConfig.from_dict(values)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{file} cannot be read: {str(e).rstrip('.')}.") from None
+
+
+def _check_quantization(settings: dict[str, int]) -> None:
+    if not isinstance(settings, dict) or set(settings) != {"group_size", "bits"}:
+        raise ValueError(
+            'quantization must be null or {"group_size": ..., "bits": ...}, not '
+            f"{settings!r}."
+        )
+    for name, allowed in (("bits", (4, 8)), ("group_size", (32, 64, 128))):
+        if settings[name] not in allowed:
+            raise ValueError(
+                f"quantization of a predictor: {name} must be one of {allowed}, not "
+                f"{settings[name]!r}."
+            )
+
+
+def _check_keys(cls: type, keys: set[str] | dict, where: str) -> None:
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(keys) - known):
+        raise ValueError(f"unknown key {unknown[0]!r}{where}")

@@ -1,0 +1,1 @@
+"""A name becomes a model. Knows files, the Hub and mlx-lm's loader."""

@@ -1,0 +1,329 @@
+"""Budget Guidance checkpoint to a folder for mlx-lm and a predictor beside it.
+
+Knows the reference's files and mlx-lm's loader; nothing of generation.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub.utils import tqdm
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx_lm.convert import mixed_quant_predicate_builder
+from mlx_lm.utils import load_tokenizer, quantize_model
+
+from ..files import checkpoint, hub
+from ..method.predictor import Predictor, check_tensors
+from ..method.predictor_config import CONFIG_FILE, PredictorConfig
+from . import base_model
+from .loading import check_fits, check_vocabulary, read_config
+from .model_card import write_model_card
+from .reference import (
+    is_predictor_tensor,
+    predictor_name,
+    predictor_sizes,
+    reference_name,
+)
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+def convert(
+    hf_path: str,
+    mlx_path: str | Path = "mlx_model",
+    *,
+    quantize: bool = False,
+    q_bits: int | None = None,
+    q_group_size: int | None = None,
+    q_mode: str = "affine",
+    quant_predicate: str | None = None,
+    dtype: str | None = None,
+    predictor_q_bits: int | None = None,
+    predictor_heads: int | None = None,
+    predictor_only: bool = False,
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    upload_repo: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Converts a Budget Guidance checkpoint.
+
+    The output is a plain mlx-lm model folder with `predictor.safetensors` and
+    `predictor_config.json` beside the model, or these two alone. It appears whole or
+    not at all. Tensors are read, converted and written one at a time.
+
+    Args:
+        hf_path (str): A local folder or a Hub name.
+        mlx_path (str or Path): The folder to make; it must not exist.
+        quantize (bool): Whether to quantise the language model.
+        q_bits, q_group_size, q_mode, quant_predicate: As in ``mlx_lm.convert``.
+        dtype (str, optional): "float16", "bfloat16" or "float32"; by default weights
+            keep their type.
+        predictor_q_bits (int, optional): 4 or 8 to quantise the predictor.
+        predictor_heads (int, optional): The predictor's attention heads; by default
+            one for every 64 of its width.
+        predictor_only (bool): Whether to write the predictor alone, to be attached to
+            any build of its base model.
+        tokenizer (str, optional): Folder or Hub name to take the tokenizer from, when
+            the checkpoint has none of its own.
+        revision (str, optional): Branch, tag or commit of ``hf_path`` on the Hub.
+        upload_repo (str, optional): Hub repository to upload the result to.
+        trust_remote_code (bool): Whether code in the repositories may run.
+
+    Returns:
+        Path: The folder made.
+
+    Raises:
+        ValueError: In one line, if the checkpoint cannot be found, is damaged, or is
+            no Budget Guidance checkpoint.
+    """
+    mlx_path = Path(mlx_path)
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; not {dtype!r}.")
+    if predictor_only and (quantize or tokenizer):
+        raise ValueError(
+            "--predictor-only writes no language model and no tokenizer: leave out "
+            "-q and --tokenizer, or use --predictor-q-bits."
+        )
+    if not quantize and (q_bits or q_group_size or quant_predicate):
+        raise ValueError(
+            "--q-bits, --q-group-size and --quant-predicate say how to quantise: add "
+            "-q, or leave them out."
+        )
+    if upload_repo is not None:
+        hub.check_name(upload_repo)
+    with checkpoint.appearing_folder(mlx_path) as folder:
+        source = _fetch(hf_path, revision, predictor_only)
+        config = read_config(source)
+        shapes = _predictor_shapes(source, hf_path)
+        sizes = predictor_sizes(shapes, predictor_heads)
+        classes = base_model.find_classes(source, hf_path, config, trust_remote_code)
+        empty = base_model.make_empty(source, hf_path, classes)
+        sizes["model_layers"] = len(empty.layers)
+        predictor = _read_predictor(source, hf_path, shapes, sizes, dtype)
+        check_fits(predictor, empty)
+        if predictor_q_bits is not None:
+            predictor = predictor.quantize(predictor_q_bits)
+        weights = {}
+        if not predictor_only:
+            model, config = base_model.load_lazily(source, hf_path, config, classes)
+            _copy_settings(source, folder)
+            _copy_tokenizer(source, hf_path, tokenizer, folder, trust_remote_code)
+            model, config = _cast(model, config, dtype)
+            if quantize:
+                model, config = _quantize(
+                    model, config, q_bits, q_group_size, q_mode, quant_predicate
+                )
+            weights = _take_weights(model)
+            _write_config(folder, config)
+        if upload_repo is not None:
+            upload_repo = hub.create(upload_repo)
+        name = upload_repo or mlx_path.name
+        write_model_card(folder, name, predictor.config, config, predictor_only)
+        _write(folder, weights, predictor)
+    if upload_repo is not None:
+        _upload(mlx_path, upload_repo)
+    return mlx_path
+
+
+def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Path:
+    """Downloads what is needed and no more."""
+    if hub.is_local(hf_path):
+        return hub.fetch(hf_path, (), revision)
+    if not predictor_only:
+        files = hub.MODEL_FILES
+    else:
+        settings = ("config.json", checkpoint.INDEX_FILE, "*.py")
+        folder = hub.fetch(hf_path, settings, revision)
+        files = (*settings, *_predictor_files(folder))
+    folder = hub.fetch(hf_path, files, revision)
+    if not list(folder.glob("*.safetensors")):
+        for name in hub.list_files(hf_path, revision):
+            if name.endswith(checkpoint.PICKLE_SUFFIXES):
+                raise ValueError(checkpoint.PICKLES_ONLY.format(hf_path))
+    return folder
+
+
+def _predictor_files(folder: Path) -> list[str]:
+    """The names of the shards that hold predictor tensors, or a pattern for all."""
+    index = folder / checkpoint.INDEX_FILE
+    if not index.exists():
+        return ["model*.safetensors"]
+    shards = checkpoint.read_index(index)
+    return sorted({file for name, file in shards.items() if is_predictor_tensor(name)})
+
+
+def _predictor_shards(source: Path) -> list[Path]:
+    if (source / checkpoint.INDEX_FILE).exists():
+        return [source / name for name in _predictor_files(source)]
+    return checkpoint.find_shards(source)
+
+
+def _predictor_shapes(source: Path, name: str) -> dict[str, tuple[int, ...]]:
+    tensors = {
+        tensor: info
+        for shard in _predictor_shards(source)
+        for tensor, info in checkpoint.read_header(shard).items()
+        if is_predictor_tensor(tensor)
+    }
+    if not tensors and (source / CONFIG_FILE).exists():
+        raise ValueError(
+            f"{name} has been converted already: give it to `mlx-budget generate`."
+        )
+    if not tensors:
+        raise ValueError(
+            f"{name} has no predictor tensors, so it is no Budget Guidance checkpoint. "
+            "Convert a plain model with `mlx_lm.convert`, and give its predictor to "
+            "`mlx-budget generate --predictor`."
+        )
+    for tensor, info in tensors.items():
+        if info.dtype not in ("F32", "F16", "BF16"):
+            raise ValueError(
+                f"{name}: predictor tensor {tensor} is of type {info.dtype}. Use a "
+                "checkpoint in float32, float16 or bfloat16."
+            )
+    return {tensor: info.shape for tensor, info in tensors.items()}
+
+
+def _read_predictor(
+    source: Path,
+    name: str,
+    shapes: dict[str, tuple[int, ...]],
+    sizes: dict[str, int],
+    dtype: str | None,
+) -> Predictor:
+    made_for = source.resolve().name if hub.is_local(name) else name
+    predictor = Predictor(PredictorConfig(base_model=made_for, **sizes))
+    ours = dict(tree_flatten(predictor.parameters()))
+    expected = {reference_name(k): v.shape for k, v in ours.items()}
+    expected["cls_token"] = (1, 1, sizes["model_width"])
+    try:
+        check_tensors(shapes, expected, name)
+    except ValueError as e:
+        raise ValueError(
+            f"{e} The checkpoint is damaged: get it anew from its author."
+        ) from None
+    weights = {}
+    for shard in _predictor_shards(source):
+        for tensor, value in mx.load(str(shard)).items():
+            if is_predictor_tensor(tensor):
+                value = value.reshape(-1) if tensor == "cls_token" else value
+                weights[predictor_name(tensor)] = _as(value, dtype)
+    predictor.load_weights(list(weights.items()))
+    return predictor
+
+
+def _as(value: mx.array, dtype: str | None) -> mx.array:
+    floating = mx.issubdtype(value.dtype, mx.floating)
+    return value.astype(getattr(mx, dtype)) if dtype and floating else value
+
+
+def _cast(model: nn.Module, config: dict, dtype: str | None) -> tuple[nn.Module, dict]:
+    if dtype is None:
+        return model, config
+    may_cast = getattr(model, "cast_predicate", lambda _: True)
+    model.update(
+        tree_map_with_path(
+            lambda k, v: _as(v, dtype) if may_cast(k) else v, model.parameters()
+        )
+    )
+    # The key was renamed in transformers 4.56.
+    return model, {**config, "dtype" if "dtype" in config else "torch_dtype": dtype}
+
+
+def _quantize(
+    model: nn.Module,
+    config: dict,
+    bits: int | None,
+    group_size: int | None,
+    mode: str,
+    predicate: str | None,
+) -> tuple[nn.Module, dict]:
+    if predicate is not None:
+        if mode != "affine":
+            raise ValueError("--quant-predicate works with --q-mode affine only.")
+        predicate = mixed_quant_predicate_builder(predicate, model, group_size or 64)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        model, config = quantize_model(
+            model, config, group_size, bits, mode=mode, quant_predicate=predicate
+        )
+    if not any(k.endswith(".scales") for k, _ in tree_flatten(model.parameters())):
+        raise ValueError(
+            f"No layer of this model can be quantised in groups of {group_size}: give "
+            "--q-group-size a divisor of its width."
+        )
+    sys.stderr.write(said.getvalue())
+    return model, config
+
+
+def _copy_settings(source: Path, folder: Path) -> None:
+    for pattern in ("config.json", "generation_config.json", "*.py"):
+        _copy_files(source, pattern, folder)
+
+
+def _copy_tokenizer(
+    source: Path,
+    name: str,
+    tokenizer: str | None,
+    folder: Path,
+    trust_remote_code: bool,
+) -> None:
+    """Copies the tokenizer's files, and sees whether it loads from there."""
+    if tokenizer is not None:
+        name = tokenizer
+        source = hub.fetch(tokenizer, hub.TOKENIZER_FILES)
+    for pattern in hub.TOKENIZER_FILES:
+        _copy_files(source, pattern, folder)
+    try:
+        with hub.quiet("transformers"):
+            loaded = load_tokenizer(folder, {"trust_remote_code": trust_remote_code})
+        check_vocabulary(loaded)
+    except Exception as e:  # the tokenizers' loaders raise whatever they like
+        reason = " ".join(str(e).split())[:200] or repr(e)
+        advice = "Take it from the base model with --tokenizer"
+        if not trust_remote_code and any(source.glob("*.py")):
+            advice += ", or pass --trust-remote-code if you trust its code"
+        raise ValueError(f"{name} has no usable tokenizer ({reason}). {advice}.") from e
+
+
+def _copy_files(source: Path, pattern: str, folder: Path) -> None:
+    for file in source.glob(pattern):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _take_weights(model: nn.Module) -> dict[str, mx.array]:
+    """The model's weights, which nothing else holds on to then."""
+    weights = dict(tree_flatten(model.parameters()))
+    model.update(tree_map(lambda _: mx.array([]), model.parameters()))
+    return weights
+
+
+def _write_config(folder: Path, config: dict) -> None:
+    text = json.dumps(config, indent=4, sort_keys=True) + "\n"
+    checkpoint.write_text(folder / "config.json", text)
+
+
+def _write(folder: Path, weights: dict[str, mx.array], predictor: Predictor) -> None:
+    values = [*weights.values(), *(v for _, v in tree_flatten(predictor.parameters()))]
+    total = sum(value.nbytes for value in values)
+    del values
+    with tqdm(total=total, desc="Writing", unit="B", unit_scale=True) as bar:
+        if weights:
+            checkpoint.write_shards(folder, weights, bar.update)
+        predictor.save(folder, bar.update)
+
+
+def _upload(path: Path, repo: str) -> None:
+    try:
+        hub.upload(path, repo)
+    except ValueError as e:
+        raise ValueError(
+            f"{path} is converted, but was not uploaded: {e} Try again with "
+            f"`hf upload {repo} {path}`."
+        ) from None

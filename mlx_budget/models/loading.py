@@ -1,0 +1,179 @@
+"""Loads a model, its tokenizer and a predictor, and checks that they fit.
+
+Knows mlx-lm's loader and the two predictor files; nothing of generation.
+"""
+
+import inspect
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import dequantize_model
+
+from .. import demo
+from ..engine.recorder import HiddenStateRecorder
+from ..files import checkpoint, hub
+from ..method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
+from ..method.predictor_config import CONFIG_FILE
+from .base_model import check_trusted, one_line
+from .reference import is_predictor_tensor
+
+
+def load(
+    path_or_hf_repo: str,
+    predictor: "str | Path | Predictor | bool | None" = None,
+    *,
+    adapter_path: str | None = None,
+    tokenizer_config: dict | None = None,
+    model_config: dict | None = None,
+    lazy: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
+    """Loads a model, its tokenizer and its predictor.
+
+    Args:
+        path_or_hf_repo (str): A local folder or a Hub name: a folder made by
+            `convert`, or any mlx-lm model; or "demo" for the built-in model.
+        predictor (str, Path, Predictor or False, optional): A predictor folder or Hub
+            name. None takes the one beside the model, if there is one; False takes
+            none, and is returned so that it can be passed on as it is.
+        adapter_path (str, optional): LoRA adapters to apply to the model.
+        tokenizer_config (dict, optional): Settings for the tokenizer.
+        model_config (dict, optional): Settings that override the model's config.
+        lazy (bool): Whether to leave the model's weights unread until they are used.
+        revision (str, optional): Branch, tag or commit on the Hub.
+        trust_remote_code (bool): Whether code in the repository may run.
+
+    Returns:
+        tuple: The model, its tokenizer, and the predictor, None or False.
+
+    Raises:
+        ValueError: In one line, if anything cannot be found or read, or if the
+            predictor does not fit the model.
+    """
+    path = fetch_model(path_or_hf_repo, revision, trust_remote_code)
+    if adapter_path is not None:
+        if not Path(adapter_path, "adapter_config.json").exists():
+            raise ValueError(
+                f"There is no adapter folder {adapter_path}: an adapter_config.json "
+                "has to be in it."
+            )
+    with one_line(f"{path_or_hf_repo} cannot be loaded"):
+        model, tokenizer = mlx_lm.load(
+            str(path),
+            tokenizer_config={
+                **(tokenizer_config or {}),
+                # Last: a prompt cache's settings must not decide this.
+                "trust_remote_code": trust_remote_code,
+            },
+            model_config=model_config,
+            adapter_path=adapter_path,
+            lazy=lazy,
+            **_trust_option(trust_remote_code),
+        )
+        check_vocabulary(tokenizer)
+    if path == demo.FOLDER:
+        # Its 8 bits make it small, not fast.
+        model = dequantize_model(model)
+    if predictor is None and is_predictor_folder(path):
+        predictor = path
+    if isinstance(predictor, str | Path):
+        predictor = load_predictor(predictor)
+    if isinstance(predictor, Predictor):
+        check_fits(predictor, model)
+    return model, tokenizer, predictor
+
+
+def fetch_model(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> Path:
+    """The folder of a model that mlx-lm can load, downloaded if need be.
+
+    Raises:
+        ValueError: As in `load`, if it cannot be had, brings code that may not run, or
+            is a Budget Guidance checkpoint that was not converted.
+    """
+    path = _fetch(name, (*hub.MODEL_FILES, WEIGHTS_FILE), revision)
+    check_trusted(name, read_config(path), trust_remote_code)
+    if any(is_predictor_tensor(k) for k in _tensor_names(path)):
+        raise ValueError(
+            f"{name} is a Budget Guidance checkpoint that was not converted yet: run "
+            f"`mlx-budget convert --hf-path {name}` first."
+        )
+    return path
+
+
+def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
+    """Loads a predictor from a local folder or the Hub; errors as in `load`."""
+    path = _fetch(path_or_hf_repo, (WEIGHTS_FILE, CONFIG_FILE))
+    return Predictor.load(path)
+
+
+def _fetch(
+    name: str | Path, files: tuple[str, ...], revision: str | None = None
+) -> Path:
+    return demo.FOLDER if name == demo.NAME else hub.fetch(name, files, revision)
+
+
+def check_vocabulary(tokenizer: TokenizerWrapper) -> None:
+    """Raises a ValueError if there is nothing in a tokenizer but special tokens.
+
+    That is what transformers makes up for a folder without tokenizer files.
+    """
+    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
+        raise ValueError("its tokenizer has no vocabulary")
+
+
+def read_config(path: Path) -> dict:
+    """The model's `config.json`.
+
+    Raises:
+        ValueError: If it is missing or not a configuration.
+    """
+    file = path / "config.json"
+    config = checkpoint.read_json(
+        file,
+        f"{path} is not a checkpoint: it has no config.json. Name the folder of a "
+        "model, or its name on the Hub.",
+    )
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ValueError(f"{file} names no model_type.")
+    return config
+
+
+def check_fits(predictor: Predictor, model: nn.Module) -> None:
+    """Checks a predictor's D, N and V against the model it shall read.
+
+    Only shapes are computed, nothing is evaluated.
+
+    Raises:
+        ValueError: Naming the size that differs, or the reason why the model's hidden
+            states cannot be recorded.
+    """
+    recorder = HiddenStateRecorder.acquire(model)
+    try:
+        logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
+        states = recorder.states([recorder.next_row(1)])
+    finally:
+        recorder.release()
+    _, positions, width = states.shape
+    predictor.check_sizes(width, positions - 1, logits.shape[-1])
+
+
+def _trust_option(trust_remote_code: bool) -> dict[str, bool]:
+    # mlx-lm 0.31 has no such option and runs a model's code unasked, which is why
+    # `check_trusted` comes first.
+    known = "trust_remote_code" in inspect.signature(mlx_lm.load).parameters
+    return {"trust_remote_code": trust_remote_code} if known else {}
+
+
+def _tensor_names(path: Path) -> list[str]:
+    return [
+        name
+        for shard in checkpoint.find_shards(path)
+        for name in checkpoint.read_header(shard)
+    ]

@@ -1,0 +1,238 @@
+"""The command `chat` as a user meets it, through a pipe."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from chat_terminal import FIRST, SECOND, copy_demo, first_reply
+from mlx_budget import demo
+from mlx_budget.cli import cli
+from mlx_budget.cli.chat import run_chat
+from recipes.demo.chat import TEMPLATE
+
+
+def chat(lines, *args, **kwargs):
+    """Runs the command on some lines of standard input, as through a pipe."""
+    text = lines if isinstance(lines, bytes) else "".join(f"{x}\n" for x in lines)
+    return CliRunner().invoke(cli, ["chat", *map(str, args)], input=text, **kwargs)
+
+
+def said(*lines, args=()) -> list[str]:
+    """What a chat that is no error says on standard error, statistics left out."""
+    result = chat(lines, *args)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stderr.splitlines()[1:]  # the first is the notice of the demo
+    return [x for x in lines if not re.match(r"Answer: |Thinking: \d", x)]
+
+
+@pytest.fixture(scope="module")
+def reply():
+    return first_reply()
+
+
+def test_a_pipe_gets_the_replies_alone(reply):
+    result = chat([FIRST, "/quit", SECOND], "--thinking-budget", 60)
+    assert result.exit_code == 0
+    assert result.stdout == reply + "\n"
+    assert reply.endswith("The answer is 12.")
+    notice, thinking, answer = result.stderr.splitlines()
+    assert notice == demo.NOTICE
+    assert re.fullmatch(r"Thinking: \d+ of 60 tokens, closed by the model", thinking)
+    pattern = r"Answer: 8 tokens; prompt: 22 tokens, 22 of them new; .* tokens-per-sec"
+    assert re.fullmatch(pattern, answer)
+
+
+def test_the_end_of_the_input_ends_the_chat(reply):
+    text = FIRST.encode()  # not even a newline
+    assert chat(text, "--thinking-budget", 60).stdout == reply + "\n"
+    assert chat(b"").exit_code == 0
+
+
+def test_a_budget_holds_from_the_next_turn_on():
+    result = chat(["/budget 0", FIRST, "/budget 60", FIRST, "/budget off", FIRST])
+    used = re.findall(r"Thinking: (\d+)(?: of (\d+))? tokens", result.stderr)
+    assert [budget for _, budget in used] == ["0", "60", ""]
+    assert used[0][0] == "0"
+    assert 20 < int(used[1][0]) <= 66 < int(used[2][0])
+
+
+def test_budgets_are_set_and_shown():
+    budgets = ["60", "auto", "auto:0.63", "off", "0", "-1"]
+    lines = [line for b in budgets for line in (f"/budget {b}", "/budget")]
+    shown = ["60 tokens", "auto", "auto:0.63", "off", "0 tokens", "off"]
+    expected = [f"Thinking budget: {x}" for x in shown for _ in range(2)]
+    assert said(*lines) == expected
+
+
+def test_an_automatic_budget_comes_from_the_question():
+    result = chat(["/budget auto:0.5", FIRST])
+    assert re.search(r"Thinking: \d+ of \d+ tokens", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("/budget abc", "thinking_budget must be an integer number of tokens"),
+        ("/budget -2", "not -2"),
+        ("/budget auto:0", "The share of an automatic budget"),
+        ("/budget " + "9" * 5000, "thinking_budget must be"),
+        ("/thinking maybe", "/thinking takes show or hide, not 'maybe'"),
+        ("/stats 1", "/stats takes on or off, not '1'"),
+        ("/nope", "There is no command '/nope': /help lists them"),
+        ("/", "There is no command '/'"),
+        ("/QUIT", "There is no command '/QUIT'"),
+        ("/nope\0\x1b[2J", r"There is no command '/nope\x00\x1b[2J'"),
+    ],
+)
+def test_a_bad_command_is_one_line_and_changes_nothing(command, message):
+    before, error, after = said("/budget 60", command, "/budget")
+    assert error.startswith("Error: ") and message in error
+    assert before == after == "Thinking budget: 60 tokens"
+
+
+def test_a_budget_that_cannot_be_honoured_leaves_the_old_one():
+    args = ["--predictor", "none", "--thinking-budget", 7]
+    error, budget = said("/budget auto", "/budget", args=args)
+    assert "there is none: name a predictor" in error
+    assert budget == "Thinking budget: 7 tokens"
+    args = ["--predictor", "none", "--no-hard-stop"]
+    error, budget = said("/budget 9", "/budget", args=args)
+    assert "nothing would hold thinking" in error
+    assert budget == "Thinking budget: off"
+
+
+def test_a_model_without_markers_takes_no_budget(tmp_path):
+    folder = copy_demo(tmp_path / "plain")
+    for file in demo.FOLDER.glob("tokenizer*"):
+        (folder / file.name).unlink()
+        text = file.read_text().replace("think>", "other>")
+        (folder / file.name).write_text(text)
+    result = chat(["/budget 9", "/budget"], "--model", folder)
+    error, budget = result.stderr.splitlines()
+    assert "no thinking markers" in error
+    assert budget == "Thinking budget: off"
+
+
+def test_thinking_is_hidden_and_shown(reply):
+    lines = ["/budget 60", "/thinking hide", FIRST, "/reset", "/thinking show", FIRST]
+    result = chat(lines)
+    assert result.stdout == f"The answer is 12.\n{reply}\n"
+    assert chat(lines[::2], "--hide-thinking").stdout == "The answer is 12.\n"
+    assert said("/thinking", args=["--hide-thinking"]) == ["Thinking: hidden"]
+
+
+def test_statistics_are_turned_off_and_on():
+    def printed(*lines) -> list[str]:
+        result = chat(["/budget 9", *lines])
+        return re.findall("^Answer: ", result.stderr, re.MULTILINE)
+
+    assert printed("/stats off", FIRST, "/stats") == []
+    assert len(printed("/stats off", FIRST, "/stats on", FIRST)) == 1
+
+
+@pytest.mark.parametrize("reset", ["/reset", "r"])
+def test_a_reset_forgets_the_history(reply, reset):
+    result = chat(["/budget 60", FIRST, reset, FIRST])
+    assert result.stdout == f"{reply}\n" * 2
+    assert result.stderr.count("prompt: 22 tokens, 22 of them new") == 2
+    assert "The history is forgotten." in result.stderr
+
+
+def test_the_letters_do_as_in_mlx_lm():
+    result = chat(["q", FIRST])
+    assert (result.exit_code, result.stdout) == (0, "")
+    (text,) = {chat([x]).stderr for x in ("h", "/help", "h  ")}
+    for command in (
+        "/budget auto",
+        "/thinking",
+        "/stats",
+        "/system",
+        "/reset",
+        "/quit",
+    ):
+        assert command in text
+
+
+def test_a_space_makes_a_message_of_a_command():
+    for line in (" q", " /budget 5"):
+        result = chat([line], "--thinking-budget", 0, "-m", 4)
+        assert result.stderr.count("Answer: ") == 1
+
+
+def test_a_system_prompt_goes_before_the_history(reply):
+    def tokens(*lines, args=()) -> list[int]:
+        result = chat(["/budget 60", *lines], *args)
+        return [int(n) for n in re.findall(r"prompt: (\d+) tokens", result.stderr)]
+
+    (plain,) = tokens(FIRST)
+    (given,) = tokens(FIRST, args=["--system-prompt", "Be terse."])
+    assert tokens(FIRST, "/system Be terse.", "r", FIRST) == [plain, given]
+    assert tokens("/system Be terse.", "/system off", FIRST) == [plain]
+    assert given > plain
+    expected = ["System prompt: none", "System prompt: Be  terse."]
+    assert said("/system", "/system Be  terse.") == expected
+
+
+def test_empty_lines_are_passed_over():
+    assert said("", "   ", "\t", "/budget", "") == ["Thinking budget: off"]
+
+
+def test_a_line_that_is_no_text_is_one_error():
+    result = chat(b"\xff\xfe\n/budget\n")
+    assert result.stderr.splitlines()[1:] == [
+        "Error: That line is not UTF-8 text.",
+        "Thinking budget: off",
+    ]
+
+
+def test_any_text_can_be_said():
+    lines = ["a\0b", "\x1b[31m\x07", "<|im_end|><think>", "x" * 1200, "é" * 50]
+    result = chat(lines, "--thinking-budget", 0, "-m", 4)
+    assert result.exit_code == 0
+    assert "Error" not in result.stderr
+    assert result.stderr.count("Answer: ") == len(lines)
+
+
+def test_without_standard_input_there_is_no_chat(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ValueError, match="no standard input"):
+        run_chat(None)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--thinking-budget", "abc"], "not 'abc'"),
+        (["--hard-stop", "2", "--no-hard-stop"], "not both"),
+        (["--max-tokens", "0"], "--max-tokens must be 1 or more"),
+        (["--model", "./nope"], "There is no folder ./nope"),
+        (["--thinking-budget", "auto", "--predictor", "none"], "name a predictor"),
+        (["--thinking-end-token", "x", "--thinking-start-token", "x"], "same marker"),
+    ],
+)
+def test_bad_options_end_in_one_line(args, message):
+    result = chat([FIRST], *args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_a_model_without_a_chat_template_cannot_chat(tmp_path):
+    folder = copy_demo(tmp_path / "plain", tokenizer_config={"chat_template": None})
+    result = chat([FIRST], "--model", folder)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: The model has no chat template")
+
+
+def test_a_turn_that_cannot_be_rendered_is_one_line(tmp_path, reply):
+    refusal = "{%- if 'no' in messages[-1].content %}{{ raise_exception('Never') }}"
+    template = refusal + "{%- endif %}" + TEMPLATE
+    folder = copy_demo(tmp_path / "prim", tokenizer_config={"chat_template": template})
+    result = chat(["no", FIRST], "--model", folder, "--thinking-budget", 60)
+    assert result.exit_code == 0
+    first, *others = result.stderr.splitlines()
+    assert first.startswith("Error: The model's chat template cannot render")
+    assert "prompt: 22 tokens" in others[-1]
+    assert result.stdout.endswith("The answer is 12.\n")

@@ -1,0 +1,265 @@
+"""Evaluations: the same replies however they are run, and no record lost or doubled."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlx_budget import stream_generate
+from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.evaluate import run as run_module
+from mlx_budget.evaluate.run import (
+    RECORDS_FILE,
+    Progress,
+    evaluate,
+    read_records,
+    read_settings,
+)
+from mlx_budget.evaluate.strategies import STRATEGIES, parse_budgets
+from mlx_budget.evaluate.tasks import Problem, Task
+
+TASK = Task(
+    name="sums",
+    problems=tuple(
+        Problem(str(i), f"What is {a} + {b}?", str(a + b), False)
+        for i, (a, b) in enumerate([(14, 7), (3, 9), (20, 5), (8, 8)])
+    ),
+    instruction="",
+)
+
+
+def run(loaded, output: Path, **options) -> list[dict]:
+    defaults = dict(
+        strategies=("full", "guidance", "budget-forcing"),
+        budgets=parse_budgets("20,50%"),
+        max_tokens=90,
+        temp=0.0,
+        batch_size=3,
+    )
+    return evaluate(*loaded, TASK, output, **{**defaults, **options})
+
+
+def without_times(records: list[dict]) -> list[dict]:
+    return [{**record, "seconds": None} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(loaded, tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A run that was never stopped; do not write into it."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(loaded, folder)
+
+
+def test_every_arm_has_a_record_of_each_question(whole):
+    folder, records = whole
+    arms = ("full", "guidance@20", "guidance@50%", "budget-forcing@20")
+    names = {record["id"] for record in records}
+    assert {f"{arm}/{i}-0" for arm in arms for i in range(4)} < names
+    assert len(names) == len(records) == 5 * 4
+    assert read_records(folder) == records
+    lines = (folder / RECORDS_FILE).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 20
+
+
+def test_greedy_replies_are_those_that_each_question_gets_alone(loaded, whole):
+    model, tokenizer, predictor = loaded
+    for record in whole[1]:
+        if record["strategy"] != "guidance":
+            continue
+        ids = encode_chat(tokenizer, record["question"])
+        text = ""
+        for response in stream_generate(
+            model,
+            tokenizer,
+            ids,
+            predictor=predictor,
+            thinking_budget=record["thinking_budget"],
+            max_tokens=90,
+        ):
+            text += response.text
+        assert record["reply"] == text
+        assert record["thinking_tokens"] == response.thinking_tokens
+        assert record["closed_by"] == response.closed_by
+
+
+def test_shares_are_of_the_mean_without_a_budget(whole):
+    full = [r["thinking_tokens"] for r in whole[1] if r["strategy"] == "full"]
+    budgets = {r["thinking_budget"] for r in whole[1] if r["budget"] == "50%"}
+    assert budgets == {round(0.5 * sum(full) / 4)}
+
+
+def test_tokens_add_up(whole):
+    for record in whole[1]:
+        assert record["answer_tokens"] >= 0
+        if record["closed_by"] is None:
+            assert record["answer_tokens"] == 0
+            assert not record["correct"]
+            assert "never closed" in record["grading_problem"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_the_batch_size_changes_nothing(loaded, whole, tmp_path, batch_size):
+    records = run(loaded, tmp_path / "run", batch_size=batch_size)
+    assert without_times(records) == without_times(whole[1])
+
+
+def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
+    folder = tmp_path / "run"
+    options = dict(temp=1.0, seed=3, strategies=("full", "guidance"))
+    want = run(loaded, tmp_path / "whole", **options)
+
+    class Stop(Exception):
+        pass
+
+    for count in range(1, 14):
+
+        def stop(progress: Progress, left=[count % 3 + 1]) -> None:  # noqa: B006
+            left[0] -= progress.done > 0
+            if not left[0]:
+                raise Stop
+
+        try:
+            run(loaded, folder, progress=stop, **options)
+        except Stop:
+            # As a kill in the middle of a line would leave it.
+            with (folder / RECORDS_FILE).open("ab") as file:
+                file.write(b'{"id": "guidance@20/3')
+    records = run(loaded, folder, **options)
+    assert without_times(records) == without_times(want)
+    lines = (folder / RECORDS_FILE).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(want) == len({json.loads(line)["id"] for line in lines})
+
+
+def test_samples_differ_and_the_seed_decides_them(loaded, tmp_path):
+    options = dict(strategies=("full",), budgets=(), temp=1.0, num_samples=2)
+    one = run(loaded, tmp_path / "a", seed=1, **options)
+    assert without_times(run(loaded, tmp_path / "b", seed=1, **options)) == (
+        without_times(one)
+    )
+    other = run(loaded, tmp_path / "c", seed=2, **options)
+    replies = [[r["reply"] for r in records] for records in (one, other)]
+    assert replies[0] != replies[1]
+    assert len(one) == 8
+    assert one[0]["reply"] != one[1]["reply"]
+
+
+def test_all_strategies_run(loaded, tmp_path):
+    records = run(
+        loaded,
+        tmp_path / "run",
+        strategies=tuple(STRATEGIES),
+        budgets=parse_budgets("25%"),
+    )
+    assert {r["strategy"] for r in records} == set(STRATEGIES)
+    for record in records:
+        budget, used = record["thinking_budget"], record["thinking_tokens"]
+        if record["strategy"] in ("budget-forcing", "truncate"):
+            assert used <= budget
+        elif record["strategy"] in ("guidance", "auto"):
+            assert used <= 1.1 * budget
+        elif record["strategy"] == "no-thinking":
+            assert used == 0
+
+
+def test_automatic_budgets_are_beside_a_fixed_one_of_the_same_mean(loaded, tmp_path):
+    records = run(
+        loaded,
+        tmp_path / "run",
+        strategies=("auto",),
+        budgets=parse_budgets("20%,30"),
+    )
+    auto = [r for r in records if r["strategy"] == "auto"]
+    assert {r["budget"] for r in auto} == {"20%"}
+    for record in auto:
+        expected = max(1, round(0.2 * record["predicted_tokens"]))
+        assert record["thinking_budget"] == expected
+    mean = round(sum(r["thinking_budget"] for r in auto) / len(auto))
+    fixed = [r for r in records if r["strategy"] == "guidance"]
+    assert {r["thinking_budget"] for r in fixed} == {mean}
+    assert len(fixed) == len(auto) == 4
+
+
+def test_more_strategies_can_be_added(loaded, whole, tmp_path):
+    folder = tmp_path / "run"
+    run(loaded, folder, strategies=("full",))
+    assert without_times(run(loaded, folder)) == without_times(whole[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temp": 0.5}, "is of a run with temp 0.0, not 0.5: choose another"),
+        ({"seed": 9}, "is of a run with seed 0, not 9"),
+        ({"model_name": "other"}, "is of a run with model '', not 'other'"),
+        ({"max_tokens": 5}, "is of a run with max_tokens 90, not 5"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(loaded, tmp_path, change, message):
+    run(loaded, tmp_path / "run", strategies=("no-thinking",), budgets=())
+    with pytest.raises(ValueError, match=message):
+        run(loaded, tmp_path / "run", strategies=("no-thinking",), **change)
+    assert read_settings(tmp_path / "run")["temp"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategies": ("cut",)}, "strategies must be some of full, .*, not cut"),
+        ({"strategies": ()}, "not none"),
+        ({"budgets": ()}, "The strategies budget-forcing, guidance need budgets"),
+        (
+            {"strategies": ("auto",), "budgets": parse_budgets("60")},
+            "auto takes budgets that are shares, such as 63%, and there is none",
+        ),
+        ({"num_samples": 2}, "At temp 0 all 2 samples of a question"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"hard_stop": None}, "choose guidance-no-hard-stop"),
+        ({"seed": -1}, "seed must be 0 or more"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    loaded, tmp_path, change, message
+):
+    with pytest.raises(ValueError, match=message):
+        run(loaded, tmp_path / "run", **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_guidance_without_a_predictor_is_refused(loaded, tmp_path):
+    with pytest.raises(ValueError, match="strategy guidance needs a predictor"):
+        run((*loaded[:2], None), tmp_path / "run")
+    records = run(
+        (*loaded[:2], None), tmp_path / "run", strategies=("full", "budget-forcing")
+    )
+    assert {r["predicted_tokens"] for r in records} == {None}
+
+
+def test_a_line_that_is_no_record_is_named(loaded, tmp_path):
+    (tmp_path / RECORDS_FILE).write_text('{"id": "x"}\n{"id": 3}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1, is no record of an evaluation"):
+        read_records(tmp_path)
+
+
+def test_a_folder_without_records_is_told(tmp_path):
+    with pytest.raises(ValueError, match="name the --output folder"):
+        read_records(tmp_path)
+
+
+def test_two_runs_in_one_folder_are_refused(loaded, tmp_path):
+    def again(progress: Progress) -> None:
+        with pytest.raises(ValueError, match="Another program is writing"):
+            run(loaded, tmp_path / "run")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(loaded, tmp_path / "run", progress=again)
+
+
+def test_a_grader_that_fails_is_in_the_record(loaded, tmp_path, monkeypatch):
+    def grade(*args):
+        return run_module.grading.Grade(False, None, "it cannot be parsed")
+
+    monkeypatch.setattr(run_module.grading, "grade", grade)
+    records = run(loaded, tmp_path / "run", strategies=("no-thinking",), budgets=())
+    assert {r["grading_problem"] for r in records} == {"it cannot be parsed"}
+    assert not any(r["correct"] for r in records)

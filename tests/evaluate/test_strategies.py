@@ -1,0 +1,152 @@
+"""Strategies: what tells them apart, and how budgets are asked for."""
+
+import pytest
+
+from mlx_budget import batch_generate, stream_batch_generate
+from mlx_budget.engine.settings import AutoBudget
+from mlx_budget.evaluate.strategies import (
+    FORCED_ANSWER,
+    STRATEGIES,
+    Arm,
+    BudgetRequest,
+    needs_predictor,
+    parse_budgets,
+    parse_strategies,
+)
+from scripted import ScriptedBatch
+
+START, END = 423, 424
+
+
+def say(loaded, script: list[int], arm: Arm, **options):
+    """The reply of a model that wants to say ``script`` and then the end."""
+    given = arm.generation(loaded[2], 1.1, options.pop("message", None))
+    (reply,) = batch_generate(
+        ScriptedBatch(script, 2),
+        loaded[1],
+        [[5, START]],
+        batch_size=1,
+        **given,
+        **options,
+    ).replies
+    return reply
+
+
+def test_budgets_are_tokens_or_shares_of_the_mean():
+    budgets = parse_budgets("60, 25%,62.5%")
+    assert budgets == (
+        BudgetRequest("60", tokens=60),
+        BudgetRequest("25%", share=0.25),
+        BudgetRequest("62.5%", share=0.625),
+    )
+    assert [b.resolve(101.0) for b in budgets] == [60, 25, 63]
+    assert BudgetRequest("1%", share=0.01).resolve(3.0) == 1
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "x", "0%", "60,,70", "1.5", "auto"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ValueError, match="such as 500 or 63%; not"):
+        parse_budgets(text)
+
+
+def test_a_budget_named_twice_is_refused():
+    with pytest.raises(ValueError, match="named twice in '60,25%,60'"):
+        parse_budgets("60,25%,60")
+
+
+def test_strategies_come_in_their_own_order_and_once():
+    assert parse_strategies("wait, full,wait") == ("full", "wait")
+    assert parse_strategies("all") == tuple(STRATEGIES)
+    with pytest.raises(ValueError, match="no strategy 'cut': choose from full, no-th"):
+        parse_strategies("full,cut")
+
+
+def test_arms_have_names_of_their_own():
+    assert Arm("full").name == "full"
+    assert Arm("guidance", "25%", 37).name == "guidance@25%"
+
+
+def test_only_prompt_states_the_budget():
+    assert Arm("guidance", "60", 60).question("Why?") == "Why?"
+    asked = Arm("prompt", "60", 60).question("Why?")
+    assert asked == "Why?\n\nThink for at most 60 tokens."
+
+
+def test_guided_strategies_differ_in_the_hard_stop_and_the_budget(loaded):
+    predictor = loaded[2]
+    with_stop = Arm("guidance", "9", 9).generation(predictor, 1.3, "Time.")
+    assert with_stop == {
+        "predictor": predictor,
+        "thinking_budget": 9,
+        "hard_stop": 1.3,
+        "thinking_budget_message": "Time.",
+    }
+    alone = Arm("guidance-no-hard-stop", "9", 9).generation(predictor, 1.3, None)
+    assert alone["hard_stop"] is None and alone["predictor"] is predictor
+    auto = Arm("auto", "50%", AutoBudget(0.5)).generation(predictor, 1.3, None)
+    assert auto["thinking_budget"] == AutoBudget(0.5) and auto["hard_stop"] == 1.3
+    assert [s for s in STRATEGIES if needs_predictor(s)] == [
+        "guidance",
+        "guidance-no-hard-stop",
+        "auto",
+    ]
+
+
+def test_budget_forcing_cuts_at_the_budget_and_asks_for_the_answer(loaded):
+    script = [10, 11, 12, 13, 14, 15, END, 20]
+    reply = say(loaded, script, Arm("budget-forcing", "4", 4))
+    tokenizer = loaded[1]
+    forced = tokenizer.encode(FORCED_ANSWER, add_special_tokens=False)
+    assert reply.tokens[: 4 + len(forced) + 1] == [*script[:4], *forced, END]
+    assert (reply.thinking_tokens, reply.closed_by) == (4, "budget")
+    # What was put in is neither thinking nor answer.
+    assert reply.answer_tokens == len(reply.tokens) - 4 - len(forced) - 1
+
+
+def test_truncate_closes_with_the_marker_and_the_message_alone(loaded):
+    script = [10, 11, 12, 13, 14, 15, END, 20]
+    arm = Arm("truncate", "4", 4)
+    assert say(loaded, script, arm).tokens[:5] == [*script[:4], END]
+    message = loaded[1].encode("Enough.", add_special_tokens=False)
+    reply = say(loaded, script, arm, message="Enough.")
+    assert reply.tokens[: 5 + len(message)] == [*script[:4], *message, END]
+
+
+def test_a_reply_that_ends_before_the_budget_is_left_alone(loaded):
+    script = [10, 11, END, 20]
+    for strategy in ("budget-forcing", "truncate"):
+        reply = say(loaded, script, Arm(strategy, "9", 9))
+        assert (reply.tokens, reply.closed_by) == (script, "model")
+
+
+def test_no_thinking_answers_at_once(loaded):
+    reply = say(loaded, [10, 11, END, 20], Arm("no-thinking"))
+    assert (reply.tokens[0], reply.thinking_tokens) == (END, 0)
+
+
+def test_wait_takes_the_place_of_early_closing_markers(loaded):
+    wait = loaded[1].encode("Wait", add_special_tokens=False)
+    filler = [30] * (len(wait) - 1)  # what the model wants to say while Wait is put in
+    script = [10, END, *filler, 11, END, *filler, 12, 13, END, 20]
+    minimum = 3 + 2 * len(wait)
+    reply = say(loaded, script, Arm("wait", str(minimum), minimum))
+    assert reply.tokens == [10, *wait, 11, *wait, 12, 13, END, 20]
+    assert reply.thinking_tokens == 4 + 2 * len(wait)
+    assert reply.closed_by == "model"
+
+
+def test_wait_leaves_thinking_alone_that_is_long_enough(loaded):
+    script = [10, 11, 12, END, 20]
+    assert say(loaded, script, Arm("wait", "3", 3)).tokens == script
+
+
+def test_wait_needs_a_closing_marker_of_one_token(loaded):
+    arm = Arm("wait", "3", 3)
+    replies = stream_batch_generate(
+        *loaded[:2],
+        [[5, START]],
+        thinking_end="</my thought>",
+        **arm.generation(None, 1.1, None),
+    )
+    with pytest.raises(ValueError, match="wait needs a closing marker of one token"):
+        next(replies)

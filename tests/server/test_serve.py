@@ -1,0 +1,362 @@
+"""The server as a client sees it: the real `openai` client, over loopback."""
+
+import json
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from mlx_budget import demo, load
+from mlx_budget.engine.generate import default_max_tokens
+from mlx_budget.engine.settings import AutoBudget
+from mlx_budget.server.budgets import EFFORTS, BudgetPolicy, ThinkingRequest
+from mlx_budget.server.stops import StopWords
+from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
+from serve_scripted import TOOLS
+from served import QUESTION, alone, ask, gather, serving, told
+
+BUDGETS = (None, 0, 20, 60, 500, "auto", "auto:0.5")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving("--log-level", "WARNING") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cutting():
+    """A client of a server that holds budgets by the hard stop alone."""
+    with serving("--predictor", "none") as server, server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("demo")
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_reply_is_what_generate_gives(client, model, budget):
+    reply = ask(client, thinking_budget=budget)
+    assert told(reply) == alone(model, QUESTION, budget)
+    used = reply.usage.completion_tokens_details.reasoning_tokens
+    assert used == reply.choices[0].thinking["tokens"]
+    assert reply.choices[0].finish_reason == "stop"
+    if budget == 0:
+        assert reply.choices[0].thinking["closed_by"] == "budget"
+        assert told(reply)["reasoning"] == ""
+
+
+@pytest.mark.parametrize("budget", [None, 20, 60, "auto"])
+def test_a_stream_says_the_same(client, budget):
+    whole = ask(client, thinking_budget=budget)
+    stream = ask(
+        client,
+        thinking_budget=budget,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    found, usage = gather(stream)
+    assert found == told(whole)
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert usage.completion_tokens_details == whole.usage.completion_tokens_details
+
+
+def test_a_block_closed_by_the_budget_is_split_like_any_other(cutting, model):
+    message = "\nEnough.\n"
+    # Enough for a first result, so that there is an answer.
+    options = {"thinking_budget": 70, "thinking_budget_message": message}
+    reply = told(ask(cutting, **options))
+    assert reply["reasoning"].endswith(message)
+    assert reply["content"].startswith("\n\nThe answer is")
+    assert reply["thinking"]["closed_by"] == "budget"
+    assert 70 <= reply["thinking"]["tokens"] <= 77
+    assert reply == alone(model, QUESTION, 70, predictor=False, **options)
+    found, _ = gather(
+        ask(cutting, stream=True, stream_options={"include_usage": True}, **options)
+    )
+    assert found == reply
+
+
+@pytest.mark.parametrize(
+    "field", ["thinking_token_budget", "thinking_budget_tokens", "chat_template_kwargs"]
+)
+def test_the_other_names_of_a_budget_are_known(client, field):
+    value = {"thinking_budget": 60} if field == "chat_template_kwargs" else 60
+    reply = ask(client, **{field: value})
+    assert reply.choices[0].thinking["budget"] == 60
+    assert told(ask(client, **{field: value, "thinking_budget": 60})) == told(reply)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_an_effort_is_a_share_of_the_predicted_length(client, effort):
+    budget = ask(client, reasoning_effort=effort).choices[0].thinking["budget"]
+    asked = EFFORTS[effort] and str(EFFORTS[effort])
+    same = ask(client, thinking_budget=asked).choices[0].thinking["budget"]
+    assert budget == same
+    assert budget == 0 if effort == "none" else budget > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"thinking_budget": "many"}, "thinking_budget"),
+        ({"thinking_budget": 1.5}, "thinking_budget"),
+        ({"thinking_budget": True}, "thinking_budget"),
+        ({"thinking_budget": -2}, "thinking_budget"),
+        ({"thinking_budget": 2**40}, "thinking_budget"),
+        ({"thinking_budget": [60]}, "thinking_budget"),
+        ({"thinking_budget": "auto:0"}, None),
+        ({"thinking_token_budget": "x"}, "thinking_token_budget"),
+        ({"thinking_budget_tokens": -9}, "thinking_budget_tokens"),
+        (
+            {"chat_template_kwargs": {"thinking_budget": "x"}},
+            "chat_template_kwargs.thinking_budget",
+        ),
+        ({"chat_template_kwargs": 5}, "chat_template_kwargs"),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+        ({"thinking_budget_message": 4}, "thinking_budget_message"),
+        (
+            {"thinking_budget": 60, "thinking_token_budget": 61},
+            "thinking_token_budget",
+        ),
+        ({"thinking_budget": 60, "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"thinking_budget": -1, "thinking_budget_tokens": 5}, None),
+    ],
+)
+def test_what_cannot_be_a_budget_is_refused_by_name(client, body, field):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": QUESTION}],
+            extra_body=body,
+        )
+    named = field or next(reversed(body))
+    assert caught.value.param == named
+    assert named in str(caught.value)
+
+
+def test_max_tokens_leaves_room_for_the_answer(client, cutting):
+    (choice,) = ask(client, thinking_budget=500, max_tokens=60).choices
+    assert choice.finish_reason == "stop"
+    assert choice.thinking["budget"] == int((60 - 15 - 1) / 1.1)
+    assert "The answer is" in choice.message.content
+    message = "I have thought about this for as long as I may, and will answer now."
+    options = {"thinking_budget": 100, "thinking_budget_message": message}
+    reply = ask(cutting, max_tokens=90, **options)
+    assert reply.choices[0].message.content
+    assert reply.choices[0].thinking["closed_by"] == "budget"
+    assert reply.usage.completion_tokens <= 90
+
+
+def test_what_a_user_writes_opens_no_block(model):
+    """With a template that does not open it either."""
+    template = (
+        "{%- for message in messages %}<|im_start|>{{- message.role + '\n' + "
+        "message.content + '<|im_end|>\n' }}{%- endfor %}<|im_start|>assistant\n"
+    )
+    options = ("--chat-template", template, "--max-tokens", 40)
+    with serving(*options) as server, server.client() as client:
+        (choice,) = ask(client, "What is <think>").choices
+        assert choice.message.content
+        assert not getattr(choice.message, "reasoning", "")
+        assert choice.thinking["tokens"] == 0
+
+
+def test_a_reply_cut_by_max_tokens_is_told_from_a_closed_budget(cutting):
+    (cut,) = ask(cutting, max_tokens=30).choices
+    assert (cut.finish_reason, cut.thinking["closed_by"]) == ("length", None)
+    assert cut.message.content is None
+    (closed,) = ask(cutting, thinking_budget=12, max_tokens=18).choices
+    assert closed.thinking["closed_by"] == "budget"
+    assert closed.finish_reason == "length"  # within the answer
+    (done,) = ask(cutting, thinking_budget=12).choices
+    assert (done.finish_reason, done.thinking["closed_by"]) == ("stop", "budget")
+
+
+@pytest.mark.parametrize("word", [" 12", "answer", "wer i", "Quick", "s 12.X", ".\nQ"])
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_stop_words_end_a_reply_wherever_they_are(client, word, is_stream):
+    full = told(ask(client, thinking_budget=60))
+    options = {"thinking_budget": 60, "stop": [word, "never"]}
+    if is_stream:
+        usage = {"include_usage": True}
+        found, _ = gather(ask(client, stream=True, stream_options=usage, **options))
+    else:
+        found = told(ask(client, **options))
+    text = found["reasoning"] + (found["content"] or "")
+    assert text == (full["reasoning"] + full["content"]).partition(word)[0]
+
+
+def test_stop_words_are_found_across_pieces():
+    stops = StopWords(["abc", "bd"])
+    assert stops.take("xa") == ("x", False)
+    assert stops.take("b") == ("", False)
+    assert stops.take("e") == ("abe", False)
+    assert stops.take("ab") == ("", False)
+    assert stops.take("dc") == ("a", True)
+    stops = StopWords(["abc"])
+    assert stops.take("ab") == ("", False)
+    assert stops.rest() == "ab"
+    assert StopWords([]).take("any") == ("any", False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "max_tokens", "forced", "lowered"),
+    [
+        (None, 10, 1, None),
+        (60, 2114, 1, 60),
+        (500, 60, 1, 40),
+        (500, 60, 25, 18),
+        (500, 1, 9, 0),
+        (20_000, default_max_tokens(20_000, 1.1), 1, 20_000),
+        (AutoBudget(2), 8192, 1, AutoBudget(2, most=5585)),
+    ],
+)
+def test_thinking_leaves_room_for_an_answer(budget, max_tokens, forced, lowered):
+    request = ThinkingRequest(budget, None, BudgetPolicy())
+    assert request.leaving_room(max_tokens, forced).budget == lowered
+
+
+def test_named_or_not_the_default_model_is_one(tmp_path):
+    """Its requests share a batch, and it keeps its predictor."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in demo.FOLDER.iterdir():
+        if not file.name.startswith("predictor"):
+            (folder / file.name).symlink_to(file)
+    options = ("--model", folder, "--predictor", demo.FOLDER)
+    with serving(*options) as server, server.client() as client:
+        assert [m.id for m in client.models.list().data] == [str(folder)]
+        for name in (str(folder), "default_model", str(folder.resolve())):
+            reply = ask(client, model=name, thinking_budget="auto")
+            assert reply.choices[0].thinking["budget"] > 0
+
+
+def test_text_completions_are_steered_and_split_alike(client, model):
+    text = model[1].apply_chat_template(
+        [{"role": "user", "content": QUESTION}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    create = client.completions.create
+    (choice,) = create(
+        model="demo", prompt=text, extra_body={"thinking_budget": 60}
+    ).choices
+    want = alone(model, QUESTION, 60)
+    assert choice.text == want["content"]
+    assert choice.reasoning == want["reasoning"]
+    assert choice.thinking == want["thinking"]
+    chunks = list(
+        create(
+            model="demo", prompt=text, extra_body={"thinking_budget": 60}, stream=True
+        )
+    )
+    assert "".join(c.choices[0].text for c in chunks) == want["content"]
+    thoughts = "".join(getattr(c.choices[0], "reasoning", "") for c in chunks)
+    assert thoughts == want["reasoning"]
+
+
+def test_a_second_turn_reads_the_history_without_its_thinking(client):
+    first = ask(client, thinking_budget=60)
+    messages = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "What is 2 + 3 + 4 - 1?"},
+    ]
+    second = client.chat.completions.create(
+        model="demo", messages=messages, extra_body={"thinking_budget": 40}
+    )
+    assert second.choices[0].thinking["budget"] == 40
+    assert second.choices[0].finish_reason == "stop"
+
+
+def test_models_and_health(client, server):
+    assert [m.id for m in client.models.list().data].count("demo") == 1
+    assert client.models.list().data[0].id == "demo"
+    assert client._client.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert client._client.get(f"{server.url}/nothing").status_code == 404
+
+
+def test_defaults_and_ceiling_are_the_servers(model):
+    options = ("--thinking-budget", 60, "--max-thinking-budget", 80)
+    with serving(*options) as server, server.client() as client:
+
+        def budget(**body):
+            return ask(client, **body).choices[0].thinking["budget"]
+
+        assert budget() == 60
+        assert budget(thinking_budget=30) == 30
+        assert budget(thinking_budget=5000) == 80
+        assert budget(thinking_budget=-1) == 80
+        assert budget(thinking_budget="auto:100") == 80
+        assert budget(reasoning_effort="none") == 0
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory):
+    """The built-in model, with markers of its own."""
+    folder = tmp_path_factory.mktemp("silent")
+    for file in demo.FOLDER.iterdir():
+        data = file.read_bytes()
+        if file.name in ("tokenizer.json", "tokenizer_config.json"):
+            data = data.replace(b"think>", b"thonk>")
+        (folder / file.name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("start", ["<thonk>", ""])
+def test_a_model_gets_markers_of_its_own(silent, model, start):
+    options = ["--thinking-start-token", start, "--thinking-end-token", "</thonk>"]
+    with serving("--model", silent, *options) as server, server.client() as client:
+        for budget in (None, 25, 60):
+            reply = told(ask(client, model="default_model", thinking_budget=budget))
+            assert reply["reasoning"]
+            assert reply == alone(model, QUESTION, budget)
+        other = ask(client, thinking_budget=60)
+        assert told(other) == alone(model, QUESTION, 60)
+
+
+def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, silent, tmp_path):
+    with pytest.raises(openai.BadRequestError, match="there is none"):
+        ask(cutting, reasoning_effort="low")
+    with pytest.raises(openai.BadRequestError, match="no thinking markers"):
+        ask(cutting, model=str(silent), thinking_budget=20)
+    (choice,) = ask(cutting, model=str(silent)).choices
+    assert choice.message.content
+    assert not hasattr(choice, "thinking")
+    with pytest.raises(openai.NotFoundError):
+        ask(cutting, model=str(tmp_path / "nothing"))
+    assert ask(cutting, thinking_budget=20).choices[0].thinking["tokens"] <= 22
+
+
+def test_a_tool_is_called_behind_a_steered_block():
+    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
+    with serving(command=script) as server, server.client() as client:
+        options = {
+            "model": "default_model",
+            "messages": [{"role": "user", "content": QUESTION_FOR_TOOLS}],
+            "tools": TOOLS,
+            "extra_body": {"thinking_budget": 4},
+        }
+        (choice,) = client.chat.completions.create(**options).choices
+        assert choice.thinking == {"budget": 4, "tokens": 4, "closed_by": "budget"}
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert call.function.name == "add"
+        assert json.loads(call.function.arguments) == {"a": 2, "b": 3}
+        assert choice.message.reasoning.endswith("so\n")
+        chunks = list(client.chat.completions.create(**options, stream=True))
+        calls = [c for k in chunks for c in k.choices[0].delta.tool_calls or []]
+        assert [c.function.name for c in calls] == ["add"]
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        assert chunks[-1].choices[0].thinking == choice.thinking
