@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import checkpoint
-from ..train.report import rank_correlation
+from ..method.correlation import rank_correlation
 from .metrics import area_under_accuracy, measure_arm, paired_difference
 from .strategies import STRATEGIES
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..files import checkpoint
 from ..method import gamma
+from ..method.correlation import rank_correlation
 from ..method.guidance import length_to_log, log_to_length
 
 REPORT_FILE = "report.json"
@@ -104,20 +105,6 @@ def fit_gamma(log_lengths: np.ndarray) -> tuple[float, float]:
         if converged:
             break
     return float(a), float(a / mean)
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's rank correlation, ties having their mean rank, of two (m,) arrays.
-
-    Returns:
-        float: From -1 to 1, or None of fewer than 3 pairs, or where all of ``a`` or of
-        ``b`` are equal, or one is not a number.
-    """
-    if len(a) < 3 or np.isnan(a).any() or np.isnan(b).any():
-        return None
-    a, b = (ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b)))
-    scale = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else None
 
 
 def make_report(predictions: Predictions, max_points: int = MAX_POINTS) -> dict:
@@ -253,11 +240,6 @@ def _trigamma(a: float) -> float:
     r = 1 / (x * x)
     series = r / x * (1 / 6 - r * (1 / 30 - r * (1 / 42 - r * (1 / 30 - r * 5 / 66))))
     return 1 / x + 0.5 * r + series + sum((a + k) ** -2 for k in range(_SHIFT))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
 def _quantile_lengths(concentration: np.ndarray, rate: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from mlx_budget.train.report import (
     fit_gamma,
     format_report,
     make_report,
-    rank_correlation,
     write_report,
 )
 
@@ -93,32 +92,6 @@ def test_digamma_and_trigamma_are_those_of_scipy() -> None:
     for a in np.geomspace(1e-6, 1e6, 97):
         assert module._digamma(a) == pytest.approx(special.digamma(a), rel=1e-12)
         assert module._trigamma(a) == pytest.approx(special.polygamma(1, a), rel=1e-12)
-
-
-def test_rank_correlation_by_hand() -> None:
-    # Ranks 1, 2.5, 2.5, 4 and 2, 1, 3, 4.
-    got = rank_correlation(np.array([1, 5, 5, 9]), np.array([20, 10, 30, 40]))
-    assert got == pytest.approx(3 / math.sqrt(4.5 * 5), rel=1e-12)
-    up = np.array([1.0, 2.0, 30.0])
-    assert rank_correlation(up, up**2) == 1
-    assert rank_correlation(up, -up) == -1
-
-
-def test_rank_correlation_is_that_of_scipy_with_ties() -> None:
-    rng = np.random.default_rng(2)
-    for size, kinds in ((3, 3), (20, 4), (500, 60)):
-        a = rng.integers(0, kinds, size)
-        b = a + rng.integers(0, kinds, size)
-        want = stats.spearmanr(a, b).statistic
-        assert rank_correlation(a, b) == pytest.approx(want, rel=1e-12)
-
-
-def test_rank_correlation_is_none_where_it_is_undefined() -> None:
-    two, up = np.array([1.0, 2.0]), np.array([1.0, 2.0, 3.0])
-    assert rank_correlation(two, two) is None
-    assert rank_correlation(np.ones(3), up) is None
-    assert rank_correlation(up, np.ones(3)) is None
-    assert rank_correlation(np.array([1, math.nan, 2]), up) is None
 
 
 def test_true_distributions_are_calibrated(truth: Predictions) -> None:
