@@ -1,17 +1,28 @@
-"""What may be asked for: budgets, hard stops, temperatures and tolerances, checked.
+"""What a user may ask of a reply: frozen values that are checked when they are made.
 
-Knows nothing of generation; a check raises a ValueError that says what to do.
+Public functions take their fields as flat keyword arguments, the command line as
+options; inside, the values travel whole. Knows nothing of MLX or of how a value is
+used.
 """
 
 import math
 import re
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..method.predictor import Predictor
+from .fields import check_numbers, setting
 
-DEFAULT_HARD_STOP = 1.1
+if TYPE_CHECKING:
+    from ..method.predictor import Predictor
+
 MAX_BUDGET = 2**31 - 1
-
+MAX_SEED = 2**64 - 1
+# Room for the answer after a budgeted block, and for a reply whose thinking nothing
+# bounds, in tokens.
+ANSWER_TOKENS = 2048
+UNBOUNDED_TOKENS = 8192
 
 _AUTO = re.compile(r"auto(?::(\d*\.?\d+))?")
 
@@ -29,10 +40,10 @@ class AutoBudget:
     share: float = 1.0
     most: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         share = self.share
-        number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not number or not 0 < share <= 100:
+        is_number = isinstance(share, Real) and not isinstance(share, bool)
+        if not is_number or not 0 < share <= 100:
             raise ValueError(
                 f"The share of an automatic budget must be above 0 and at most 100, "
                 f"not {share!r}: auto:0.63 is 63 % of the predicted length."
@@ -47,9 +58,10 @@ class AutoBudget:
         return budget if self.most is None else min(budget, self.most)
 
 
-def check_budget(
-    thinking_budget: int | str | AutoBudget | None,
-) -> int | AutoBudget | None:
+Budget = int | AutoBudget | None
+
+
+def check_budget(thinking_budget: Any) -> Budget:
     """The budget in tokens, or how to find it, or None for no budget.
 
     Raises:
@@ -64,21 +76,251 @@ def check_budget(
             f"thinking_budget must be an integer number of tokens, auto, or auto and a "
             f"share such as auto:0.63; not {thinking_budget!r}."
         )
-    if isinstance(thinking_budget, bool) or not isinstance(thinking_budget, int):
+    if isinstance(thinking_budget, bool) or not isinstance(thinking_budget, Integral):
         raise ValueError(
             f"thinking_budget must be an integer number of tokens, not "
             f"{thinking_budget!r}."
         )
-    if thinking_budget > MAX_BUDGET:
+    tokens = int(thinking_budget)
+    if tokens > MAX_BUDGET:
         raise ValueError(
-            f"thinking_budget must be at most {MAX_BUDGET:,}, not {thinking_budget:,}."
+            f"thinking_budget must be at most {MAX_BUDGET:,}, not {tokens:,}."
         )
-    if thinking_budget < -1:
+    if tokens < -1:
         raise ValueError(
             f"thinking_budget must be -1 (no budget), 0 (close thinking at once) or "
-            f"more, not {thinking_budget}."
+            f"more, not {tokens}."
         )
-    return None if thinking_budget == -1 else thinking_budget
+    return None if tokens == -1 else tokens
+
+
+@dataclass(frozen=True)
+class ThinkingBudget:
+    """How long a reply may think, and how that is held.
+
+    Attributes:
+        tokens: Tokens of thinking: None (or -1) for no budget, 0 to close thinking at
+            once, N > 0 to steer to N; an `AutoBudget` (or "auto", "auto:0.63") for a
+            share of what the predictor expects of the question.
+        hard_stop: Past the budget thinking is closed at the first newline, and at
+            ``hard_stop * tokens`` wherever it is. None leaves it to guidance alone, as
+            in the paper.
+        message: Text put before the closing marker on a forced close.
+        start: Opening marker, in place of the tokenizer's; "" if replies begin by
+            thinking.
+        end: Closing marker, in place of the tokenizer's.
+        guidance_tolerance: Guided steps evaluate the likeliest tokens alone while the
+            total variation distance to the result of the whole vocabulary, before
+            top-p and the like, is at most this; at ``temp=0`` the token is the same,
+            to the rounding of the predictor's type. 0 evaluates the whole vocabulary.
+
+    Raises:
+        ValueError: Naming the value that is not allowed.
+    """
+
+    tokens: Budget = setting(
+        None,
+        "Tokens to think: -1 for no budget, 0 to answer at once; auto for as many as "
+        "the predictor expects of the question, auto:0.63 for 63 % of them.",
+        keyword="thinking_budget",
+        flags=("--thinking-budget", "--reasoning-budget"),
+        shown="-1",
+    )
+    hard_stop: float | None = setting(
+        1.1,
+        "Close thinking at this multiple of the budget at the latest, and at the first "
+        "newline past the budget.",
+        off="--no-hard-stop",
+        off_help="Leave closing to guidance alone.",
+    )
+    message: str | None = setting(
+        None,
+        "Text to put before the closing marker when the budget closes thinking.",
+        keyword="thinking_budget_message",
+    )
+    guidance_tolerance: float = setting(
+        1e-3,
+        "Guided steps evaluate the likeliest tokens alone while that shifts at most "
+        "this much probability, and at temperature 0 never another token; 0 evaluates "
+        "all.",
+        least=0,
+        most=1,
+    )
+    start: str | None = setting(
+        None,
+        "Text that opens thinking, if not the tokenizer's own; empty if replies begin "
+        "by thinking.",
+        keyword="thinking_start",
+        flags=("--thinking-start-token",),
+    )
+    end: str | None = setting(
+        None,
+        "Text that closes thinking, if not the tokenizer's own.",
+        keyword="thinking_end",
+        flags=("--thinking-end-token",),
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", check_budget(self.tokens))
+        hard_stop = self.hard_stop
+        is_number = isinstance(hard_stop, Real) and not isinstance(hard_stop, bool)
+        if hard_stop is not None and (not is_number or not 1 <= hard_stop < math.inf):
+            raise ValueError(
+                f"hard_stop must be a factor of the budget, 1 or more, or None; not "
+                f"{hard_stop!r}."
+            )
+        tolerance = self.guidance_tolerance
+        is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+        if not is_number or not 0 <= tolerance <= 1:
+            raise ValueError(
+                f"guidance_tolerance must be 0 to 1 (0 evaluates every token), not "
+                f"{tolerance!r}."
+            )
+
+    @property
+    def limit(self) -> int | None:
+        """Most thinking tokens a reply can have, or None if nothing bounds them yet."""
+        if not isinstance(self.tokens, int) or self.hard_stop is None:
+            return None
+        # 1.1 * 10 is a little more than 11 in binary: do not lose a token to rounding.
+        return math.floor(min(self.hard_stop * self.tokens + 1e-6, MAX_BUDGET))
+
+    @property
+    def max_tokens(self) -> int:
+        """Room for all the thinking that the budget allows, and for an answer."""
+        if self.limit is not None:
+            return self.limit + ANSWER_TOKENS
+        tokens = self.tokens if isinstance(self.tokens, int) else 0
+        return max(UNBOUNDED_TOKENS, 2 * tokens + ANSWER_TOKENS)
+
+    def at_most(self, most: int | None) -> "ThinkingBudget":
+        """The same with a budget that passes no ceiling; the ceiling itself for none.
+
+        Args:
+            most (int, optional): The ceiling in tokens; None for no ceiling.
+        """
+        if most is None:
+            return self
+        tokens: Budget = most
+        if isinstance(self.tokens, AutoBudget):
+            ceiling = most if self.tokens.most is None else min(most, self.tokens.most)
+            tokens = replace(self.tokens, most=ceiling)
+        elif self.tokens is not None:
+            tokens = min(self.tokens, most)
+        return replace(self, tokens=tokens)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn: the options of ``mlx_lm.sample_utils.make_sampler``.
+
+    Under guidance they apply to the guided distribution.
+
+    Attributes:
+        temp: Sampling temperature, 0 for the likeliest token.
+        top_p, min_p, min_tokens_to_keep, top_k: As mlx-lm has them; a `top_p` of 0 or 1
+            and a `top_k` of 0 keep all tokens.
+        xtc_probability, xtc_threshold: As mlx-lm has them.
+        xtc_special_tokens: Token ids that XTC never removes; None for the newline and
+            the tokens that end a reply.
+        seed: 0 to 2^64 - 1: makes the draws of a request its own, whatever else is
+            sampled beside it. None draws from MLX's global random generator.
+
+    Raises:
+        ValueError: Naming the value that is not allowed.
+    """
+
+    temp: float = setting(0.0, "Temperature; 0 takes the likeliest token.", least=0)
+    top_p: float = setting(1.0, "Top-p.", least=0, most=1)
+    min_p: float = setting(0.0, "Min-p.", least=0, most=1)
+    top_k: int = setting(0, "Top-k; 0 for all.", least=0)
+    min_tokens_to_keep: int = setting(1, "Tokens that min-p leaves at least.", least=1)
+    xtc_probability: float = setting(0.0, "Chance of XTC.", least=0, most=1)
+    xtc_threshold: float = setting(0.1, "Threshold of XTC.", least=0, most=0.5)
+    xtc_special_tokens: tuple[int, ...] | None = setting(None)
+    seed: int | None = setting(None, "Random seed.", least=0, most=MAX_SEED)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.temp, Real) or not 0 <= self.temp < math.inf:
+            raise ValueError(f"temp must be finite and 0 or more, not {self.temp}.")
+        check_numbers(self)
+        if self.xtc_special_tokens is not None:
+            tokens = tuple(int(token) for token in self.xtc_special_tokens)
+            object.__setattr__(self, "xtc_special_tokens", tokens)
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How a question becomes a prompt.
+
+    Attributes:
+        system_prompt: Put before the messages.
+        chat_template_config: More arguments for the chat template.
+        ignore_chat_template: Whether to use the text as it is.
+    """
+
+    system_prompt: str | None = setting(None, "System prompt for the chat template.")
+    chat_template_config: dict[str, Any] | None = setting(
+        None,
+        "More arguments for the chat template, as a JSON object.",
+        flags=("--chat-template-config", "--chat-template-args"),
+    )
+    ignore_chat_template: bool = setting(
+        False, "Use the prompt as it is, without the chat template."
+    )
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model and its predictor come from.
+
+    Attributes:
+        model: Local folder or Hub name; "demo" for the built-in model.
+        predictor: Folder or Hub name of the predictor, or a predictor. None takes the
+            one beside the model, if there is one; False takes none.
+        adapter_path: Folder of LoRA adapters to apply to the model.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+
+    model: str = setting(
+        "demo",
+        "Folder or Hub name of the model: one made by `mlx-budget convert`, or any "
+        "mlx-lm model.",
+        shown="demo, the built-in one",
+    )
+    predictor: "str | Path | Predictor | bool | None" = setting(
+        None,
+        "Folder or Hub name of the predictor, if it is not beside the model; none for "
+        "the hard stop alone.",
+    )
+    adapter_path: str | None = setting(None, "Folder of LoRA adapters for the model.")
+    revision: str | None = setting(None, "Branch, tag or commit of the model.")
+    trust_remote_code: bool = setting(False, "Let code that comes with the model run.")
+
+
+class ReplyOptions(TypedDict, total=False):
+    """The keyword arguments of `ThinkingBudget` and `Sampling`, for type checkers."""
+
+    thinking_budget: int | str | AutoBudget | None
+    hard_stop: float | None
+    thinking_budget_message: str | None
+    guidance_tolerance: float
+    thinking_start: str | None
+    thinking_end: str | None
+    temp: float
+    top_p: float
+    min_p: float
+    top_k: int
+    min_tokens_to_keep: int
+    xtc_probability: float
+    xtc_threshold: float
+    xtc_special_tokens: list[int] | tuple[int, ...] | None
+    seed: int | None
+
+
+# For callers that do not carry the values yet.
+DEFAULT_HARD_STOP = 1.1
 
 
 def limit_budget(
@@ -112,7 +354,7 @@ def check_temperature(temp: float) -> None:
 
 def check_enforceable(
     budget: int | AutoBudget | None,
-    predictor: Predictor | bool | None,
+    predictor: Any,
     hard_stop: float | None,
 ) -> None:
     """Raises a ValueError if nothing would hold the reply to its budget."""
@@ -129,6 +371,8 @@ def check_enforceable(
             "Name one with --predictor, or ask for the hard stop alone with "
             "--predictor none (predictor=False in Python)."
         )
+    from ..method.predictor import Predictor
+
     if predictor is True or not isinstance(predictor, Predictor | bool):
         raise ValueError(
             f"predictor must be a Predictor, or False for none; not {predictor!r}. "
