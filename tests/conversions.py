@@ -14,7 +14,7 @@ from mlx_lm.utils import _get_classes
 
 from mlx_budget import load, stream_generate
 from mlx_budget.cli import cli
-from mlx_budget.files import checkpoint
+from mlx_budget.files import tensors as checkpoint
 from mlx_budget.models.reference import is_predictor_tensor
 
 REFERENCE = Path(__file__).parent / "fixtures" / "bg-qwen2-tiny"

@@ -12,7 +12,8 @@ import click
 
 from .. import demo
 from ..commands import model_or_demo
-from ..files import checkpoint, hub
+from ..files import hub
+from ..files import tensors as checkpoint
 from ..models.loading import load
 from . import grading
 from .options import EvaluateOptions

@@ -21,9 +21,9 @@ from ..engine.estimate import estimate
 from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget
 from ..engine.thinking import find_markers
-from ..files import checkpoint
-from ..files.checkpoint import full_disk_in_one_line
+from ..files import tensors as checkpoint
 from ..files.records import RecordFile, open_records
+from ..files.tensors import full_disk_in_one_line
 from ..method.predictor import Predictor
 from . import grading
 from .options import EvaluateOptions

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from ..method.correlation import rank_correlation
 from .metrics import area_under_accuracy, measure_arm, paired_difference
 from .strategies import STRATEGIES

@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from .encoder import EncoderLayer
 from .predictor_config import CONFIG_FILE, PredictorConfig, read_config
 

@@ -6,7 +6,7 @@ Knows what values are allowed and the format of the file; nothing of layers or w
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from .guidance import GuidanceThresholds
 
 FORMAT_VERSION = 1

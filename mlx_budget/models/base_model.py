@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import _get_classes, load_config, load_model
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from .reference import is_predictor_tensor
 
 ModelClasses = tuple[type[nn.Module], type]

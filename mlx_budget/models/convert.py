@@ -17,7 +17,8 @@ from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_tokenizer, quantize_model
 
-from ..files import checkpoint, hub
+from ..files import hub
+from ..files import tensors as checkpoint
 from ..method.predictor import Predictor, check_tensors
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
 from . import base_model

@@ -15,7 +15,8 @@ from mlx_lm.utils import dequantize_model
 
 from .. import demo
 from ..engine.recorder import HiddenStateRecorder
-from ..files import checkpoint, hub
+from ..files import hub
+from ..files import tensors as checkpoint
 from ..method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
 from ..method.predictor_config import CONFIG_FILE
 from .base_model import check_trusted, one_line

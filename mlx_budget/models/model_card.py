@@ -5,7 +5,7 @@ Knows what a converted folder is for; nothing of weights.
 
 from pathlib import Path
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from ..method.predictor_config import PredictorConfig
 
 _CARD = """---

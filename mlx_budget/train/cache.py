@@ -17,7 +17,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 
 _STATES, _RECORDS, _SETTINGS = "states.bin", "records.jsonl", "settings.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 
 _PREFIX, _SUFFIX = "checkpoint-", ".safetensors"
 _KEPT = 2

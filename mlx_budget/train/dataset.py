@@ -20,7 +20,7 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.recorder import hidden_states_at
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from .cache import CachedRecord, StateCache
 from .options import TrainOptions
 from .records import Record, SkippedRecords, read_records

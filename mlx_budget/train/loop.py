@@ -17,7 +17,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ..engine.thinking import find_markers
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from ..method.guidance import GuidanceThresholds
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
 from ..models.loading import load

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..files import checkpoint
+from ..files import tensors as checkpoint
 from ..method import gamma
 from ..method.correlation import rank_correlation
 from ..method.guidance import length_to_log, log_to_length

@@ -16,7 +16,7 @@ import mlx_lm
 from mlx_lm.utils import quantize_model, save_config
 
 from mlx_budget.demo import FOLDER, PROBLEMS_FILE
-from mlx_budget.files import checkpoint
+from mlx_budget.files import tensors as checkpoint
 from mlx_budget.train import TrainOptions, train, write_traces
 
 from .chat import make_chat, make_tokenizer

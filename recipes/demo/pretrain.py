@@ -20,7 +20,7 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 from tokenizers import Tokenizer
 
 from mlx_budget.engine.prompts import BUDGET_PROMPT
-from mlx_budget.files import checkpoint
+from mlx_budget.files import tensors as checkpoint
 from mlx_budget.train import checkpoints
 from mlx_budget.train.schedules import make_schedule
 

@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scipy import special
 
-from mlx_budget.files import checkpoint
+from mlx_budget.files import tensors as checkpoint
 from mlx_budget.method.guidance import GuidanceThresholds, guided_logprobs, log_weights
 from mlx_budget.method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
 from mlx_budget.method.predictor_config import (

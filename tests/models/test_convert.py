@@ -205,7 +205,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def test_a_killed_conversion_leaves_no_output_and_the_next_succeeds(out):
     kill = """
 import os, signal
-from mlx_budget.files import checkpoint
+from mlx_budget.files import tensors as checkpoint
 write = checkpoint.write
 def write_and_die(file, weights, progress):
     write(file, weights, lambda nbytes: os.kill(os.getpid(), signal.SIGKILL))

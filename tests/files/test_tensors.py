@@ -11,8 +11,8 @@ import sys
 import mlx.core as mx
 import pytest
 
-from mlx_budget.files import checkpoint
-from mlx_budget.files.checkpoint import TensorInfo, appearing_folder, read_header
+from mlx_budget.files import tensors as checkpoint
+from mlx_budget.files.tensors import TensorInfo, appearing_folder, read_header
 
 TYPES = [
     *(mx.bool_, mx.uint8, mx.int8, mx.uint16, mx.int16, mx.float16, mx.bfloat16),
@@ -266,7 +266,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
     killed = f"""
 import os, signal
 from pathlib import Path
-from mlx_budget.files.checkpoint import appearing_folder
+from mlx_budget.files.tensors import appearing_folder
 with appearing_folder(Path({str(path)!r})) as folder:
     (folder / "file").touch()
     os.kill(os.getpid(), signal.SIGKILL)
