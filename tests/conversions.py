@@ -14,7 +14,7 @@ from mlx_lm.utils import _get_classes
 
 from mlx_budget import load, stream_generate
 from mlx_budget.cli import cli
-from mlx_budget.files import tensors as checkpoint
+from mlx_budget.files.tensors import read_header, write_tensors
 from mlx_budget.models.reference import is_predictor_tensor
 
 REFERENCE = Path(__file__).parent / "fixtures" / "bg-qwen2-tiny"
@@ -143,7 +143,7 @@ def change(folder: Path, **tensors) -> None:
     file = folder / "model.safetensors"
     weights = {**mx.load(str(file)), **tensors}
     mx.eval(weights)
-    checkpoint.write(file, {k: v for k, v in weights.items() if v is not None})
+    write_tensors(file, {k: v for k, v in weights.items() if v is not None})
 
 
 def run(source, out, *options):
@@ -177,7 +177,7 @@ def fails(source, out, *options) -> str:
 
 
 def dtypes(file: Path) -> set[str]:
-    return {info.dtype for info in checkpoint.read_header(file).values()}
+    return {info.dtype for info in read_header(file).values()}
 
 
 def config_of(folder: Path) -> dict:

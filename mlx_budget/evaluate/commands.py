@@ -13,7 +13,7 @@ import click
 from .. import demo
 from ..commands import model_or_demo
 from ..files import hub
-from ..files import tensors as checkpoint
+from ..files.texts import write_text
 from ..models.loading import load
 from . import grading
 from .options import EvaluateOptions
@@ -100,7 +100,7 @@ def run_report(folder: Path, as_json: bool) -> None:
     records = read_records(folder)
     summary = summarize(records, read_settings(folder))
     write_summary(folder, summary)
-    checkpoint.write_text(folder / MARKDOWN_FILE, markdown(summary) + "\n")
+    write_text(folder / MARKDOWN_FILE, markdown(summary) + "\n")
     plots = draw(folder, records, summary)
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False, indent=2))

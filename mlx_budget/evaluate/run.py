@@ -21,9 +21,9 @@ from ..engine.estimate import estimate
 from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget
 from ..engine.thinking import find_markers
-from ..files import tensors as checkpoint
+from ..files.atomic import full_disk_in_one_line
 from ..files.records import RecordFile, open_records
-from ..files.tensors import full_disk_in_one_line
+from ..files.texts import read_json, write_json
 from ..method.predictor import Predictor
 from . import grading
 from .options import EvaluateOptions
@@ -312,7 +312,7 @@ def read_records(folder: Path) -> list[dict]:
 def read_settings(folder: Path) -> dict:
     """The settings of a folder's run."""
     file = Path(folder) / SETTINGS_FILE
-    settings = checkpoint.read_json(file, f"There is no {file}.")
+    settings = read_json(file, f"There is no {file}.")
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is not a JSON object.")
     return settings
@@ -333,7 +333,7 @@ def _describe(task: Task) -> dict:
 def _check_settings(file: Path, settings: dict) -> None:
     """Keeps the settings of a new folder; those of an old one must be the same."""
     if not file.exists():
-        checkpoint.write_text(file, json.dumps(settings, indent=2) + "\n")
+        write_json(file, settings)
         return
     there = read_settings(file.parent)
     for name, value in settings.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import tensors as checkpoint
+from ..files.texts import write_text
 from ..method.correlation import rank_correlation
 from .metrics import area_under_accuracy, measure_arm, paired_difference
 from .strategies import STRATEGIES
@@ -111,7 +111,7 @@ def markdown(summary: dict) -> str:
 def write_summary(folder: Path, summary: dict) -> None:
     """Writes `summary.json` into a folder, whole or not at all."""
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    checkpoint.write_text(Path(folder) / SUMMARY_FILE, text)
+    write_text(Path(folder) / SUMMARY_FILE, text)
 
 
 def _place(arm: dict) -> tuple:

@@ -3,12 +3,13 @@
 Knows lines and locks; nothing of what a record means.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .locks import claim
 
 # How every line begins that is written here.
 _BEGINNING = b'{"id": "'
@@ -24,15 +25,11 @@ def open_records(path: Path) -> Iterator["RecordFile"]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"Another program is writing {path}: wait for its end, or choose "
-                "another --output."
-            ) from None
-        except OSError:
-            pass  # not every file system has locks
+        claim(
+            descriptor,
+            f"Another program is writing {path}: wait for its end, or choose another "
+            "--output.",
+        )
         yield RecordFile(path, descriptor)
     finally:
         os.close(descriptor)

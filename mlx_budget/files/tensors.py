@@ -1,35 +1,22 @@
-"""Reads and writes the files of a checkpoint: safetensors, JSON, whole folders.
+"""Safetensors files: read with distrust, written one tensor at a time.
 
-Knows the safetensors format (https://github.com/huggingface/safetensors) and nothing of
-what the tensors mean. Weights are only ever read from safetensors.
+Knows the format (https://github.com/huggingface/safetensors) and the types that MLX
+reads; nothing of what the tensors mean.
 """
 
-import errno
-import fcntl
 import json
-import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
-INDEX_FILE = "model.safetensors.index.json"
-MAX_SHARD_BYTES = 5 << 30
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-PICKLES_ONLY = (
-    "{} offers its weights only as pickles, which can run code and are never read. Use "
-    "a checkpoint in safetensors."
-)
+from .atomic import appearing_file
 
-_UNFINISHED = ".incomplete"
 _MAX_HEADER_BYTES = 100_000_000
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DTYPES = {
     "BOOL": mx.bool_,
     "U8": mx.uint8,
@@ -104,74 +91,10 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def find_shards(folder: Path) -> list[Path]:
-    """The safetensors files that hold a model's weights.
-
-    Raises:
-        ValueError: If there are none, or the index names files that are not there.
-    """
-    index = folder / INDEX_FILE
-    if index.exists():
-        shards = [folder / name for name in sorted(set(read_index(index).values()))]
-    else:
-        shards = sorted(folder.glob("model*.safetensors"))
-    for shard in shards:
-        if not shard.exists():
-            raise ValueError(
-                f"{folder} is incomplete: {INDEX_FILE} names {shard.name}, which is "
-                "not there. Download the checkpoint again."
-            )
-    if not shards:
-        if any(p.suffix in PICKLE_SUFFIXES for p in folder.iterdir()):
-            raise ValueError(PICKLES_ONLY.format(folder))
-        raise ValueError(
-            f"{folder} is not a checkpoint: it has no model*.safetensors file. Check "
-            "the name."
-        )
-    return shards
-
-
-def read_index(file: Path) -> dict[str, str]:
-    """The map from tensor name to shard file name of a sharded checkpoint.
-
-    Raises:
-        ValueError: If the file is damaged or names files outside its folder.
-    """
-    try:
-        weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        names = dict(weight_map)
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{file} is damaged: it has no weight_map. Download it again."
-        ) from None
-    for name in names.values():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{file} names a shard outside its folder: {name!r}.")
-    return names
-
-
-def read_json(file: Path, missing: str) -> object:
-    """What a JSON file holds.
-
-    Args:
-        file (Path): The file.
-        missing (str): What to say if it is not there.
-
-    Raises:
-        ValueError: With ``missing``, or if it is not valid JSON.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(missing) from None
-    except ValueError as e:
-        raise ValueError(f"{file} is not valid JSON: {e}.") from None
-
-
-def write(
+def write_tensors(
     file: Path,
     weights: dict[str, mx.array],
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Writes a safetensors file, one tensor at a time.
 
@@ -183,7 +106,8 @@ def write(
         weights (dict): Tensors by name; emptied.
         progress (Callable): Called with the bytes of each tensor written.
     """
-    header, offset = {"__metadata__": {"format": "mlx"}}, 0
+    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+    offset = 0
     for name, value in weights.items():
         header[name] = {
             "dtype": _DTYPE_NAMES[value.dtype],
@@ -193,7 +117,7 @@ def write(
         offset += value.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with _appearing_whole(file) as f:
+    with appearing_file(file) as f:
         f.write(struct.pack("<Q", len(text)))
         f.write(text)
         for name in list(weights):
@@ -201,171 +125,10 @@ def write(
             nbytes = value.nbytes
             flat = mx.contiguous(value).reshape(-1)
             # NumPy has no bfloat16: bytes are written, whatever the type.
-            f.write(memoryview(flat.view(mx.uint8)))
+            f.write(np.asarray(flat.view(mx.uint8)).data)
             del value, flat
             mx.clear_cache()  # MLX would keep the buffers of all that it has freed
             progress(nbytes)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a small text file, which appears whole or not at all."""
-    with _appearing_whole(file) as f:
-        f.write(text.encode())
-
-
-def write_shards(
-    folder: Path,
-    weights: dict[str, mx.array],
-    progress: Callable[[int], None] = lambda _: None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> None:
-    """Writes model*.safetensors and their index, as mlx-lm lays them out.
-
-    Args:
-        folder (Path): An existing folder.
-        weights (dict): Tensors by name; emptied.
-        progress (Callable): Called with the bytes of each tensor written.
-        max_shard_bytes (int): Size of a shard, unless one tensor is larger.
-    """
-    shards: list[list[str]] = [[]]
-    size = total = 0
-    for name, value in weights.items():
-        if shards[-1] and size + value.nbytes > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += value.nbytes
-        total += value.nbytes
-    weight_map = {}
-    for i, names in enumerate(shards, 1):
-        many = len(shards) > 1
-        file = f"model-{i:05d}-of-{len(shards):05d}" if many else "model"
-        weight_map.update(dict.fromkeys(names, f"{file}.safetensors"))
-        shard = {name: weights.pop(name) for name in names}
-        write(folder / f"{file}.safetensors", shard, progress)
-    index = {
-        "metadata": {"total_size": total},
-        "weight_map": dict(sorted(weight_map.items())),
-    }
-    write_text(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n")
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes the files that programs were killed at, where none is at work now."""
-    for file in folder.glob(f".*{_UNFINISHED}"):
-        file.unlink()
-
-
-@contextmanager
-def appearing_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which appears at ``path`` only once the block has ended well.
-
-    What a killed run left behind is removed by the next one for the same path.
-
-    Raises:
-        ValueError: If ``path`` exists already, or the disk is full.
-    """
-    if os.path.lexists(path):
-        raise ValueError(
-            f"The output folder {path} exists already: choose another with --mlx-path, "
-            "or remove it first."
-        )
-    missing = [parent for parent in path.parents if not parent.exists()]
-    hidden = f".{path.name}.", _UNFINISHED
-    try:
-        with full_disk_in_one_line(path, "or choose another disk with --mlx-path"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked_folder(path.parent, *hidden) as partial:
-                yield partial
-                if os.path.lexists(path):
-                    raise ValueError(f"Another program has made {path} meanwhile.")
-                partial.rename(path)
-    finally:
-        for parent in missing:
-            with suppress(OSError):  # it holds the folder, or what others have made
-                parent.rmdir()
-
-
-@contextmanager
-def full_disk_in_one_line(path: Path, advice: str) -> Iterator[None]:
-    """Turns the error of a full disk into a ValueError with ``advice``."""
-    try:
-        yield
-    except OSError as e:
-        if e.errno not in _DISK_FULL:
-            raise
-        raise ValueError(
-            f"{path} could not be written ({e.strerror}): free some space, {advice}."
-        ) from None
-
-
-@contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Keeps a folder for one program alone, until it ends.
-
-    Raises:
-        ValueError: If another program has it.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_lock(folder))
-        except BlockingIOError:
-            raise ValueError(f"Another program is at work in {folder}.") from None
-        except OSError:
-            pass  # not every file system has locks
-        yield
-
-
-@contextmanager
-def _locked_folder(parent: Path, prefix: str, suffix: str) -> Iterator[Path]:
-    """A new folder that is removed in the end, by the next run if this one is killed.
-
-    Process ids come again, locks end with their process.
-    """
-    for left in parent.iterdir():
-        if left.name.startswith(prefix) and left.name.endswith(suffix):
-            with suppress(OSError), _lock(left):
-                shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(suffix, prefix, parent))
-    try:
-        folder.chmod(0o777 & ~_umask())
-        with ExitStack() as stack:
-            with suppress(OSError):  # not every file system has locks
-                stack.enter_context(_lock(folder))
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _appearing_whole(file: Path):
-    with tempfile.NamedTemporaryFile(
-        dir=file.parent, prefix=f".{file.name}.", suffix=_UNFINISHED, delete=False
-    ) as f:
-        try:
-            yield f
-            f.flush()
-            os.fchmod(f.fileno(), 0o666 & ~_umask())
-            os.replace(f.name, file)
-        except BaseException:
-            Path(f.name).unlink(missing_ok=True)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_entry(file: Path, name: str, entry: dict) -> tuple[TensorInfo, int, int]:

@@ -6,7 +6,6 @@ model that it reads, of tokenizers or of generation.
 Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocabulary.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..files import tensors as checkpoint
+from ..files.tensors import read_header, write_tensors
+from ..files.texts import write_json
 from .encoder import EncoderLayer
 from .predictor_config import CONFIG_FILE, PredictorConfig, read_config
 
@@ -180,9 +180,8 @@ class Predictor(nn.Module):
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         weights = dict(tree_flatten(self.parameters()))
-        checkpoint.write(path / WEIGHTS_FILE, weights, progress)
-        text = json.dumps(asdict(self.config), indent=2) + "\n"
-        checkpoint.write_text(path / CONFIG_FILE, text)
+        write_tensors(path / WEIGHTS_FILE, weights, progress)
+        write_json(path / CONFIG_FILE, asdict(self.config))
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictor":
@@ -198,7 +197,7 @@ class Predictor(nn.Module):
         if config.quantization:
             _quantize_layers(predictor, config.quantization)
         file = path / WEIGHTS_FILE
-        found = {k: t.shape for k, t in checkpoint.read_header(file).items()}
+        found = {k: t.shape for k, t in read_header(file).items()}
         check_tensors(found, _shapes(predictor), str(file))
         predictor.load_weights(list(mx.load(str(file)).items()))
         if config.known_tokens:

@@ -6,7 +6,7 @@ Knows what values are allowed and the format of the file; nothing of layers or w
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..files import tensors as checkpoint
+from ..files.texts import read_json
 from .guidance import GuidanceThresholds
 
 FORMAT_VERSION = 1
@@ -122,7 +122,7 @@ def read_config(file: Path) -> PredictorConfig:
     Raises:
         ValueError: In one line, if it is missing, damaged, or not of this format.
     """
-    values = checkpoint.read_json(
+    values = read_json(
         file,
         f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
         "with `mlx-budget convert`.",

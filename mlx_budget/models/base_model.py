@@ -13,7 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import _get_classes, load_config, load_model
 
-from ..files import tensors as checkpoint
+from ..files.shards import find_shards
+from ..files.tensors import read_header
 from .reference import is_predictor_tensor
 
 ModelClasses = tuple[type[nn.Module], type]
@@ -84,8 +85,8 @@ def load_lazily(
     Raises:
         ValueError: If a shard is damaged, or the weights are not the model's.
     """
-    for shard in checkpoint.find_shards(source):
-        checkpoint.read_header(shard)
+    for shard in find_shards(source):
+        read_header(shard)
     with one_line(f"{name} does not hold the weights of its model"):
         model, loaded = load_model(
             source,

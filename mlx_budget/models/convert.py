@@ -18,7 +18,17 @@ from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_tokenizer, quantize_model
 
 from ..files import hub
-from ..files import tensors as checkpoint
+from ..files.atomic import appearing_folder
+from ..files.shards import (
+    INDEX_FILE,
+    PICKLE_SUFFIXES,
+    PICKLES_ONLY,
+    find_shards,
+    read_index,
+    write_shards,
+)
+from ..files.tensors import read_header
+from ..files.texts import write_text
 from ..method.predictor import Predictor, check_tensors
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
 from . import base_model
@@ -98,7 +108,7 @@ def convert(
         )
     if upload_repo is not None:
         hub.check_name(upload_repo)
-    with checkpoint.appearing_folder(mlx_path) as folder:
+    with appearing_folder(mlx_path) as folder:
         source = _fetch(hf_path, revision, predictor_only)
         config = read_config(source)
         shapes = _predictor_shapes(source, hf_path)
@@ -139,37 +149,37 @@ def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Path:
     if not predictor_only:
         files = hub.MODEL_FILES
     else:
-        settings = ("config.json", checkpoint.INDEX_FILE, "*.py")
+        settings = ("config.json", INDEX_FILE, "*.py")
         folder = hub.fetch(hf_path, settings, revision)
         files = (*settings, *_predictor_files(folder))
     folder = hub.fetch(hf_path, files, revision)
     if not list(folder.glob("*.safetensors")):
         for name in hub.list_files(hf_path, revision):
-            if name.endswith(checkpoint.PICKLE_SUFFIXES):
-                raise ValueError(checkpoint.PICKLES_ONLY.format(hf_path))
+            if name.endswith(PICKLE_SUFFIXES):
+                raise ValueError(PICKLES_ONLY.format(hf_path))
     return folder
 
 
 def _predictor_files(folder: Path) -> list[str]:
     """The names of the shards that hold predictor tensors, or a pattern for all."""
-    index = folder / checkpoint.INDEX_FILE
+    index = folder / INDEX_FILE
     if not index.exists():
         return ["model*.safetensors"]
-    shards = checkpoint.read_index(index)
+    shards = read_index(index)
     return sorted({file for name, file in shards.items() if is_predictor_tensor(name)})
 
 
 def _predictor_shards(source: Path) -> list[Path]:
-    if (source / checkpoint.INDEX_FILE).exists():
+    if (source / INDEX_FILE).exists():
         return [source / name for name in _predictor_files(source)]
-    return checkpoint.find_shards(source)
+    return find_shards(source)
 
 
 def _predictor_shapes(source: Path, name: str) -> dict[str, tuple[int, ...]]:
     tensors = {
         tensor: info
         for shard in _predictor_shards(source)
-        for tensor, info in checkpoint.read_header(shard).items()
+        for tensor, info in read_header(shard).items()
         if is_predictor_tensor(tensor)
     }
     if not tensors and (source / CONFIG_FILE).exists():
@@ -307,7 +317,7 @@ def _take_weights(model: nn.Module) -> dict[str, mx.array]:
 
 def _write_config(folder: Path, config: dict) -> None:
     text = json.dumps(config, indent=4, sort_keys=True) + "\n"
-    checkpoint.write_text(folder / "config.json", text)
+    write_text(folder / "config.json", text)
 
 
 def _write(folder: Path, weights: dict[str, mx.array], predictor: Predictor) -> None:
@@ -316,7 +326,7 @@ def _write(folder: Path, weights: dict[str, mx.array], predictor: Predictor) -> 
     del values
     with tqdm(total=total, desc="Writing", unit="B", unit_scale=True) as bar:
         if weights:
-            checkpoint.write_shards(folder, weights, bar.update)
+            write_shards(folder, weights, bar.update)
         predictor.save(folder, bar.update)
 
 

@@ -16,7 +16,9 @@ from mlx_lm.utils import dequantize_model
 from .. import demo
 from ..engine.recorder import HiddenStateRecorder
 from ..files import hub
-from ..files import tensors as checkpoint
+from ..files.shards import find_shards
+from ..files.tensors import read_header
+from ..files.texts import read_json
 from ..method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
 from ..method.predictor_config import CONFIG_FILE
 from .base_model import check_trusted, one_line
@@ -136,7 +138,7 @@ def read_config(path: Path) -> dict:
         ValueError: If it is missing or not a configuration.
     """
     file = path / "config.json"
-    config = checkpoint.read_json(
+    config = read_json(
         file,
         f"{path} is not a checkpoint: it has no config.json. Name the folder of a "
         "model, or its name on the Hub.",
@@ -173,8 +175,4 @@ def _trust_option(trust_remote_code: bool) -> dict[str, bool]:
 
 
 def _tensor_names(path: Path) -> list[str]:
-    return [
-        name
-        for shard in checkpoint.find_shards(path)
-        for name in checkpoint.read_header(shard)
-    ]
+    return [name for shard in find_shards(path) for name in read_header(shard)]

@@ -5,7 +5,7 @@ Knows what a converted folder is for; nothing of weights.
 
 from pathlib import Path
 
-from ..files import tensors as checkpoint
+from ..files.texts import write_text
 from ..method.predictor_config import PredictorConfig
 
 _CARD = """---
@@ -92,7 +92,7 @@ def write_model_card(
         options = f"--model BASE_MODEL --predictor {name}"
     base_weights = "not in this folder" if predictor_only else _weights(config)
     text = _render(name, what, options, predictor, base_weights)
-    checkpoint.write_text(folder / "README.md", text)
+    write_text(folder / "README.md", text)
 
 
 def write_trained_card(folder: Path, predictor: PredictorConfig, report: dict) -> None:
@@ -105,7 +105,7 @@ def write_trained_card(folder: Path, predictor: PredictorConfig, report: dict) -
     """
     options = f"--model {predictor.base_model} --predictor {folder.name}"
     text = _render(folder.name, _TRAINED, options, predictor, "not in this folder")
-    checkpoint.write_text(folder / "README.md", text + _QUALITY.format(**report))
+    write_text(folder / "README.md", text + _QUALITY.format(**report))
 
 
 def _render(

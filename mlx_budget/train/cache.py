@@ -17,7 +17,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..files import tensors as checkpoint
+from ..files.texts import write_json
 
 _STATES, _RECORDS, _SETTINGS = "states.bin", "records.jsonl", "settings.json"
 
@@ -74,7 +74,7 @@ class StateCache:
         settings = {**settings, "shape": list(shape), "dtype": dtype}
         file = folder / _SETTINGS
         if not file.exists():
-            checkpoint.write_text(file, json.dumps(settings, indent=2) + "\n")
+            write_json(file, settings)
         for name, value in json.loads(file.read_text(encoding="utf-8")).items():
             if settings.get(name) != value:
                 raise ValueError(

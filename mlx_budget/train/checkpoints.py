@@ -9,7 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..files import tensors as checkpoint
+from ..files.tensors import read_header, write_tensors
+from ..files.texts import write_text
 
 _PREFIX, _SUFFIX = "checkpoint-", ".safetensors"
 _KEPT = 2
@@ -32,7 +33,7 @@ def load_newest(folder: Path) -> tuple[int, dict] | None:
     """Step and state of the newest checkpoint that is whole, or None."""
     for file in reversed(_files(folder)):
         try:
-            checkpoint.read_header(file)
+            read_header(file)
         except ValueError:
             continue  # a disk that lost power may have lost the end of a file
         return int(file.stem.removeprefix(_PREFIX)), read_tree(file)
@@ -41,7 +42,7 @@ def load_newest(folder: Path) -> tuple[int, dict] | None:
 
 def write_tree(file: Path, tree: dict) -> None:
     """Writes a tree of arrays, which appears whole or not at all."""
-    checkpoint.write(file, dict(tree_flatten(tree)))
+    write_tensors(file, dict(tree_flatten(tree)))
 
 
 def read_tree(file: Path) -> dict:
@@ -70,7 +71,7 @@ class LearningCurves:
                 if row["step"] <= step:
                     self.rows.append(row)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        checkpoint.write_text(file, text)
+        write_text(file, text)
 
     def add(self, **row: float) -> None:
         """Appends a line."""

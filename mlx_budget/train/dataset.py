@@ -20,7 +20,7 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.recorder import hidden_states_at
-from ..files import tensors as checkpoint
+from ..files.locks import in_use
 from .cache import CachedRecord, StateCache
 from .options import TrainOptions
 from .records import Record, SkippedRecords, read_records
@@ -149,7 +149,7 @@ class Dataset:
                 tokens/s.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        with checkpoint.in_use(folder):
+        with in_use(folder):
             cache = self._open_cache(folder, survey)
             self._complete(cache, survey, progress)
         return cache

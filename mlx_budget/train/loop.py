@@ -17,7 +17,9 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ..engine.thinking import find_markers
-from ..files import tensors as checkpoint
+from ..files.atomic import full_disk_in_one_line, remove_unfinished
+from ..files.locks import in_use
+from ..files.texts import write_json
 from ..method.guidance import GuidanceThresholds
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
 from ..models.loading import load
@@ -372,11 +374,11 @@ def _output_folder(options: TrainOptions) -> Iterator[None]:
             f"{output} is not empty: choose another --output"
             + (", or go on with its run with --resume." if has_run else ".")
         )
-    with checkpoint.full_disk_in_one_line(output, "then go on with --resume"):
+    with full_disk_in_one_line(output, "then go on with --resume"):
         work.mkdir(parents=True, exist_ok=True)
-        with checkpoint.in_use(work):
+        with in_use(work):
             for folder in (output, work):
-                checkpoint.remove_unfinished(folder)
+                remove_unfinished(folder)
             _check_options(work / _OPTIONS_FILE, options)
             yield
 
@@ -384,7 +386,7 @@ def _output_folder(options: TrainOptions) -> Iterator[None]:
 def _check_options(file: Path, options: TrainOptions) -> None:
     ours = json.loads(json.dumps(asdict(options), default=str))
     if not file.exists():
-        checkpoint.write_text(file, json.dumps(ours, indent=2) + "\n")
+        write_json(file, ours)
         return
     theirs = json.loads(file.read_text(encoding="utf-8"))
     for name, value in ours.items():

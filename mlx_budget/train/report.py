@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..files import tensors as checkpoint
+from ..files.texts import write_text
 from ..method import gamma
 from ..method.correlation import rank_correlation
 from ..method.guidance import length_to_log, log_to_length
@@ -205,7 +205,7 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    checkpoint.write_text(folder / REPORT_FILE, text)
+    write_text(folder / REPORT_FILE, text)
     try:
         from matplotlib.figure import Figure
     except ImportError:

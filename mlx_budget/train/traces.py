@@ -23,8 +23,8 @@ from ..engine.generate import UNBOUNDED_TOKENS
 from ..engine.prompts import encode_chat
 from ..engine.settings import check_temperature
 from ..engine.thinking import ThinkingMarkers, find_markers
+from ..files.atomic import full_disk_in_one_line
 from ..files.records import open_records, to_line
-from ..files.tensors import full_disk_in_one_line
 
 _ID = re.compile("([0-9]+)-([0-9]+)")
 _SAMPLING = ("temp", "top_p", "min_p", "top_k")

@@ -16,7 +16,7 @@ import mlx_lm
 from mlx_lm.utils import quantize_model, save_config
 
 from mlx_budget.demo import FOLDER, PROBLEMS_FILE
-from mlx_budget.files import tensors as checkpoint
+from mlx_budget.files.texts import write_text
 from mlx_budget.train import TrainOptions, train, write_traces
 
 from .chat import make_chat, make_tokenizer
@@ -137,7 +137,7 @@ def write_problems(file: Path, problems: list[Problem]) -> None:
         {"id": str(i), "question": p.question, "answer": str(p.answer)}
         for i, p in enumerate(problems)
     )
-    checkpoint.write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def install(model: Path) -> None:

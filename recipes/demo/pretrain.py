@@ -4,7 +4,6 @@ A small Qwen3 learns the replies to problems that are drawn anew for every batch
 that it sees each about once. Knows the world, the architecture and the optimizer.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 from tokenizers import Tokenizer
 
 from mlx_budget.engine.prompts import BUDGET_PROMPT
-from mlx_budget.files import tensors as checkpoint
+from mlx_budget.files.tensors import write_tensors
+from mlx_budget.files.texts import write_json
 from mlx_budget.train import checkpoints
 from mlx_budget.train.schedules import make_schedule
 
@@ -274,11 +274,10 @@ def write_model(folder: Path, model: nn.Module, config: dict, tokenizer: Tokeniz
     """Writes weights and configuration, as mlx-lm reads them."""
     config = {**config, "eos_token_id": tokenizer.token_to_id("<|im_end|>")}
     save_weights(folder, model)
-    text = json.dumps(config, indent=2) + "\n"
-    checkpoint.write_text(folder / "config.json", text)
+    write_json(folder / "config.json", config)
 
 
 def save_weights(folder: Path, model: nn.Module) -> None:
     """Writes a model's weights under the name that mlx-lm looks for."""
     weights = dict(tree_flatten(model.parameters()))
-    checkpoint.write(folder / "model.safetensors", weights)
+    write_tensors(folder / "model.safetensors", weights)

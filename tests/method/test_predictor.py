@@ -1,6 +1,7 @@
 """The predictor against the golden numbers, plain NumPy, and damaged files."""
 
 import json
+import os
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,7 +11,6 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scipy import special
 
-from mlx_budget.files import tensors as checkpoint
 from mlx_budget.method.guidance import GuidanceThresholds, guided_logprobs, log_weights
 from mlx_budget.method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
 from mlx_budget.method.predictor_config import (
@@ -190,7 +190,7 @@ def test_a_failing_save_leaves_no_trace(
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", fail)
+        patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="no space left"):
             make_tiny().quantize(4, group_size=32).save(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -205,11 +205,11 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 def test_a_killed_conversion_leaves_no_output_and_the_next_succeeds(out):
     kill = """
 import os, signal
-from mlx_budget.files import tensors as checkpoint
-write = checkpoint.write
+from mlx_budget.files import shards
+write = shards.write_tensors
 def write_and_die(file, weights, progress):
     write(file, weights, lambda nbytes: os.kill(os.getpid(), signal.SIGKILL))
-checkpoint.write = write_and_die
+shards.write_tensors = write_and_die
 """
     options = ["--hf-path", REFERENCE, "--mlx-path", out, "--predictor-heads", 4]
     assert in_child(kill, *options).returncode == -signal.SIGKILL
