@@ -3,7 +3,27 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-_EOS = 2
+from mlx_budget import Predictor, PredictorConfig
+
+_EOS, _WIDTH = 2, 8
+
+
+def indifferent_predictor(vocab_size: int = 448) -> Predictor:
+    """A predictor for scripted models that trusts no token, so that it favours none."""
+    config = PredictorConfig(
+        base_model="scripted",
+        model_width=_WIDTH,
+        model_layers=1,
+        vocab_size=vocab_size,
+        width=_WIDTH,
+        layers=1,
+        heads=1,
+        intermediate=_WIDTH,
+    )
+    predictor = Predictor(config)
+    # A rate of log 2 for all: far below the threshold of trust.
+    predictor.rate_head.weight = mx.zeros_like(predictor.rate_head.weight)
+    return predictor.eval()
 
 
 class _Layer(nn.Module):
@@ -38,7 +58,7 @@ class ScriptedModel(nn.Module):
 
     def __init__(self, script: list[int], prompt_length: int, vocab_size: int = 448):
         super().__init__()
-        self.model = _Backbone(vocab_size, 8)
+        self.model = _Backbone(vocab_size, _WIDTH)
         self._script = script
         self._prompt_length = prompt_length
         self._vocab_size = vocab_size

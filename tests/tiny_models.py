@@ -98,12 +98,11 @@ def steps(model: nn.Module, rows: list[list[int]]) -> mx.array:
 
 
 def record(model: nn.Module, rows: list[list[int]]) -> tuple[mx.array, mx.array]:
-    """The logits and, stacked, the states of every row, of the last step."""
+    """The logits and the states of every row, of the last step."""
     recorder = HiddenStateRecorder.acquire(model)
     try:
         logits = steps(model, rows)
-        states = [recorder.states([recorder.next_row(1)]) for _ in rows]
-        return logits, mx.concatenate(states)
+        return logits, recorder.states(list(range(len(rows))))
     finally:
         recorder.release()
 

@@ -1,5 +1,6 @@
 """Budget samplers in the stock batch generator of mlx-lm."""
 
+import mlx_lm
 import pytest
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import make_sampler
@@ -37,6 +38,9 @@ def test_batch_equals_single_runs(loaded, cases, batch_size):
     for uid, sampler, case in zip(uids, samplers, cases.values(), strict=True):
         sampler.close()
         assert tokens[uid] == case["guided_tokens"]
+        # The loop runs a step past the last token.
+        guided = [step for step in sampler.guided_steps if step < len(tokens[uid])]
+        assert guided == case["guided_steps"]
 
 
 def batch_of_two(model, tokenizer, case, other_sampler) -> list[int]:
@@ -82,6 +86,49 @@ def test_a_row_with_a_stock_sampler_is_an_error(loaded, cases):
 
     with pytest.raises(ValueError, match="Only 1 of 2 rows.*thinking_budget=None"):
         batch_of_two(model, tokenizer, cases["p0_b40"], samplers)
+
+
+@pytest.mark.parametrize(("rows", "budgets"), [(3, 1), (3, 2), (5, 2)])
+def test_the_rows_that_have_a_budget_sampler_are_counted(loaded, cases, rows, budgets):
+    model, tokenizer, _ = loaded
+    prompt = cases["p0_b40"]["prompt_ids"]
+    samplers = [make_sampler(temp=0.5) for _ in range(rows)]
+    for i in range(budgets):
+        samplers[i] = make_budget_sampler(
+            model, tokenizer, False, prompt=prompt, thinking_budget=40
+        )
+    generator = BatchGenerator(model)
+    generator.insert([prompt] * rows, samplers=samplers)
+    with pytest.raises(ValueError, match=f"Only {budgets} of {rows} rows of the batch"):
+        while generator.next_generated():
+            pass
+    generator.close()
+    for sampler in samplers[:budgets]:
+        sampler.close()
+
+
+def test_a_batch_without_any_budget_runs_beside_an_open_sampler(loaded, cases):
+    model, tokenizer, predictor = loaded
+    chosen = [cases["p0_b40"], cases["p1_b40"]]
+    prompts = [case["prompt_ids"] for case in chosen]
+    sampler = make_budget_sampler(
+        model, tokenizer, predictor, prompt=prompts[0], thinking_budget=40
+    )
+    generator = BatchGenerator(model)
+    uids = generator.insert(prompts, [20, 20], samplers=[make_sampler()] * 2)
+    tokens = {uid: [] for uid in uids}
+    while responses := generator.next_generated():
+        for r in responses:
+            tokens[r.uid].append(r.token)
+    generator.close()
+    for uid, case in zip(uids, chosen, strict=True):
+        assert tokens[uid] == case["plain_tokens"][:20]
+    # The sampler has seen none of it.
+    responses = mlx_lm.stream_generate(
+        model, tokenizer, prompts[0], sampler=sampler, max_tokens=20
+    )
+    assert [r.token for r in responses] == chosen[0]["guided_tokens"][:20]
+    sampler.close()
 
 
 def test_one_sampler_for_a_whole_batch_is_an_error(loaded, cases):

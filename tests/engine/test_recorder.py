@@ -91,7 +91,7 @@ def test_classes_are_put_back_after_the_last_lease(name):
     first.release()
     assert active_recorder(model) is second
     steps(model, [[1]])
-    assert second.states([second.next_row(1)]).shape == (1, N + 1, D)
+    assert second.states([0]).shape == (1, N + 1, D)
     second.release()
     assert active_recorder(model) is None
     assert classes(model) == before
@@ -103,7 +103,7 @@ def test_recorder_of_one_model_leaves_another_of_its_class_alone():
     steps(model, [[1]])
     steps(other, [[2]])
     assert active_recorder(other) is None
-    states = recorder.states([recorder.next_row(1)])
+    states = recorder.states([0])
     assert mx.array_equal(states[:, 0], model.model.embed_tokens(mx.array([1])))
     recorder.release()
 
@@ -140,8 +140,6 @@ def test_prefill_is_not_recorded():
     steps(model, [[1]])
     model(mx.array([[1, 2, 3]]), cache=make_prompt_cache(model))
     assert recorder.inputs is None
-    with pytest.raises(ValueError, match="without a one-token forward pass"):
-        recorder.next_row(1)
     with pytest.raises(ValueError, match="hidden state at layer 0 was not seen"):
         recorder.states([0])
     recorder.release()
@@ -152,42 +150,6 @@ def test_inputs_are_the_tokens_of_the_last_step():
     recorder = HiddenStateRecorder.acquire(model)
     steps(model, [[1, 2], [3, 4]])
     assert recorder.inputs.tolist() == [[2], [4]]
-    recorder.release()
-
-
-def test_no_more_rows_can_be_claimed_than_the_batch_has():
-    model = build("qwen2")
-    recorder = HiddenStateRecorder.acquire(model)
-    with pytest.raises(ValueError, match="Use one sampler per request"):
-        recorder.next_row(1)
-    steps(model, [[1], [2]])
-    with pytest.raises(ValueError, match="Use one sampler per request"):
-        recorder.next_row(2)
-    assert [recorder.next_row(1), recorder.next_row(1)] == [0, 1]
-    with pytest.raises(ValueError, match="Use one sampler per request"):
-        recorder.next_row(1)
-    recorder.release()
-
-
-def test_a_batch_sampled_in_part_is_refused_on_the_next_pass():
-    model = build("qwen2")
-    recorder = HiddenStateRecorder.acquire(model)
-    steps(model, [[1], [2], [3]])
-    recorder.next_row(1)
-    with pytest.raises(ValueError, match="Only 1 of 3 rows of the batch were sampled"):
-        steps(model, [[1], [2], [3]])
-    recorder.release()
-
-
-def test_a_batch_nobody_or_everybody_sampled_goes_on():
-    model = build("qwen2")
-    recorder = HiddenStateRecorder.acquire(model)
-    steps(model, [[1], [2]])
-    steps(model, [[3], [4]])
-    assert [recorder.next_row(1), recorder.next_row(1)] == [0, 1]
-    steps(model, [[5], [6]])
-    assert recorder.inputs.tolist() == [[5], [6]]
-    assert [recorder.next_row(1), recorder.next_row(1)] == [0, 1]
     recorder.release()
 
 
@@ -247,7 +209,7 @@ def test_keyword_states_and_a_final_norm_that_is_a_function_are_recorded():
     token = mx.array([[1]])
     recorder = HiddenStateRecorder.acquire(model)
     model(token)
-    states = recorder.states([recorder.next_row(1)])
+    states = recorder.states([0])
     recorder.release()
     expected = [model.model.embed(token)]
     for layer in model.layers[: N - 1]:
@@ -263,7 +225,7 @@ def test_a_layer_left_out_of_a_step_does_not_keep_its_last_state():
     model.model.depth = N - 1
     model(mx.array([[2]]))
     with pytest.raises(ValueError, match=f"state at layer {N - 1} was not seen"):
-        recorder.states([recorder.next_row(1)])
+        recorder.states([0])
     recorder.release()
 
 

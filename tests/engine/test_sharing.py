@@ -1,18 +1,19 @@
 """Rows of a batch share the predictor's encoder, whoever joins, leaves or errs."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import mlx.core as mx
 import pytest
 from mlx.utils import tree_map
 from mlx_lm.generate import BatchGenerator
 
-import mlx_budget.engine.sampler
+from counting import counting
 from golden_run import golden_run
 from mlx_budget import Predictor, make_budget_sampler
-from mlx_budget.engine import sharing
-from mlx_budget.engine.recorder import HiddenStateRecorder, active_recorder
+from mlx_budget.engine.recorder import active_recorder
+from mlx_budget.engine.sampler import BudgetSampler
+from mlx_budget.method import candidates
 
 EOS = 2
 
@@ -23,54 +24,72 @@ class Pass:
 
     Attributes:
         size: Number of rows.
-        guided: Rows that asked for a prediction.
-        encodings: Rows of each call of the encoder.
+        guided: Requests whose token was chosen under guidance, in their order.
+        encodings: The predictor and the rows of each encoding.
+        evaluations: The same of each evaluation of all rows of the heads.
     """
 
     size: int
     guided: list[int] = field(default_factory=list)
-    encodings: list[list[int]] = field(default_factory=list)
+    encodings: list[tuple[str, int]] = field(default_factory=list)
+    evaluations: list[tuple[str, int]] = field(default_factory=list)
+
+
+class Watch:
+    """The one-token forward passes of a model, and what its requests make of them.
+
+    Attributes:
+        passes: As they come.
+        samplers: Those of the requests to watch.
+    """
+
+    def __init__(self) -> None:
+        self.passes: list[Pass] = []
+        self.samplers: dict[int, BudgetSampler] = {}
+        self._seen: dict[int, int] = {}
+
+    def predictor(self, predictor: Predictor, name: str = "ours") -> Predictor:
+        """The predictor, watched."""
+        return counting(
+            predictor,
+            lambda rows: self.passes[-1].encodings.append((name, rows)),
+            lambda rows: self.passes[-1].evaluations.append((name, rows)),
+        )
+
+    def begin(self, size: int) -> None:
+        self.settle()
+        self.passes.append(Pass(size))
+
+    def settle(self) -> None:
+        """Notes which requests were guided since the last pass began."""
+        for uid, sampler in self.samplers.items():
+            if len(sampler.guided_steps) > self._seen.get(uid, 0):
+                self._seen[uid] = len(sampler.guided_steps)
+                self.passes[-1].guided.append(uid)
 
 
 @pytest.fixture
-def passes(monkeypatch) -> list[Pass]:
-    """The one-token forward passes of the test, as they come."""
-    seen: list[Pass] = []
-    begin, states = HiddenStateRecorder._begin, HiddenStateRecorder.states
-    encode, predict = Predictor.encode, sharing.predict
-    asked: list[list[int]] = []
+def watch(loaded, monkeypatch) -> Watch:
+    watch, kind = Watch(), type(loaded[0])
+    call = kind.__call__
 
-    def spied_begin(self, args, kwargs):
-        if args[0].shape[1] == 1:
-            seen.append(Pass(args[0].shape[0]))
-        begin(self, args, kwargs)
+    @functools.wraps(call)
+    def watched(self, inputs, *args, **kwargs):
+        if inputs.shape[1] == 1:
+            watch.begin(inputs.shape[0])
+        return call(self, inputs, *args, **kwargs)
 
-    def spied_states(self, rows):
-        asked.append(list(rows))
-        return states(self, rows)
-
-    def spied_encode(self, hidden_states):
-        rows = asked.pop()
-        assert hidden_states.shape[0] == len(rows)
-        seen[-1].encodings.append(rows)
-        return encode(self, hidden_states)
-
-    def spied_predict(member, recorder, row):
-        seen[-1].guided.append(row)
-        return predict(member, recorder, row)
-
-    monkeypatch.setattr(HiddenStateRecorder, "_begin", spied_begin)
-    monkeypatch.setattr(HiddenStateRecorder, "states", spied_states)
-    monkeypatch.setattr(Predictor, "encode", spied_encode)
-    monkeypatch.setattr(mlx_budget.engine.sampler, "predict", spied_predict)
-    return seen
+    monkeypatch.setattr(kind, "__call__", watched)
+    return watch
 
 
 class Batch:
     """Requests in the stock batch generator; each sampler is closed with its reply."""
 
-    def __init__(self, loaded, batch_size: int = 12):
-        self.model, self.tokenizer, self.predictor = loaded
+    def __init__(self, loaded, watch: Watch, batch_size: int = 12):
+        self.model, self.tokenizer, predictor = loaded
+        self.predictor = watch.predictor(predictor)
+        self.watch = watch
         self.generator = BatchGenerator(
             self.model,
             stop_tokens=[[EOS]],
@@ -79,10 +98,12 @@ class Batch:
         )
         self.samplers, self.tokens = {}, {}
 
-    def insert(self, case: dict, predictor: Predictor | None = None, **options) -> int:
-        """Inserts a golden case; its budget, predictor and so on may be others."""
+    def make_sampler(
+        self, case: dict, predictor: Predictor | None = None, **options
+    ) -> BudgetSampler:
+        """The sampler of a golden case; its budget and so on may be others."""
         options = {"thinking_budget": case["budget"], **options}
-        sampler = make_budget_sampler(
+        return make_budget_sampler(
             self.model,
             self.tokenizer,
             predictor or self.predictor,
@@ -90,10 +111,21 @@ class Batch:
             hard_stop=None,
             **options,
         )
+
+    def insert(
+        self,
+        case: dict,
+        predictor: Predictor | None = None,
+        sampler: BudgetSampler | None = None,
+        **options,
+    ) -> int:
+        """Inserts a golden case, with a sampler of its own if none is given."""
+        sampler = sampler or self.make_sampler(case, predictor, **options)
         (uid,) = self.generator.insert(
             [case["prompt_ids"]], [case["max_new"]], samplers=[sampler]
         )
-        self.samplers[uid], self.tokens[uid] = sampler, []
+        self.samplers[uid] = self.watch.samplers[uid] = sampler
+        self.tokens[uid] = []
         return uid
 
     def step(self) -> bool:
@@ -111,6 +143,7 @@ class Batch:
         self.close()
 
     def close(self) -> None:
+        self.watch.settle()
         self.generator.close()
         for sampler in self.samplers.values():
             sampler.close()
@@ -124,45 +157,57 @@ def picked(cases: dict[str, dict], ids: Iterable[str]) -> list[dict]:
 MIXED = ["p0_b5", "p2_b40", "p1_b1000", "p0_b200", "p2_b1000"]
 
 
+def assert_shared(passes: list[Pass]) -> None:
+    """A pass without guided rows encodes nothing; any other all of them at once."""
+    for p in passes:
+        assert p.encodings == ([("ours", len(p.guided))] if p.guided else [])
+
+
 @pytest.mark.parametrize("batch_size", [3, 12])
 def test_each_pass_encodes_its_guided_rows_once_and_together(
-    loaded, cases, passes, batch_size
+    loaded, cases, watch, batch_size
 ):
-    batch = Batch(loaded, batch_size)
+    batch = Batch(loaded, watch, batch_size)
     uids = {batch.insert(case): case for case in cases.values()}
     batch.run()
     for uid, case in uids.items():
         assert batch.tokens[uid] == case["guided_tokens"]
-    # A pass without guided rows encodes nothing; any other all of them at once.
-    assert all(p.encodings == ([p.guided] if p.guided else []) for p in passes)
+    passes = watch.passes
+    assert_shared(passes)
     guided = sum(len(s.guided_steps) for s in batch.samplers.values())
-    assert sum(len(rows) for p in passes for rows in p.encodings) == guided
+    assert sum(rows for p in passes for _, rows in p.encodings) == guided
     # The test means nothing unless rows were shared, and others left out.
     assert any(1 < len(p.guided) < p.size for p in passes)
     assert any(not p.guided for p in passes)
     assert len({p.size for p in passes}) >= 3
 
 
-def test_the_first_pass_of_a_batch_is_shared(loaded, cases, passes):
-    batch = Batch(loaded)
-    for case in picked(cases, MIXED):
-        batch.insert(case)
+def test_the_first_pass_of_a_batch_is_shared(loaded, cases, watch):
+    batch = Batch(loaded, watch)
+    uids = [batch.insert(case) for case in picked(cases, MIXED)]
     batch.step()
     batch.close()
-    assert passes[0].encodings == [[0, 1, 2, 3, 4]] == [passes[0].guided]
+    assert watch.passes[0].guided == uids
+    assert watch.passes[0].encodings == [("ours", 5)]
 
 
-def test_a_row_alone_is_encoded_at_its_guided_steps_alone(loaded, cases, passes):
-    _, guided_steps = golden_run(loaded, cases["p2_b40"])
+def test_a_row_alone_is_encoded_at_its_guided_steps_alone(loaded, cases, watch):
+    model, tokenizer, predictor = loaded
+    watched = model, tokenizer, watch.predictor(predictor)
+    _, guided_steps = golden_run(watched, cases["p2_b40"])
+    assert guided_steps == cases["p2_b40"]["guided_steps"]
+    passes = watch.passes
     assert [bool(p.encodings) for p in passes[: guided_steps[-1] + 1]] == [
         step in guided_steps for step in range(guided_steps[-1] + 1)
     ]
-    assert {len(rows) for p in passes for rows in p.encodings} == {1}
+    assert {rows for p in passes for _, rows in p.encodings} == {1}
 
 
 @pytest.mark.parametrize(("gone", "close"), [(0, True), (2, False), (4, True)])
-def test_a_row_that_is_removed_leaves_the_others_alone(loaded, cases, gone, close):
-    batch = Batch(loaded)
+def test_a_row_that_is_removed_leaves_the_others_alone(
+    loaded, cases, watch, gone, close
+):
+    batch = Batch(loaded, watch)
     uids = {batch.insert(case): case for case in picked(cases, MIXED)}
     for _ in range(15):
         batch.step()
@@ -176,21 +221,23 @@ def test_a_row_that_is_removed_leaves_the_others_alone(loaded, cases, gone, clos
         assert batch.tokens[uid] == case["guided_tokens"][:end]
 
 
-def test_a_sampler_that_is_dropped_with_its_row_leaves_the_others_alone(loaded, cases):
-    batch = Batch(loaded)
+def test_a_sampler_that_is_dropped_with_its_row_leaves_the_others_alone(
+    loaded, cases, watch
+):
+    batch = Batch(loaded, watch)
     uids = {batch.insert(case): case for case in picked(cases, MIXED)}
     for _ in range(15):
         batch.step()
     gone = list(uids)[1]
     batch.generator.remove([gone])
-    del uids[gone], batch.samplers[gone]
+    del uids[gone], batch.samplers[gone], watch.samplers[gone]
     batch.run()
     for uid, case in uids.items():
         assert batch.tokens[uid] == case["guided_tokens"]
 
 
-def test_requests_that_join_later_give_the_golden_tokens(loaded, cases, passes):
-    batch, uids = Batch(loaded), {}
+def test_requests_that_join_later_give_the_golden_tokens(loaded, cases, watch):
+    batch, uids = Batch(loaded, watch), {}
     for case, steps in zip(picked(cases, MIXED), (1, 13, 2, 29, 0), strict=True):
         uids[batch.insert(case)] = case
         for _ in range(steps):
@@ -198,14 +245,12 @@ def test_requests_that_join_later_give_the_golden_tokens(loaded, cases, passes):
     batch.run()
     for uid, case in uids.items():
         assert batch.tokens[uid] == case["guided_tokens"]
-    assert all(p.encodings == ([p.guided] if p.guided else []) for p in passes)
-    assert max(len(p.guided) for p in passes) > 1
+    assert_shared(watch.passes)
+    assert max(len(p.guided) for p in watch.passes) > 1
 
 
-def test_rows_without_a_budget_between_guided_rows_change_nothing(
-    loaded, cases, passes
-):
-    batch, free, guided = Batch(loaded), {}, {}
+def test_rows_without_a_budget_between_guided_rows_change_nothing(loaded, cases, watch):
+    batch, free, guided = Batch(loaded, watch), {}, {}
     for case in picked(cases, MIXED):
         # The same prompt without a budget: its inputs may be taken for the other's.
         free[batch.insert(case, thinking_budget=None)] = case
@@ -216,8 +261,8 @@ def test_rows_without_a_budget_between_guided_rows_change_nothing(
     for uid, case in free.items():
         plain = case["plain_tokens"]
         assert batch.tokens[uid][: len(plain)] == plain
-    # Rows without a budget have the even numbers in the first pass.
-    assert passes[0].guided == [1, 3, 5, 7, 9]
+    assert watch.passes[0].size == 10
+    assert watch.passes[0].guided == list(guided)
 
 
 def other_weights(predictor: Predictor) -> Predictor:
@@ -228,73 +273,77 @@ def other_weights(predictor: Predictor) -> Predictor:
 
 
 @pytest.mark.parametrize("make", [other_weights, lambda p: p.quantize(8, 32)])
-def test_each_row_follows_its_own_predictor(loaded, cases, passes, make):
+def test_each_row_follows_its_own_predictor(loaded, cases, watch, make):
     other = make(loaded[2])
     chosen = picked(cases, ["p0_b5", "p2_b40", "p0_b200"])
     alone = [golden_run((*loaded[:2], other), case)[0] for case in chosen]
     assert alone != [case["guided_tokens"] for case in chosen]
-    passes.clear()
-    batch = Batch(loaded)
+    watch.passes.clear()
+    batch = Batch(loaded, watch)
+    other = watch.predictor(other, "theirs")
     uids = [(batch.insert(c), batch.insert(c, other)) for c in chosen]
     batch.run()
     for (ours, theirs), case, tokens in zip(uids, chosen, alone, strict=True):
         assert batch.tokens[ours] == case["guided_tokens"]
         assert batch.tokens[theirs] == tokens
-    assert passes[0].encodings == [[0, 2, 4], [1, 3, 5]]
-    for p in passes:
-        assert len(p.encodings) <= 2
-        assert sorted(row for rows in p.encodings for row in rows) == sorted(p.guided)
+    assert watch.passes[0].encodings == [("ours", 3), ("theirs", 3)]
+    for p in watch.passes:
+        of_theirs = sum(uid in dict(uids).values() for uid in p.guided)
+        want = {"ours": len(p.guided) - of_theirs, "theirs": of_theirs}
+        assert len(p.encodings) == len(dict(p.encodings))
+        assert dict(p.encodings) == {name: n for name, n in want.items() if n}
 
 
-def foresees_nothing(member, recorder, row) -> list[int]:
-    return []
-
-
-def foresees_everything(member, recorder, row) -> list[int]:
-    return list(range(row + 1, recorder.inputs.shape[0]))
-
-
-@pytest.mark.parametrize("foresight", [foresees_nothing, foresees_everything])
-def test_wrong_foresight_costs_time_alone(
-    loaded, cases, passes, monkeypatch, foresight
+@pytest.mark.parametrize("backwards", [False, True])
+def test_requests_that_can_be_taken_for_one_another_get_their_own_tokens(
+    loaded, cases, watch, backwards
 ):
     other, case = other_weights(loaded[2]), cases["p2_b40"]
-    want, _ = golden_run((*loaded[:2], other), case)
-    passes.clear()
-    monkeypatch.setattr(sharing, "_guided_later", foresight)
-    batch = Batch(loaded)
-    uids = {batch.insert(case): case for case in picked(cases, MIXED)}
-    last = batch.insert(case, other)
+    theirs, _ = golden_run((*loaded[:2], other), case)
+    watch.passes.clear()
+    batch = Batch(loaded, watch)
+    other = watch.predictor(other, "theirs")
+    # One prompt, so that all feed the same tokens to the model at first.
+    kinds = [
+        ({}, case["guided_tokens"]),
+        ({"thinking_budget": None}, case["plain_tokens"]),
+        ({"predictor": other}, theirs),
+        ({}, case["guided_tokens"]),
+        ({"thinking_budget": None}, case["plain_tokens"]),
+        ({"thinking_budget": 1000}, cases["p2_b1000"]["guided_tokens"]),
+        ({"predictor": other}, theirs),
+    ]
+    # Samplers may be made in any order before their requests join.
+    making = kinds[::-1] if backwards else kinds
+    samplers = [batch.make_sampler(case, **options) for options, _ in making]
+    samplers = samplers[::-1] if backwards else samplers
+    uids = [batch.insert(case, sampler=sampler) for sampler in samplers]
     batch.run()
-    for uid, case in uids.items():
+    for uid, (_, want) in zip(uids, kinds, strict=True):
+        assert batch.tokens[uid][: len(want)] == want
+    # A wrong guess at who is guided costs time alone, and never a second encoding.
+    for p in watch.passes:
+        encoded = sum(rows for _, rows in p.encodings)
+        assert len(p.guided) <= encoded <= (p.size if p.guided else 0)
+
+
+def test_rows_evaluate_the_whole_vocabulary_together_or_tokens_of_their_own(
+    loaded, cases, watch, monkeypatch
+):
+    # Fewer than the vocabulary of the golden model has.
+    monkeypatch.setattr(candidates, "CANDIDATES", 64)
+    batch = Batch(loaded, watch)
+    chosen = picked(cases, MIXED)
+    whole = {batch.insert(case, guidance_tolerance=0): case for case in chosen}
+    some = {batch.insert(case, guidance_tolerance=1): case for case in chosen}
+    batch.run()
+    for uid, case in {**whole, **some}.items():
         assert batch.tokens[uid] == case["guided_tokens"]
-    assert batch.tokens[last] == want
-    encoded = sum(len(rows) for p in passes for rows in p.encodings)
-    guided = sum(len(p.guided) for p in passes)
-    if foresight is foresees_nothing:
-        assert encoded == guided == sum(len(p.encodings) for p in passes)
-    else:
-        assert all(len(p.encodings) <= 2 for p in passes)
-        assert encoded > guided
-
-
-def test_an_encoding_belongs_to_its_row_whatever_others_it_covers(loaded, golden_steps):
-    predictor = loaded[2]
-    states = mx.array(golden_steps["hidden"][:4])
-
-    class Recorder:
-        def states(self, rows):
-            return states[mx.array(rows)]
-
-    shared = sharing.SharedPrediction(predictor, Recorder(), [3, 1])
-    assert [row in shared for row in range(4)] == [False, True, False, True]
-    tokens = mx.array([[5, 0, 447]])
-    for row in (1, 3):
-        want = predictor.head_outputs(predictor.encode(states[row : row + 1]))
-        full = shared.head_outputs(row, None)
-        some = shared.head_outputs(row, tokens)
-        for w, f, s in zip(want, full, some, strict=True):
-            # float32 sums in another order; the outputs reach +-60.
-            assert f.shape == (1, 448) and s.shape == (1, 3)
-            assert mx.abs(f - w).max().item() < 1e-3
-            assert mx.abs(s - w[:, tokens[0]]).max().item() < 1e-3
+    for uid in whole:
+        assert batch.samplers[uid].full_steps == batch.samplers[uid].guided_steps
+    few = [(s.full_steps, s.guided_steps) for s in map(batch.samplers.get, some)]
+    assert sum(len(full) for full, _ in few) < sum(len(guided) for _, guided in few)
+    for p in watch.passes:
+        # Once, for all rows that were encoded together.
+        assert p.evaluations in ([], p.encodings)
+        assert p.evaluations or not whole.keys() & set(p.guided)

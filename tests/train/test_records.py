@@ -6,6 +6,7 @@ template ends with the opening marker.
 
 import json
 
+import mlx_lm
 import numpy as np
 import pytest
 from mlx_lm.tokenizer_utils import load as load_tokenizer
@@ -14,6 +15,7 @@ from chats import USER, chat, read
 from conversions import REFERENCE
 from mlx_budget import make_budget_sampler
 from mlx_budget.engine.prompts import encode_chat
+from scripted import ScriptedModel, indifferent_predictor
 
 NEWLINE, START, END, EOS = 201, 423, 424, 2
 X, Y, Z, W = 90, 91, 92, 89
@@ -287,8 +289,7 @@ def test_golden_guided_steps_are_the_newline_positions(tokenizer, golden):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("opening", [[], [W, START], [NEWLINE, START]])
-def test_newline_positions_are_where_the_sampler_guides(loaded, seed, opening):
-    model, tokenizer, predictor = loaded
+def test_newline_positions_are_where_the_sampler_guides(tokenizer, seed, opening):
     rng = np.random.default_rng(seed)
     thinking = rng.choice([X, Y, NEWLINE, START, 393, 421, 421], 60).tolist()
     # An opening marker that repeats the prompt's would be dropped.
@@ -299,13 +300,20 @@ def test_newline_positions_are_where_the_sampler_guides(loaded, seed, opening):
     found = only(tokenizer, record)
 
     ids = tokenizer.encode(prompt)
+    model = ScriptedModel(reply, len(ids))
     sampler = make_budget_sampler(
-        model, tokenizer, predictor, prompt=ids, thinking_budget=999, hard_stop=None
+        model,
+        tokenizer,
+        indifferent_predictor(),
+        prompt=ids,
+        thinking_budget=999,
+        hard_stop=None,
     )
-    guided = []
-    for i, token in enumerate(reply):
-        if sampler.is_guided():
-            guided.append(len(ids) + i)
-        sampler._tracker.update(token)
+    said = mlx_lm.stream_generate(
+        model, tokenizer, ids, sampler=sampler, max_tokens=len(reply)
+    )
+    assert [r.token for r in said] == reply
     sampler.close()
+    # The loop runs a step past the last token.
+    guided = [len(ids) + step for step in sampler.guided_steps if step < len(reply)]
     assert found.positions.tolist() == guided
