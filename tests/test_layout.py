@@ -21,17 +21,6 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-# Modules of the command line that do not lie in `cli` yet. Empty this list.
-STRAYS = (
-    "cli_chat",
-    "cli_evaluation",
-    "cli_serve",
-    "cli_training",
-    "commands",
-    "evaluate.commands",
-    "train.commands",
-    "train.train_command",
-)
 # Folders of the repository that are not in the wheel.
 OUTSIDE = ("recipes", "benchmarks", "tests")
 
@@ -75,7 +64,7 @@ def imports_within(package: Path) -> dict[str, set[str]]:
 def part_of(module: str) -> str:
     """The part of the package, a folder or a file of its top, to which it belongs."""
     _, _, name = module.partition(".")
-    return "cli" if name in STRAYS else name.split(".")[0] or "__init__"
+    return name.split(".")[0] or "__init__"
 
 
 def floor_of(module: str) -> int:
@@ -150,11 +139,6 @@ def test_demo_holds_constants_alone() -> None:
     assert isinstance(docstring, ast.Expr)
     assert others
     assert {type(o) for o in others} <= {ast.Import, ast.ImportFrom, ast.Assign}
-
-
-def test_modules_that_are_still_astray_exist() -> None:
-    names = {module.partition(".")[2] for module in modules_of(PACKAGE)}
-    assert [stray for stray in STRAYS if stray not in names] == []
 
 
 @pytest.mark.parametrize(

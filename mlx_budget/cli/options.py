@@ -1,11 +1,24 @@
 """The options that several commands share, each in one place with its help.
 
-Knows options only; nothing of what commands do with them.
+Knows options and how they are read; nothing of what commands do with them.
 """
 
 import json
+import sys
+from pathlib import Path
 
 import click
+
+from .. import demo
+from ..engine.settings import (
+    check_budget,
+    check_enforceable,
+    check_hard_stop,
+    check_temperature,
+)
+
+LOADING = ("predictor", "adapter_path", "revision", "trust_remote_code")
+TEMPLATE = ("system_prompt", "ignore_chat_template", "chat_template_config")
 
 
 def _add(*options):
@@ -259,3 +272,54 @@ KV_OPTIONS = _add(
         help="Step from which the KV cache is quantised.",
     ),
 )
+
+
+def model_or_demo(model: str | None) -> str:
+    """The model to use: the built-in one, and a line that says so, if none is given."""
+    if model is not None:
+        return model
+    click.echo(demo.NOTICE, err=True)
+    return demo.NAME
+
+
+def pick(options: dict, *names: str) -> dict:
+    """Takes some of the options out."""
+    return {name: options.pop(name) for name in names}
+
+
+def check_options(model: str | None, options: dict) -> None:
+    """Checks what can be checked of a reply's options before minutes of loading.
+
+    Raises:
+        ValueError: Naming the option that cannot be honoured.
+    """
+    from ..method.predictor import is_predictor_folder
+
+    budget = check_budget(options["thinking_budget"])
+    check_hard_stop(options.get("hard_stop"))
+    check_temperature(options["temp"])
+    folder = Path(model or demo.FOLDER)
+    if folder.is_dir() and options["predictor"] is None:
+        if not is_predictor_folder(folder):
+            check_enforceable(budget, None, None)
+    if options["max_tokens"] == 0:
+        raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt as it was given, or standard input for "-".
+
+    Raises:
+        ValueError: If it is empty or not UTF-8 text.
+    """
+    try:
+        if prompt == "-":
+            text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
+        else:
+            text = prompt
+            text.encode("utf-8")
+    except UnicodeError:
+        raise ValueError("The prompt is not UTF-8 text.") from None
+    if not text.strip():
+        raise ValueError("The prompt is empty: give one with --prompt.")
+    return text

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from chat_terminal import FIRST, SECOND, copy_demo, first_reply
 from mlx_budget import demo
 from mlx_budget.cli import cli
-from mlx_budget.cli.chat import run_chat
+from mlx_budget.cli.chat_session import run_chat
 from recipes.demo.chat import TEMPLATE
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mlx_budget import demo
 from mlx_budget.cli import cli
-from mlx_budget.cli_serve import serve as command
+from mlx_budget.cli.serve import serve as command
 from mlx_budget.server import seams
 from mlx_budget.server.handler import MAX_BODY
 from served import COMMAND, SECONDS, serving

@@ -1,26 +1,31 @@
-"""The commands that make a predictor: `traces` and `train`.
+"""The command `train`: a predictor from chat records.
 
-Knows their options; what they do is in `train`, which is imported when they run.
+Knows how a run is shown; nothing of training.
 """
 
 from pathlib import Path
 
 import click
 
-from .cli.options import (
-    BATCH_SIZE_OPTION,
+from ..train.loop import Progress
+from ..train.loop import train as run
+from ..train.options import TrainOptions
+from ..train.report import format_report
+from .options import (
     COUNT,
-    DATA_HELP,
     LOADING_OPTIONS,
     MARKER_OPTIONS,
     MODEL_OPTION,
-    PREFILL_OPTION,
-    PROMPT_OPTIONS,
-    SAMPLING_OPTIONS,
-    SEED_OPTION,
     SYSTEM_PROMPT_OPTION,
     TEMPLATE_CONFIG_OPTION,
 )
+from .progress import ProgressBars
+
+_LABELS = {
+    "reading": "Reading records",
+    "encoding": "Hidden states",
+    "training": "Training",
+}
 
 
 class _Positions(click.ParamType):
@@ -32,68 +37,6 @@ class _Positions(click.ParamType):
         if value.isdecimal() and int(value) > 0:
             return int(value)
         self.fail(f"{value!r} is none of newline, all and a number above 0.")
-
-
-@click.command()
-@MODEL_OPTION
-@LOADING_OPTIONS
-@click.option("--data", type=click.Path(path_type=Path), required=True, help=DATA_HELP)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="File of chat records to write (*.jsonl); one that is there is gone on with.",
-)
-@click.option("--limit", type=COUNT, help="Take the first so many prompts.")
-@click.option(
-    "--num-samples",
-    type=COUNT,
-    default=1,
-    show_default=True,
-    help="Replies to each prompt.",
-)
-@click.option(
-    "--prompt-template",
-    help="Text to send in place of each prompt that is a text; its first {} stands "
-    "for the prompt.",
-)
-@BATCH_SIZE_OPTION
-@click.option(
-    "--max-tokens",
-    "-m",
-    type=click.IntRange(min=-1),
-    help="Most tokens of a reply, thinking included; -1 for no limit [default: 8,192].",
-)
-@click.option(
-    "--temp",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Temperature: sample the distribution that is going to be steered.",
-)
-@SAMPLING_OPTIONS
-@click.option(
-    "--thinking-only",
-    is_flag=True,
-    help="End each reply when its thinking is closed: faster, but there is no answer "
-    "for --augment concise.",
-)
-@SEED_OPTION
-@MARKER_OPTIONS
-@PROMPT_OPTIONS
-@PREFILL_OPTION
-def traces(**options):
-    """Write a model's own replies to many prompts, to train a predictor on.
-
-    A run that was stopped goes on where it ended when the command is given again.
-    Greedy replies are then those of a run that was never stopped; sampled ones are
-    other draws of the same distribution.
-    """
-    from .train.commands import run_traces
-
-    if options["max_tokens"] is None:
-        del options["max_tokens"]
-    run_traces(**options)
 
 
 @click.command()
@@ -208,6 +151,42 @@ def train(**options):
 
     A run that was stopped in any way goes on with --resume, to the same weights.
     """
-    from .train.train_command import run_train
-
     run_train(options)
+
+
+def run_train(options: dict) -> None:
+    """Trains a predictor, with progress and a summary on stderr.
+
+    Args:
+        options (dict): Fields of `TrainOptions`; None for a default.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    checked = TrainOptions(**given)
+    with ProgressBars() as bars:
+
+        def show(now: Progress) -> None:
+            bars.show(_LABELS[now.stage], now.done, now.total, _details(now))
+
+        result = run(checked, show)
+    for note in result.notes:
+        click.echo(note, err=True)
+    click.echo(format_report(result.report), err=True)
+    mass = result.report["mass_let_through"]
+    if mass is not None:
+        click.echo(
+            f"Where guidance acts it may favour {result.report['known_tokens']:,} "
+            f"tokens, which have {mass:.0%} of the model's own probability there.",
+            err=True,
+        )
+    click.echo(f"The predictor is in {checked.output}.", err=True)
+
+
+def _details(progress: Progress) -> str | None:
+    if not progress.rate:
+        return None
+    if progress.stage == "encoding":
+        return f"{progress.rate:,.0f} tokens/s"
+    return (
+        f"loss {progress.loss:.3f}, validation {progress.val_loss:.3f}, "
+        f"{progress.rate:,.1f} records/s"
+    )

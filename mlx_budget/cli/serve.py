@@ -1,13 +1,13 @@
 """The command `serve`: the options of `mlx_lm.server`, and those of budgets.
 
-Knows options only; what they do is in `server`, which is imported when it runs.
+Knows options; what they do is in `server`, which is imported when it runs.
 """
 
 from argparse import Namespace
 
 import click
 
-from .cli.options import (
+from .options import (
     ADAPTER_OPTION,
     COUNT,
     KV_OPTIONS,
@@ -19,6 +19,7 @@ from .cli.options import (
     TRUST_OPTION,
     budget_option,
     json_object,
+    model_or_demo,
     settle_budget,
 )
 
@@ -139,10 +140,9 @@ def serve(thinking_budget, max_thinking_budget: int | None, log_level: str, **op
     """Serve OpenAI's interface with thinking budgets, as `mlx_lm.server` does."""
     import logging
 
-    from .commands import model_or_demo
-    from .engine.settings import check_budget, check_temperature
-    from .server import serve
-    from .server.budgets import BudgetPolicy
+    from ..engine.settings import check_budget, check_temperature
+    from ..server import serve
+    from ..server.budgets import BudgetPolicy
 
     options = settle_budget(options)
     names = ("hard_stop", "guidance_tolerance", "thinking_budget_message")

@@ -1,13 +1,22 @@
-"""The commands that measure: `evaluate` and `report`.
+"""The command `evaluate`: accuracy against the thinking budget.
 
-Knows their options; what they do is in `evaluate`, which is imported when they run.
+Knows how progress is shown; nothing of how replies are made or graded.
 """
 
 from pathlib import Path
 
 import click
 
-from .cli.options import (
+from .. import demo
+from ..evaluate import grading
+from ..evaluate.options import EvaluateOptions
+from ..evaluate.run import Progress
+from ..evaluate.run import evaluate as run
+from ..evaluate.strategies import parse_budgets, parse_strategies
+from ..evaluate.tasks import load_task
+from ..files import hub
+from ..models.loading import load
+from .options import (
     BATCH_SIZE_OPTION,
     COUNT,
     MARKER_OPTIONS,
@@ -15,7 +24,10 @@ from .cli.options import (
     PREFILL_OPTION,
     PROMPT_OPTIONS,
     SAMPLING_OPTIONS,
+    model_or_demo,
 )
+from .progress import ProgressBars
+from .report import run_report
 
 
 @click.command()
@@ -92,9 +104,6 @@ def evaluate(**options):
     A run that was stopped goes on where it ended when the command is given again, also
     with more strategies or budgets.
     """
-    from .evaluate.commands import run_evaluate
-    from .evaluate.strategies import parse_budgets, parse_strategies
-
     parsers = {"strategies": parse_strategies, "budgets": parse_budgets}
     for name in ("strategies", "budgets", "max_tokens", "hard_stop"):
         if options[name] is None:
@@ -104,11 +113,73 @@ def evaluate(**options):
     run_evaluate(**options)
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def report(folder: Path, as_json: bool):
-    """Make tables and plots again from the records of an evaluation."""
-    from .evaluate.commands import run_report
+def run_evaluate(
+    model: str | None,
+    output: Path,
+    *,
+    task: str | None,
+    data: Path | None,
+    instruction: str | None,
+    limit: int | None,
+    as_json: bool,
+    predictor: str | bool | None = None,
+    adapter_path: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **options,
+) -> None:
+    """Evaluates, shows how it goes, and reports.
 
-    run_report(folder, as_json)
+    Args:
+        model (str, optional): Folder or Hub name; None for the built-in model.
+        output (Path): The folder of the run.
+        task, data, instruction, limit: As in `load_task`.
+        as_json (bool): Whether to print the summary as JSON.
+        predictor, adapter_path, revision, trust_remote_code: As in `load`.
+        options: The fields of `EvaluateOptions`.
+    """
+    # What can be checked before a download is checked before it.
+    EvaluateOptions(**options)
+    grading.check_available()
+    if model in (None, demo.NAME) and task is None and data is None:
+        task = demo.NAME
+    found = load_task(task, data, limit, instruction)
+    model = model_or_demo(model)
+    loaded, tokenizer, predictor = load(
+        model,
+        predictor,
+        adapter_path=adapter_path,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    with ProgressBars() as bars:
+
+        def show(now: Progress) -> None:
+            bars.show(now.arm, now.done, now.total, _accuracy(now))
+
+        try:
+            run(
+                loaded,
+                tokenizer,
+                predictor,
+                found,
+                output,
+                model_name=hub.model_name(model, adapter_path, revision),
+                progress=show,
+                **options,
+            )
+        except KeyboardInterrupt:
+            bars.close()
+            click.echo(
+                f"Stopped; the same command goes on from there. What there is so far: "
+                f"`mlx-budget report {output}`.",
+                err=True,
+            )
+            raise
+    run_report(output, as_json)
+
+
+def _accuracy(progress: Progress) -> str | None:
+    if not progress.correct:
+        return None
+    return f"{progress.correct / progress.done:.1%} right"

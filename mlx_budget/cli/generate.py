@@ -1,35 +1,73 @@
-"""What the commands `generate` and `estimate` do with their options.
+"""The command `generate`: a reply to one prompt.
 
-Knows how prompts are read and results are shown; nothing of how options are parsed.
+Knows how a reply is asked for and shown; nothing of how tokens are chosen.
 """
 
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
-from pathlib import Path
 
 import click
 import mlx.core as mx
 from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 
-from . import demo
-from .cli.terminal import ReplyPrinter
-from .engine.estimate import ThinkingEstimate, estimate
-from .engine.generate import BudgetResponse, statistics, stream_generate
-from .engine.prompts import encode_chat, read_prompts
-from .engine.settings import (
-    check_budget,
-    check_enforceable,
-    check_hard_stop,
-    check_temperature,
+from ..engine.generate import BudgetResponse, statistics, stream_generate
+from ..engine.prompts import encode_chat
+from ..engine.settings import check_budget
+from ..engine.thinking import ThinkingMarkers, find_markers, split_reply
+from ..models.loading import load
+from .options import (
+    BUDGET_OPTIONS,
+    HIDE_THINKING_OPTION,
+    KV_OPTIONS,
+    LOADING,
+    MAX_KV_SIZE_OPTION,
+    MODEL_OPTIONS,
+    PREFILL_OPTION,
+    PROMPT_OPTIONS,
+    REPLY_OPTIONS,
+    TEMPLATE,
+    VERBOSE_OPTION,
+    check_options,
+    model_or_demo,
+    pick,
+    read_prompt,
+    settle_budget,
 )
-from .engine.thinking import ThinkingMarkers, find_markers, split_reply
-from .method.predictor import is_predictor_folder
-from .models.loading import load
+from .terminal import ReplyPrinter
 
-_LOADING = ("predictor", "adapter_path", "revision", "trust_remote_code")
-_TEMPLATE = ("system_prompt", "ignore_chat_template", "chat_template_config")
+
+@click.command()
+@MODEL_OPTIONS
+@click.option("--prompt", "-p", required=True, help="The question; - reads stdin.")
+@BUDGET_OPTIONS
+@HIDE_THINKING_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@VERBOSE_OPTION
+@REPLY_OPTIONS
+@PROMPT_OPTIONS
+@click.option("--prefill-response", help="How the reply shall begin.")
+@click.option(
+    "--extra-eos-token", multiple=True, help="Another token that ends the reply."
+)
+@MAX_KV_SIZE_OPTION
+@KV_OPTIONS
+@PREFILL_OPTION
+@click.option(
+    "--prompt-cache-file",
+    help="KV cache saved by `mlx_lm.cache_prompt`, to go on from.",
+)
+@click.option("--draft-model", help="Speculative decoding; not with a budget.")
+@click.option(
+    "--num-draft-tokens",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Tokens to draft at a time.",
+)
+def generate(**options):
+    """Answer a prompt, thinking for about so many tokens."""
+    run_generate(**settle_budget(options))
 
 
 def run_generate(model: str | None, prompt: str, **options) -> None:
@@ -43,8 +81,8 @@ def run_generate(model: str | None, prompt: str, **options) -> None:
     """
     _check_generate(model, options)
     model = model_or_demo(model)
-    text = _read_prompt(prompt)
-    hide_thinking, as_json, verbose, seed, extra_eos, draft_model, cache_file = _take(
+    text = read_prompt(prompt)
+    hide_thinking, as_json, verbose, seed, extra_eos, draft_model, cache_file = pick(
         options,
         "hide_thinking",
         "as_json",
@@ -54,8 +92,8 @@ def run_generate(model: str | None, prompt: str, **options) -> None:
         "draft_model",
         "prompt_cache_file",
     ).values()
-    template = _take(options, *_TEMPLATE, "prefill_response")
-    loading = _take(options, *_LOADING)
+    template = pick(options, *TEMPLATE, "prefill_response")
+    loading = pick(options, *LOADING)
     if cache_file is not None:
         options["prompt_cache"], loading["tokenizer_config"] = _load_cache(
             cache_file, model, options
@@ -94,67 +132,6 @@ def run_generate(model: str | None, prompt: str, **options) -> None:
         _print_live(responses, hide_thinking, verbose)
 
 
-def run_estimate(
-    model: str | None, prompt: str | None, data, as_json: bool, **options
-) -> None:
-    """Predicts thinking lengths and shows them as a table or as JSON.
-
-    Args:
-        model (str, optional): Folder or Hub name; None for the built-in model.
-        prompt (str, optional): The question, or "-" for standard input.
-        data (Path, optional): A file of prompts, in its stead.
-        as_json (bool): Whether to print JSON.
-        options: The command's other options.
-    """
-    if (prompt is None) == (data is None):
-        raise ValueError("Give one of --prompt and --data.")
-    prompts = [_read_prompt(prompt)] if data is None else read_prompts(data)
-    template = _take(options, *_TEMPLATE)
-    model = model_or_demo(model)
-    loaded, tokenizer, predictor = load(model, **_take(options, *_LOADING))
-    estimates = []
-    for text in prompts:
-        ids = encode_chat(tokenizer, text, **template)
-        title = text if isinstance(text, str) else text[-1]["content"]
-        found = estimate(loaded, tokenizer, predictor, ids, **options)
-        estimates.append((title, found))
-    if as_json:
-        rows = [{"prompt": title, **_finite(found)} for title, found in estimates]
-        result = {"model": model, "estimates": rows}
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
-    else:
-        _print_table(estimates)
-
-
-def model_or_demo(model: str | None) -> str:
-    """The model to use: the built-in one, and a line that says so, if none is given."""
-    if model is not None:
-        return model
-    click.echo(demo.NOTICE, err=True)
-    return demo.NAME
-
-
-def _take(options: dict, *names: str) -> dict:
-    return {name: options.pop(name) for name in names}
-
-
-def check_options(model: str | None, options: dict) -> None:
-    """Checks what can be checked of a reply's options before minutes of loading.
-
-    Raises:
-        ValueError: Naming the option that cannot be honoured.
-    """
-    budget = check_budget(options["thinking_budget"])
-    check_hard_stop(options.get("hard_stop"))
-    check_temperature(options["temp"])
-    folder = Path(model or demo.FOLDER)
-    if folder.is_dir() and options["predictor"] is None:
-        if not is_predictor_folder(folder):
-            check_enforceable(budget, None, None)
-    if options["max_tokens"] == 0:
-        raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
-
-
 def _check_generate(model: str | None, options: dict) -> None:
     check_options(model, options)
     if options["kv_bits"] is not None and options["max_kv_size"] is not None:
@@ -168,20 +145,6 @@ def _check_generate(model: str | None, options: dict) -> None:
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
             "budget: leave out one of them."
         )
-
-
-def _read_prompt(prompt: str) -> str:
-    try:
-        if prompt == "-":
-            text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""
-        else:
-            text = prompt
-            text.encode("utf-8")
-    except UnicodeError:
-        raise ValueError("The prompt is not UTF-8 text.") from None
-    if not text.strip():
-        raise ValueError("The prompt is empty: give one with --prompt.")
-    return text
 
 
 def _load_cache(file: str, model: str, options: dict) -> tuple[list, dict]:
@@ -254,22 +217,3 @@ def _print_json(
     click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     if interrupted:
         raise KeyboardInterrupt
-
-
-def _finite(found: ThinkingEstimate) -> dict:
-    """The fields of an estimate; lengths beyond float32 are None, as JSON has them."""
-    values = asdict(found)
-    return {k: None if v == float("inf") else v for k, v in values.items()}
-
-
-def _print_table(estimates: list[tuple[str, ThinkingEstimate]]) -> None:
-    click.echo(f"{'mode':>8}{'10 %':>8}{'median':>8}{'90 %':>8}  prompt")
-    for title, found in estimates:
-        lengths = (found.mode, found.low, found.median, found.high)
-        numbers = "".join(f"{length:8,.0f}" for length in lengths)
-        title = " ".join(title.split())
-        mark = "" if found.trusted else " (*)"
-        click.echo(f"{numbers}  {title[:60]}{'...' if len(title) > 60 else ''}{mark}")
-    click.echo("Predicted thinking length in tokens.", err=True)
-    if not all(found.trusted for _, found in estimates):
-        click.echo("(*) outside the predictor's guidance thresholds.", err=True)

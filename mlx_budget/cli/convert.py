@@ -1,0 +1,73 @@
+"""The command `convert`. Knows its options; nothing of checkpoints."""
+
+import click
+
+
+@click.command()
+@click.option(
+    "--hf-path",
+    "--model",
+    "hf_path",
+    required=True,
+    help="Folder or Hub name of the Budget Guidance checkpoint.",
+)
+@click.option(
+    "--mlx-path", default="mlx_model", show_default=True, help="Folder to make."
+)
+@click.option("-q", "--quantize", is_flag=True, help="Quantise the language model.")
+@click.option("--q-bits", type=int, help="Bits per weight [default: 4].")
+@click.option("--q-group-size", type=int, help="Quantisation group [default: 64].")
+@click.option(
+    "--q-mode",
+    type=click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]),
+    default="affine",
+    show_default=True,
+    help="Quantisation mode.",
+)
+@click.option(
+    "--quant-predicate",
+    type=click.Choice(["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"]),
+    help="Mixed-bit quantisation recipe.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="Type of the weights that are not quantised [default: as they are].",
+)
+@click.option(
+    "--predictor-q-bits",
+    type=click.Choice(["none", "4", "8"]),
+    help="Bits per weight of the predictor [default: 8 with -q, else none].",
+)
+@click.option(
+    "--predictor-heads",
+    type=click.IntRange(min=1),
+    help="Attention heads of the predictor [default: its width / 64].",
+)
+@click.option(
+    "--predictor-only",
+    is_flag=True,
+    help="Write the predictor alone, for any build of its base model; from the Hub, "
+    "download only the shards that hold it.",
+)
+@click.option(
+    "--tokenizer",
+    help="Folder or Hub name to take the tokenizer from: the base model, when the "
+    "checkpoint has none.",
+)
+@click.option("--revision", help="Branch, tag or commit of the checkpoint on the Hub.")
+@click.option("--upload-repo", help="Hub repository to upload the result to.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Let code that comes with the checkpoint run.",
+)
+def convert(predictor_q_bits: str | None, **options):
+    """Convert a Budget Guidance checkpoint for mlx-lm."""
+    from ..models.convert import convert
+
+    if predictor_q_bits is None:
+        predictor_q_bits = "8" if options["quantize"] else "none"
+    bits = None if predictor_q_bits == "none" else int(predictor_q_bits)
+    path = convert(predictor_q_bits=bits, **options)
+    click.echo(f"Converted to {path}.", err=True)

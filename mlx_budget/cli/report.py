@@ -1,0 +1,51 @@
+"""The command `report`: tables and plots of an evaluation.
+
+Knows how results are shown; nothing of how they came about.
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from ..evaluate.plots import NO_PLOTS, draw
+from ..evaluate.run import read_records, read_settings
+from ..evaluate.summary import (
+    comparison_table,
+    markdown,
+    speed_table,
+    summarize,
+    table,
+    write_summary,
+)
+from ..files.texts import write_text
+
+MARKDOWN_FILE = "summary.md"
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def report(folder: Path, as_json: bool):
+    """Make tables and plots again from the records of an evaluation."""
+    run_report(folder, as_json)
+
+
+def run_report(folder: Path, as_json: bool) -> None:
+    """Makes tables, `summary.json` and plots from the records of a folder."""
+    records = read_records(folder)
+    summary = summarize(records, read_settings(folder))
+    write_summary(folder, summary)
+    write_text(folder / MARKDOWN_FILE, markdown(summary) + "\n")
+    plots = draw(folder, records, summary)
+    if as_json:
+        click.echo(json.dumps(summary, ensure_ascii=False, indent=2))
+    else:
+        click.echo(table(summary))
+        if comparisons := comparison_table(summary):
+            click.echo(f"\n{comparisons}")
+        click.echo(speed_table(summary), err=True)
+    if not plots:
+        click.echo(NO_PLOTS, err=True)
+    names = ["records.jsonl", "summary.json", *(plot.name for plot in plots)]
+    click.echo(f"In {folder}: {', '.join(names)}.", err=True)
