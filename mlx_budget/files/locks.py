@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# The package filelock locks a file of its own, which would stay beside the user's: it
-# cannot open a folder, and its releases up to 3.29 empty the file that they lock.
+# The package filelock (4.3) cannot lock a folder, and many earlier releases of it empty
+# or delete the file that they lock. Each lock would need a file of its own, which stays
+# beside the user's.
 
 
 def lock(descriptor: int) -> None:

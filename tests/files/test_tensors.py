@@ -1,10 +1,14 @@
 """Safetensors files: read with distrust, written whole or not at all."""
 
 import json
+import random
 import struct
+from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from safetensors import SafetensorError, safe_open
 
 from mlx_budget.files.tensors import TensorInfo, read_header, write_tensors
 from mlx_budget.files.texts import write_text
@@ -42,6 +46,10 @@ def test_what_is_written_is_read_by_mlx(tmp_path):
         assert loaded[name].dtype == value.dtype
         assert loaded[name].shape == value.shape
         assert mx.array_equal(loaded[name], value)
+    with safe_open(file, "numpy") as f:
+        assert sorted(f.keys()) == sorted(weights)
+        for name in weights.keys() - {str(mx.bfloat16)}:
+            assert np.array_equal(f.get_tensor(name), np.array(weights[name]))
     header = read_header(file)
     assert header["scalar"] == TensorInfo("F32", ())
     assert {k: info.shape for k, info in header.items()} == {
@@ -84,11 +92,14 @@ def test_tensors_without_elements_are_read(tmp_path):
         ({"a": entry(0, 4)}, b"12345", "bytes where its header asks for"),
         (b"{", b"", "its header is not JSON"),
         (b"\xff\xfe\xfd", b"", "its header is not JSON"),
+        ("{}".encode("utf-16"), b"", "its header is not JSON"),
+        (b"\xef\xbb\xbf{}", b"", "its header is not JSON"),
         (b"[" * 100_000, b"", "its header is not JSON"),
         (b'{"a": %s}' % (b"9" * 5000), b"", "its header is not JSON"),
         (b"[]", b"", "its header is not a JSON object"),
         (b"null", b"", "its header is not a JSON object"),
         ({"__metadata__": {"a": 1}}, b"", "its metadata is not a map of texts"),
+        ({"__metadata__": []}, b"", "its metadata is not a map of texts"),
         ({"a": 5}, b"", "tensor a is not described"),
         ({"a": {"dtype": "U8", "shape": [4]}}, b"1234", "tensor a is not described"),
         ({"a": entry(0, 4, ["4"])}, b"1234", "tensor a is not described"),
@@ -116,6 +127,43 @@ def test_a_damaged_header_is_one_line(tmp_path, header, data, message):
     assert str(caught.value).startswith(f"{file} is truncated or not a safetensors")
     assert str(caught.value).endswith(" Download it again.")
     assert "\n" not in str(caught.value)
+    with pytest.raises(SafetensorError):
+        safe_open(file, "numpy")
+
+
+def verdict_of_the_library(file: Path) -> dict[str, TensorInfo] | None:
+    """What the package safetensors finds in a file, or None if it refuses it."""
+    try:
+        with safe_open(file, "numpy") as f:
+            entries = {name: f.get_slice(name) for name in f.keys()}
+    except SafetensorError:
+        return None
+    return {
+        name: TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
+        for name, entry in entries.items()
+    }
+
+
+def test_a_changed_header_gets_the_verdict_of_the_library(tmp_path):
+    draw, file = random.Random(0), tmp_path / "w.safetensors"
+    weights = {"a.b": mx.zeros((2, 3)), "c": mx.array(True), "d": mx.zeros(0, mx.int8)}
+    mx.save_safetensors(str(file), weights, {"x": "y"})
+    whole = file.read_bytes()
+    header_end = 8 + struct.unpack("<Q", whole[:8])[0]
+    found = set()
+    for _ in range(2000):
+        data = bytearray(whole)
+        for _ in range(draw.choice([1, 1, 2])):
+            data[draw.randrange(header_end)] = draw.choice(b'{}[]":,0123456789.etU\\\0')
+        with file.open("r+b") as f:  # faster than a new file
+            f.write(data)
+        try:
+            verdict = read_header(file)
+        except ValueError:
+            verdict = None
+        assert verdict == verdict_of_the_library(file), bytes(data)
+        found.add(verdict is None)
+    assert found == {True, False}
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 7, 8, 12])
