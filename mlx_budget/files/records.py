@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .locks import claim
 
@@ -42,7 +43,7 @@ class RecordFile:
         self._path = path
         self._descriptor = descriptor
 
-    def read(self, check: Callable[[object, str], None]) -> Iterator[dict]:
+    def read(self, check: Callable[[object, str], None]) -> Iterator[dict[str, Any]]:
         """The records that are there; in the end the last line is mended.
 
         A line that a killed program left incomplete is cut off.
@@ -73,7 +74,7 @@ class RecordFile:
         if not is_ended:
             os.write(self._descriptor, b"\n")
 
-    def append(self, record: dict) -> None:
+    def append(self, record: dict[str, Any]) -> None:
         """Appends a whole line or nothing, and waits until it is on the disk."""
         line, end = to_line(record), os.fstat(self._descriptor).st_size
         try:
@@ -86,7 +87,7 @@ class RecordFile:
             raise
 
 
-def to_line(record: dict) -> bytes:
+def to_line(record: dict[str, Any]) -> bytes:
     """The line of a record.
 
     Raises:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import hub
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 def read_rows(
-    data: str | Path | Sequence[str | Path | dict], columns: Sequence[str]
+    data: str | Path | Sequence[str | Path | dict[str, Any]], columns: Sequence[str]
 ) -> Iterator[Row]:
     """The rows of data files, read and downloaded as they are asked for.
 

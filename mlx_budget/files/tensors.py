@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -96,6 +97,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def read_tensors(file: Path) -> dict[str, mx.array]:
+    """The tensors of a sound safetensors file, each read when it is evaluated."""
+    return cast(dict[str, mx.array], mx.load(str(file)))
+
+
 def write_tensors(
     file: Path,
     weights: dict[str, mx.array],
@@ -136,7 +142,7 @@ def write_tensors(
             progress(nbytes)
 
 
-def _read_entry(file: Path, name: str, entry: dict) -> tuple[TensorInfo, int, int]:
+def _read_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     """What the header says of a tensor, and where its bytes begin and end."""
     try:
         dtype, shape = entry["dtype"], entry["shape"]

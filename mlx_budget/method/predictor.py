@@ -1,7 +1,7 @@
 """The thinking-length predictor: hidden states in, Gamma parameters per token out.
 
-Knows its own layers and its two files; nothing of the language
-model that it reads, of tokenizers or of generation.
+Knows its own layers and its two files; nothing of the language model that it reads, of
+tokenizers or of generation.
 
 Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocabulary.
 """
@@ -15,10 +15,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..files.tensors import read_header, write_tensors
+from ..files.tensors import read_header, read_tensors, write_tensors
 from ..files.texts import write_json
 from .encoder import EncoderLayer
-from .predictor_config import CONFIG_FILE, PredictorConfig, read_config
+from .predictor_config import CONFIG_FILE, PredictorConfig
 
 WEIGHTS_FILE = "predictor.safetensors"
 
@@ -192,14 +192,14 @@ class Predictor(nn.Module):
                 extra, or not of the shape that the configuration gives it.
         """
         path = Path(path)
-        config = read_config(path / CONFIG_FILE)
+        config = PredictorConfig.from_file(path / CONFIG_FILE)
         predictor = cls(config)
         if config.quantization:
             _quantize_layers(predictor, config.quantization)
         file = path / WEIGHTS_FILE
         found = {k: t.shape for k, t in read_header(file).items()}
         check_tensors(found, _shapes(predictor), str(file))
-        predictor.load_weights(list(mx.load(str(file)).items()))
+        predictor.load_weights(list(read_tensors(file).items()))
         if config.known_tokens:
             _check_tokens(predictor, file)
         predictor.eval()

@@ -115,24 +115,24 @@ class PredictorConfig:
         _check_keys(GuidanceThresholds, thresholds, " in thresholds")
         return cls(**values, thresholds=GuidanceThresholds(**thresholds))
 
+    @classmethod
+    def from_file(cls, file: Path) -> "PredictorConfig":
+        """Reads `predictor_config.json`.
 
-def read_config(file: Path) -> PredictorConfig:
-    """Reads `predictor_config.json`.
-
-    Raises:
-        ValueError: In one line, if it is missing, damaged, or not of this format.
-    """
-    values = read_json(
-        file,
-        f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
-        "with `mlx-budget convert`.",
-    )
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a JSON object.")
-    try:
-        return PredictorConfig.from_dict(values)
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"{file} cannot be read: {str(e).rstrip('.')}.") from None
+        Raises:
+            ValueError: In one line, if it is missing, damaged, or not of this format.
+        """
+        values = read_json(
+            file,
+            f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
+            "with `mlx-budget convert`.",
+        )
+        if not isinstance(values, dict):
+            raise ValueError(f"{file} must hold a JSON object.")
+        try:
+            return cls.from_dict(values)
+        except (ValueError, TypeError) as e:
+            raise ValueError(f"{file} cannot be read: {str(e).rstrip('.')}.") from None
 
 
 def _check_quantization(settings: dict[str, int]) -> None:

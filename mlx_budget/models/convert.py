@@ -27,7 +27,7 @@ from ..files.shards import (
     read_index,
     write_shards,
 )
-from ..files.tensors import read_header
+from ..files.tensors import read_header, read_tensors
 from ..files.texts import write_text
 from ..method.predictor import Predictor, check_tensors
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
@@ -221,7 +221,7 @@ def _read_predictor(
         ) from None
     weights = {}
     for shard in _predictor_shards(source):
-        for tensor, value in mx.load(str(shard)).items():
+        for tensor, value in read_tensors(shard).items():
             if is_predictor_tensor(tensor):
                 value = value.reshape(-1) if tensor == "cls_token" else value
                 weights[predictor_name(tensor)] = _as(value, dtype)

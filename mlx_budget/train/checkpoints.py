@@ -6,10 +6,9 @@ Knows files and trees of arrays; nothing of what is trained.
 import json
 from pathlib import Path
 
-import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..files.tensors import read_header, write_tensors
+from ..files.tensors import read_header, read_tensors, write_tensors
 from ..files.texts import write_text
 
 _PREFIX, _SUFFIX = "checkpoint-", ".safetensors"
@@ -47,7 +46,7 @@ def write_tree(file: Path, tree: dict) -> None:
 
 def read_tree(file: Path) -> dict:
     """Reads what `write_tree` wrote."""
-    return tree_unflatten(list(mx.load(str(file)).items()))
+    return tree_unflatten(list(read_tensors(file).items()))
 
 
 class LearningCurves:

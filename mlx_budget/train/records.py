@@ -109,7 +109,7 @@ def read_records(
     the content; and ``raw_prompt``, true if the prompt has no chat template.
 
     Args:
-        data (str, Path or Sequence): Files or names, see `data_files.read_rows`.
+        data (str, Path or Sequence): Files or names, see `rows.read_rows`.
         tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
         positions (str or int): "newline", "all" or how many to draw of each record, see
             `targets.choose_positions`.
