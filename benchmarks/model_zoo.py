@@ -87,13 +87,13 @@ def check_recorder(model: nn.Module) -> str:
     recorder = HiddenStateRecorder.acquire(model)
     try:
         recorded = run_steps(model, rows[0])
-        states = recorder.states([0])
+        states = recorder.last.states([0])
         compare_logits(plain, recorded)
         compare_states(model, seen, states)
         if [name for name, _ in tree_flatten(model.parameters())] != names:
             raise Mismatch("the names of the parameters change")
         run_steps(model, rows[1])
-        singles = [states, recorder.states([0])]
+        singles = [states, recorder.last.states([0])]
         remark = compare_batch(model, recorder, singles)
     finally:
         recorder.release()
@@ -197,7 +197,7 @@ def compare_batch(
     except Exception as error:
         return f"the model takes no batch here: {one_line(error)}"
     for i, single in enumerate(singles):
-        row = recorder.states([i])
+        row = recorder.last.states([i])
         if not close(row, single, REORDERED):
             worst = float(abs(row - single).max())
             raise Mismatch(

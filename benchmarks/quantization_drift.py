@@ -34,7 +34,7 @@ def guided_steps(parts, case: dict, steps: int) -> tuple[np.ndarray, np.ndarray]
     recorder = HiddenStateRecorder.acquire(model)
     for step, token in enumerate([prompt[-1], *case["guided_tokens"]]):
         logits = model(mx.array([[token]]), cache=cache)[:, -1]
-        states = recorder.states([0])
+        states = recorder.last.states([0])
         if step in wanted and len(found) < steps:
             weights = guidance.log_weights(*predictor(states), wanted[step])
             logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -102,7 +102,7 @@ def record(model: nn.Module, rows: list[list[int]]) -> tuple[mx.array, mx.array]
     recorder = HiddenStateRecorder.acquire(model)
     try:
         logits = steps(model, rows)
-        return logits, recorder.states(list(range(len(rows))))
+        return logits, recorder.last.states(range(len(rows)))
     finally:
         recorder.release()
 

@@ -4,21 +4,25 @@ Continuous batching by mlx-lm's `BatchGenerator`: requests join as others finish
 that generator and the budget sampler; nothing of files, Hub or terminal.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.generate import BatchGenerator, BatchStats
+from mlx_lm.generate import BatchGenerator, BatchStats, GenerationBatch
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
-from .generate import default_max_tokens, make_tracker
-from .sampler import BudgetSampler, encode_prompt, make_budget_sampler
-from .settings import DEFAULT_HARD_STOP, AutoBudget, check_budget
-from .thinking import ThinkingTracker, find_markers
+from .fields import take
+from .follower import ReplyFollower
+from .sampler import BudgetSampler, PlainSampler, Prompt, encode_prompt, steer
+from .settings import AutoBudget, Sampling, SharedOptions, ThinkingBudget
+from .thinking import find_markers, markers_of
 
-Prompt = str | list[int] | mx.array
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
 Budget = int | str | AutoBudget | None
 # What BatchGenerator takes for "no limit".
 _NO_LIMIT = 2**31 - 1
@@ -41,6 +45,7 @@ class BatchReply:
         closed_by: "model" or "budget" if thinking has ended, else None.
         guided_tokens: Number of tokens that were chosen under guidance.
         answer_tokens: Tokens behind the thinking, or of all of a reply without any.
+        thinking, answer: The two parts of the text, without markers.
     """
 
     index: int
@@ -54,6 +59,8 @@ class BatchReply:
     closed_by: str | None
     guided_tokens: int
     answer_tokens: int
+    thinking: str = field(default="", compare=False)
+    answer: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def batch_generate(
     prompts: Sequence[Prompt],
     *,
     verbose: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> BatchReplies:
     """Generates a reply to each prompt, several at a time.
 
@@ -88,13 +95,13 @@ def batch_generate(
         model, tokenizer, prompts, kwargs: As in `stream_batch_generate`.
         verbose (bool): Whether to print progress and statistics.
     """
-    replies: list[BatchReply | None] = [None] * len(prompts)
+    found: dict[int, BatchReply] = {}
     stats = BatchStats()
     finished = stream_batch_generate(model, tokenizer, prompts, stats=stats, **kwargs)
-    for done, reply in enumerate(finished, 1):
-        replies[reply.index] = reply
+    for reply in finished:
+        found[reply.index] = reply
         if verbose:
-            print(f"Finished {done} of {len(prompts)}", end="\r", flush=True)
+            print(f"Finished {len(found)} of {len(prompts)}", end="\r", flush=True)
     if verbose and prompts:
         print(
             f"\nPrompt: {stats.prompt_tokens} tokens, {stats.prompt_tps:.3f} "
@@ -102,6 +109,7 @@ def batch_generate(
             f"{stats.generation_tps:.3f} tokens-per-sec\n"
             f"Peak memory: {stats.peak_memory:.3f} GB"
         )
+    replies = [found[index] for index in range(len(prompts))]
     return BatchReplies([r.text for r in replies], replies, stats)
 
 
@@ -113,9 +121,7 @@ def stream_batch_generate(
     predictor: Predictor | bool | None = None,
     thinking_budget: Budget | Sequence[Budget] = None,
     max_tokens: int | None | Sequence[int | None] = None,
-    hard_stop: float | None = DEFAULT_HARD_STOP,
-    thinking_start: str | None = None,
-    thinking_end: str | None = None,
+    seed: int | None | Sequence[int | None] = None,
     batch_size: int = 32,
     prefill_batch_size: int = 8,
     prefill_step_size: int = 2048,
@@ -123,9 +129,8 @@ def stream_batch_generate(
     logits_processors: list | None = None,
     stop_after_thinking: bool = False,
     stats: BatchStats | None = None,
-    seed: int | None | Sequence[int | None] = None,
-    make_sampler: Callable[..., BudgetSampler] = make_budget_sampler,
-    **sampling,
+    make_sampler: Callable[..., Any] = steer,
+    **options: "Unpack[SharedOptions]",
 ) -> Generator[BatchReply, None, None]:
     """Generates replies, several at a time, and yields each when it is finished.
 
@@ -137,7 +142,9 @@ def stream_batch_generate(
         thinking_budget (int or sequence, optional): As in `make_budget_sampler`; one
             for all prompts, or one for each.
         max_tokens (int or sequence, optional): As in `stream_generate`, likewise.
-        hard_stop, thinking_start, thinking_end: As in `make_budget_sampler`.
+        seed (int or sequence, optional): As in `make_budget_sampler`; one for all
+            prompts, so that equal prompts get equal replies, or one for each. None
+            leaves a prompt's draws to MLX's generator, whatever seeds the others have.
         batch_size (int): Most replies to generate at a time.
         prefill_batch_size (int): Most prompts to process at a time.
         prefill_step_size (int): Prompt tokens to process at a time.
@@ -147,11 +154,10 @@ def stream_batch_generate(
             closed, without an answer.
         stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
             the caller does between two replies counts as time of generation.
-        seed (int or sequence, optional): As in `make_budget_sampler`; one for each
-            prompt, so that the draws of a reply are its own whatever runs beside it.
-        make_sampler (Callable): In place of `make_budget_sampler`.
-        sampling: The other options of `make_budget_sampler`: ``temp``, ``top_p``,
-            ``thinking_budget_message`` and so on.
+        make_sampler (Callable): In place of `mlx_budget.engine.sampler.steer`.
+        options: ``hard_stop``, ``thinking_budget_message``, ``thinking_start``,
+            ``thinking_end``, ``temp``, ``top_p`` and the other options of
+            `make_budget_sampler`, for all prompts.
 
     Yields:
         BatchReply: In the order in which they finish.
@@ -167,37 +173,38 @@ def stream_batch_generate(
             raise ValueError(f"{name} must be 1 or more, not {value}.")
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
-    budgets = _Values("thinking_budget", thinking_budget, prompts, check_budget)
+    keywords: dict[str, Any] = dict(options)
+    thinking, sampling = take(ThinkingBudget, keywords), take(Sampling, keywords)
+    if keywords:
+        raise TypeError(f"There is no option {next(iter(keywords))!r}.")
+    budgets = _Values(
+        "thinking_budget",
+        thinking_budget,
+        prompts,
+        lambda b: replace(thinking, tokens=b),
+    )
     limits = _Values("max_tokens", max_tokens, prompts, _check_limit)
-    seeds = _Values("seed", seed, prompts, lambda value: value)
+    draws = _Values("seed", seed, prompts, lambda s: replace(sampling, seed=s))
+    markers = markers_of(tokenizer, thinking)
+    if stop_after_thinking and markers is None:
+        find_markers(tokenizer)  # says what is missing
 
-    def requests() -> Generator["_Request", None, None]:
+    def requests() -> Generator[_Request, None, None]:
         for index, prompt in enumerate(prompts):
-            budget, limit = budgets[index], limits[index]
             if isinstance(prompt, int):
                 raise ValueError("prompts must be a sequence of prompts: this is one.")
             ids = encode_prompt(tokenizer, prompt)
             if not ids:
                 raise ValueError(f"Prompt {index} is empty.")
+            budget, limit = budgets[index], limits[index]
             if limit is None:
-                limit = default_max_tokens(budget, hard_stop)
+                limit = budget.max_tokens
             sampler = make_sampler(
-                model,
-                tokenizer,
-                predictor,
-                prompt=ids,
-                thinking_budget=budget,
-                hard_stop=hard_stop,
-                thinking_start=thinking_start,
-                thinking_end=thinking_end,
-                seed=seeds[index],
-                **sampling,
+                model, tokenizer, predictor, ids, budget, draws[index]
             )
-            tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
-            if stop_after_thinking and tracker is None:
-                find_markers(tokenizer)  # says what is missing
+            reply = ReplyFollower(tokenizer, markers, ids, sampler.record)
             limit = _NO_LIMIT if limit == -1 else limit
-            yield _Request(index, ids, limit, sampler, tracker, stop_after_thinking)
+            yield _Request(index, ids, limit, sampler, reply)
 
     generator = BatchGenerator(
         model,
@@ -208,7 +215,8 @@ def stream_batch_generate(
         max_kv_size=max_kv_size,
         logits_processors=logits_processors,
     )
-    waiting, running = requests(), {}
+    waiting = requests()
+    running: dict[int, _Request] = {}
 
     def fill() -> None:
         while len(running) < batch_size:
@@ -227,13 +235,14 @@ def stream_batch_generate(
             while running:
                 for response in generator.next_generated():
                     request = running[response.uid]
-                    reply = request.take(response, tokenizer)
-                    if reply is not None:
-                        if response.finish_reason is None:
-                            generator.remove([response.uid])
-                        request.sampler.close()
-                        del running[response.uid]
-                        yield reply
+                    finish_reason = request.take(response, stop_after_thinking)
+                    if finish_reason is None:
+                        continue
+                    if response.finish_reason is None:
+                        generator.remove([response.uid])
+                    request.sampler.close()
+                    del running[response.uid]
+                    yield request.finish(finish_reason)
                 fill()
         if stats is not None:
             vars(stats).update(vars(measured))
@@ -248,68 +257,57 @@ class _Request:
     index: int
     ids: list[int]
     limit: int
-    sampler: BudgetSampler
-    tracker: ThinkingTracker | None
-    stop_after_thinking: bool
+    sampler: BudgetSampler | PlainSampler
+    reply: ReplyFollower
 
-    def __post_init__(self):
-        self.tokens: list[int] = []
-        self._answer_tokens = 0
-
-    def take(self, response, tokenizer: TokenizerWrapper) -> BatchReply | None:
-        """Adds a token; the reply, if it was the last."""
+    def take(
+        self, response: GenerationBatch.Response, stop_after_thinking: bool
+    ) -> str | None:
+        """Takes a token; why the reply ends with it, or None."""
         if response.finish_reason != "stop":
-            is_answer = True
-            if self.tracker is not None:
-                was_thinking = self.tracker.thinking
-                forced = len(self.tokens) in self.sampler.forced_steps
-                self.tracker.update(response.token, forced=forced)
-                is_answer = not was_thinking and not self.tracker.thinking
-            self._answer_tokens += is_answer
-            self.tokens.append(response.token)
-        tracker, finish_reason = self.tracker, response.finish_reason
-        if finish_reason is None and self.stop_after_thinking and tracker.closed_by:
-            finish_reason = "closed"
-        if finish_reason is None:
-            return None
-        # The loop runs a step past the last token.
-        guided = [s for s in self.sampler.guided_steps if s < len(self.tokens)]
+            self.reply.take(response.token)
+        if response.finish_reason is None and stop_after_thinking:
+            return "closed" if self.reply.closed_by else None
+        return response.finish_reason
+
+    def finish(self, finish_reason: str) -> BatchReply:
+        """The finished reply."""
+        reply = self.reply
+        thinking, answer = reply.split()
         return BatchReply(
             index=self.index,
-            text=_decode(tokenizer, self.tokens),
-            tokens=self.tokens,
+            text=reply.text,
+            thinking=thinking,
+            answer=answer,
+            tokens=reply.tokens,
             prompt_tokens=len(self.ids),
             finish_reason=finish_reason,
-            is_thinking=tracker is not None and tracker.thinking,
-            thinking_tokens=tracker.thinking_tokens if tracker else 0,
-            thinking_budget=self.sampler.budget,
-            closed_by=tracker.closed_by if tracker else None,
-            guided_tokens=len(guided),
-            answer_tokens=self._answer_tokens,
+            is_thinking=reply.is_in_thinking,
+            thinking_tokens=reply.thinking_tokens,
+            thinking_budget=reply.thinking_budget,
+            closed_by=reply.closed_by,
+            guided_tokens=reply.guided_tokens,
+            answer_tokens=reply.answer_tokens,
         )
 
 
-def _decode(tokenizer: TokenizerWrapper, tokens: list[int]) -> str:
-    """The text that ``stream_generate`` gives in pieces."""
-    detokenizer = tokenizer.detokenizer
-    detokenizer.reset()
-    for token in tokens:
-        detokenizer.add_token(token)
-    detokenizer.finalize()
-    return detokenizer.text
-
-
-class _Values:
+class _Values(Generic[T]):
     """One value for all prompts or one for each, checked before anything is run."""
 
-    def __init__(self, name: str, given, prompts, check: Callable):
+    def __init__(
+        self,
+        name: str,
+        given: Any,
+        prompts: Iterable[Prompt],
+        check: Callable[[Any], T],
+    ):
         self._name = name
         self._is_many = isinstance(given, Sequence) and not isinstance(given, str)
         self._values = [check(v) for v in (given if self._is_many else [given])]
-        if self._is_many and hasattr(prompts, "__len__"):
+        if self._is_many and isinstance(prompts, Sized):
             self._check_count(len(prompts), len(prompts) == len(given))
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> T:
         if not self._is_many:
             return self._values[0]
         self._check_count(index + 1, index < len(self._values))

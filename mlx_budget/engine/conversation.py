@@ -6,6 +6,8 @@ Knows chat templates and mlx-lm's prompt caches; nothing of terminals.
 import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
+from typing import Any
 
 import mlx.nn as nn
 from mlx_lm.models.cache import (
@@ -19,10 +21,13 @@ from mlx_lm.models.cache import (
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
-from .generate import BudgetResponse, make_tracker, stream_generate
+from .fields import keywords_of, take
+from .follower import ReplyFollower
+from .generate import BudgetResponse, stream_generate
 from .prompts import encode_chat
-from .settings import DEFAULT_HARD_STOP, AutoBudget, check_budget, check_enforceable
-from .thinking import find_markers, split_reply
+from .sampler import check_enforceable
+from .settings import MAX_SEED, AutoBudget, Budget, Sampling, ThinkingBudget
+from .thinking import ThinkingTracker, find_markers, markers_of
 
 # Layers of a cache whose cut is exact when mlx-lm makes one; of others it may not be.
 _CUTTABLE = (KVCache, QuantizedKVCache, RotatingKVCache)
@@ -58,9 +63,7 @@ class Conversation:
         system_prompt: str | None = None,
         chat_template_config: dict | None = None,
         max_kv_size: int | None = None,
-        thinking_start: str | None = None,
-        thinking_end: str | None = None,
-        **options,
+        **options: Any,
     ):
         """Begins a chat.
 
@@ -68,7 +71,9 @@ class Conversation:
             model, tokenizer, predictor: As `mlx_budget.load` returns them.
             system_prompt, chat_template_config: As in `encode_chat`.
             max_kv_size (int, optional): Most tokens in the KV cache.
-            thinking_start, thinking_end, options: As in `stream_generate`.
+            options: As in `stream_generate`, the budget aside. With a seed the first
+                turn draws as ``stream_generate`` with that seed does, and each later
+                one with the next number.
 
         Raises:
             ValueError: If the model has no chat template, or the markers are bad.
@@ -82,35 +87,33 @@ class Conversation:
         self._tokenizer = tokenizer
         self._predictor = predictor
         self._template_config = chat_template_config
-        self._custom = (thinking_start, thinking_end)
-        self._markers = None
-        if tokenizer.has_thinking or thinking_start or thinking_end:
-            self._markers = find_markers(tokenizer, thinking_start, thinking_end)
-        self._options = options
+        self._thinking = take(ThinkingBudget, options)
+        self._sampling = take(Sampling, options)
+        self._loop = options
+        self._markers = markers_of(tokenizer, self._thinking)
         self._cache = _ConversationCache(model, max_kv_size)
         self.system_prompt = system_prompt
         self.messages: list[dict] = []
         self.prompt_tokens = 0
+        self._turn = 0
 
     def reset(self) -> None:
         """Forgets the history, and the cache with it."""
         self.messages = []
+        self._turn = 0
         self._cache.clear()
 
-    def check_budget(
-        self, budget: int | str | AutoBudget | None
-    ) -> int | AutoBudget | None:
-        """The budget as `check_budget` gives it.
+    def check_budget(self, budget: int | str | AutoBudget | None) -> Budget:
+        """The budget as `mlx_budget.engine.settings.check_budget` gives it.
 
         Raises:
             ValueError: If it is no budget, or cannot be honoured by this model.
         """
-        budget = check_budget(budget)
-        if budget is not None:
-            hard_stop = self._options.get("hard_stop", DEFAULT_HARD_STOP)
-            check_enforceable(budget, self._predictor, hard_stop)
-            find_markers(self._tokenizer, *self._custom)
-        return budget
+        thinking = replace(self._thinking, tokens=budget)
+        if thinking.tokens is not None:
+            check_enforceable(thinking, self._predictor)
+            find_markers(self._tokenizer, thinking.start, thinking.end)
+        return thinking.tokens
 
     def ask(
         self,
@@ -138,9 +141,10 @@ class Conversation:
         self.prompt_tokens = len(ids)
         # The budget looks in what is read whether thinking is open already.
         held = self._cache.cut_to(ids[:-last], len(ids))
-        runs: list[tuple[bool, str]] = []
+        reply: ReplyFollower | None = None
+        thinking = replace(self._thinking, tokens=thinking_budget)
 
-        def stop_early(*_) -> None:
+        def stop_early(*_: Any) -> None:
             if stopped():
                 raise _Stopped
 
@@ -149,19 +153,18 @@ class Conversation:
             self._tokenizer,
             ids[held:],
             predictor=self._predictor,
-            thinking_budget=thinking_budget,
             prompt_cache=self._cache.layers,
             prompt_progress_callback=stop_early,
-            thinking_start=self._custom[0],
-            thinking_end=self._custom[1],
-            **self._options,
+            **keywords_of(thinking),
+            **keywords_of(self._sampling_of_turn()),
+            **self._loop,
         )
         self._cache.tokens = list(ids)
         try:
             with closing(responses):
                 for response in responses:
                     self._cache.tokens.append(response.token)
-                    runs.append((response.is_thinking, response.text))
+                    reply = response.reply
                     yield response
                     stop_early()
         except _Stopped:
@@ -170,9 +173,15 @@ class Conversation:
             # A layer may have been in the middle of its work.
             self._cache.clear()
             raise
-        message = self._message(runs, ids[-last:])
+        message = None if reply is None else self._message(reply, ids[-last:])
         if message is not None:
             self.messages = [*asked, message]
+
+    def _sampling_of_turn(self) -> Sampling:
+        turn, self._turn = self._turn, self._turn + 1
+        if (seed := self._sampling.seed) is None:
+            return self._sampling
+        return replace(self._sampling, seed=(seed + turn) % (MAX_SEED + 1))
 
     def _encode(self, messages: list[dict]) -> tuple[list[int], int]:
         """The prompt, and how many of its tokens come from the last message on."""
@@ -187,13 +196,13 @@ class Conversation:
             return ids, len(ids)
         return ids, min(max(len(last), 1), len(ids))
 
-    def _message(self, runs: list[tuple[bool, str]], prompt: list[int]) -> dict | None:
+    def _message(self, reply: ReplyFollower, prompt: list[int]) -> dict | None:
         """A reply as a message of the history, or None if it has no answer.
 
         A template that names a field for thinking gets thinking and answer apart; any
         other gets them as they came, the opening marker included.
         """
-        thinking, answer = split_reply(runs, self._markers)
+        thinking, answer = reply.split()
         field = _thinking_field(self._tokenizer)
         if field == "thinking":
             # gpt-oss heads each part with its channel.
@@ -204,17 +213,18 @@ class Conversation:
         if field is not None:
             answer = answer.lstrip("\n")
             return {"role": "assistant", "content": answer, field: thinking}
-        text = self._opening(prompt) + "".join(text for _, text in runs)
-        return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": self._opening(prompt) + reply.text}
 
     def _opening(self, prompt: list[int]) -> str:
         """How the prompt itself opens thinking, as some templates make it do."""
-        tracker = make_tracker(self._tokenizer, *self._custom, prompt)
-        if tracker is None or not tracker.thinking or not self._markers.start:
+        markers = self._markers
+        if markers is None or not markers.start:
+            return ""
+        if not ThinkingTracker(self._tokenizer, markers, prompt).thinking:
             return ""
         text = self._tokenizer.decode(prompt)
-        begin = text.rfind(self._markers.start)
-        return text[begin:] if begin >= 0 else self._markers.start
+        begin = text.rfind(markers.start)
+        return text[begin:] if begin >= 0 else markers.start
 
 
 class _ConversationCache:

@@ -14,8 +14,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor
-from .recorder import HiddenStateRecorder
-from .sampler import encode_prompt
+from .recorder import ForwardPass, HiddenStateRecorder
+from .sampler import Prompt, encode_prompt
 from .sharing import first_token
 from .thinking import ThinkingTracker, find_markers
 
@@ -52,7 +52,7 @@ def estimate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
     predictor: Predictor,
-    prompt: str | list[int] | mx.array,
+    prompt: Prompt,
     *,
     thinking_start: str | None = None,
     thinking_end: str | None = None,
@@ -85,14 +85,15 @@ def estimate(
     markers = find_markers(tokenizer, thinking_start, thinking_end)
     if not ThinkingTracker(tokenizer, markers, ids).thinking:
         ids += markers.start_tokens
-    seen = {}
+    seen: list[tuple[ForwardPass, int]] = []
 
     def observe(logprobs: mx.array) -> mx.array:
-        seen["states"] = recorder.states([recorder.next_row(1)])
-        _, positions, width = seen["states"].shape
-        predictor.check_sizes(width, positions - 1, logprobs.shape[-1])
-        seen["token"] = first_token(predictor, logprobs)
-        return mx.array([seen["token"]])
+        forward = recorder.last
+        if forward is None:
+            raise ValueError("The model was not run on the last token of the prompt.")
+        predictor.check_sizes(*forward.sizes(), logprobs.shape[-1])
+        seen.append((forward, first_token(predictor, logprobs)))
+        return mx.array([seen[0][1]])
 
     recorder = HiddenStateRecorder.acquire(model)
     try:
@@ -107,8 +108,8 @@ def estimate(
             pass
     finally:
         recorder.release()
-    token = seen["token"]
-    concentration, rate = (p[0, token] for p in predictor(seen["states"]))
+    forward, token = seen[0]
+    concentration, rate = (p[0, token] for p in predictor(forward.states([0])))
     lengths = quantile_lengths(QUANTILES, concentration, rate)
     mode = log_to_length(gamma.mode(concentration, rate)).item()
     return ThinkingEstimate(

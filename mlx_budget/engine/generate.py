@@ -4,24 +4,40 @@ Knows mlx-lm's loop and the budget sampler; nothing of files, Hub or terminal.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 from mlx_lm.generate import GenerationResponse
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..method.candidates import DEFAULT_TOLERANCE
 from ..method.predictor import Predictor
-from .sampler import encode_prompt, make_budget_sampler
-from .settings import DEFAULT_HARD_STOP, AutoBudget, check_budget, thinking_limit
-from .thinking import ThinkingTracker, find_markers
+from .fields import take
+from .follower import ReplyFollower
+from .sampler import Prompt, encode_prompt, steer
+from .settings import ReplyOptions, Sampling, ThinkingBudget
+from .thinking import markers_of
 
-# Room for the answer after a budgeted block, and for a reply whose thinking nothing
-# bounds, in tokens.
-ANSWER_TOKENS = 2048
-UNBOUNDED_TOKENS = 8192
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class StreamOptions(ReplyOptions, total=False):
+    """The keyword arguments of `stream_generate`, for type checkers."""
+
+    prompt_cache: Any
+    max_kv_size: int | None
+    kv_bits: int | None
+    kv_group_size: int
+    quantized_kv_start: int
+    prefill_step_size: int
+    prompt_progress_callback: Any
+    logits_processors: Any
+    input_embeddings: Any
+    draft_model: Any
+    num_draft_tokens: int
+    sampler: Any
 
 
 @dataclass
@@ -35,37 +51,26 @@ class BudgetResponse(GenerationResponse):
         thinking_budget: The budget in tokens, or None; an automatic one from the first
             thinking token on.
         closed_by: "model" or "budget" once thinking has ended, else None.
+        answer_tokens: Tokens outside of thinking so far.
+        reply: Follows the reply; ``reply.split()`` gives thinking and answer so far.
     """
 
     is_thinking: bool = False
     thinking_tokens: int = 0
     thinking_budget: int | None = None
     closed_by: str | None = None
+    answer_tokens: int = 0
+    reply: ReplyFollower | None = field(default=None, repr=False, compare=False)
 
 
 def stream_generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
-    prompt: str | list[int] | mx.array,
+    prompt: Prompt,
     *,
     predictor: Predictor | bool | None = None,
-    thinking_budget: int | str | AutoBudget | None = None,
-    hard_stop: float | None = DEFAULT_HARD_STOP,
-    thinking_budget_message: str | None = None,
-    thinking_start: str | None = None,
-    thinking_end: str | None = None,
-    guidance_tolerance: float = DEFAULT_TOLERANCE,
-    temp: float = 0.0,
-    seed: int | None = None,
-    top_p: float = 0.0,
-    min_p: float = 0.0,
-    min_tokens_to_keep: int = 1,
-    top_k: int = 0,
-    xtc_probability: float = 0.0,
-    xtc_threshold: float = 0.1,
-    xtc_special_tokens: list[int] | None = None,
     max_tokens: int | None = None,
-    **kwargs,
+    **options: "Unpack[StreamOptions]",
 ) -> Generator[BudgetResponse, None, None]:
     """Generates a reply, piece by piece, with its thinking steered to a budget.
 
@@ -73,16 +78,14 @@ def stream_generate(
         model, tokenizer, predictor: As `mlx_budget.load` returns them. A predictor is
             needed for a budget above 0, unless False asks for the hard stop alone.
         prompt (str, list or mx.array): The prompt, chat template applied.
-        thinking_budget, hard_stop, thinking_budget_message, thinking_start,
-            thinking_end, guidance_tolerance, seed: As in `make_budget_sampler`.
-        temp, top_p, min_p, min_tokens_to_keep, top_k, xtc_probability, xtc_threshold,
-            xtc_special_tokens: As in ``mlx_lm.sample_utils.make_sampler``; under
-            guidance they apply to the guided distribution.
         max_tokens (int, optional): Most tokens to generate, thinking included; -1 for
             no limit. By default what thinking can take and 2,048 more, or 8,192 where
             nothing bounds thinking.
-        kwargs: The other options of ``mlx_lm.stream_generate``: ``prompt_cache``,
-            ``max_kv_size``, ``kv_bits``, ``logits_processors`` and so on.
+        options: ``thinking_budget``, ``hard_stop``, ``thinking_budget_message``,
+            ``thinking_start``, ``thinking_end``, ``guidance_tolerance``, ``temp``,
+            ``seed`` and the other options of `make_budget_sampler`; and those of
+            ``mlx_lm.stream_generate``: ``prompt_cache``, ``max_kv_size``, ``kv_bits``,
+            ``logits_processors`` and so on.
 
     Yields:
         BudgetResponse: mlx-lm's response with the state of the thinking block.
@@ -90,14 +93,15 @@ def stream_generate(
     Raises:
         ValueError: If the budget cannot be honoured, with the reason and the way out.
     """
-    budget = check_budget(thinking_budget)
-    if budget is not None:
-        if kwargs.get("draft_model") is not None:
+    loop: dict[str, Any] = dict(options)
+    thinking, sampling = take(ThinkingBudget, loop), take(Sampling, loop)
+    if thinking.tokens is not None:
+        if loop.get("draft_model") is not None:
             raise ValueError(
                 "Speculative decoding (draft_model) cannot be combined with a thinking "
                 "budget: leave out one of them."
             )
-        if kwargs.get("sampler") is not None:
+        if loop.get("sampler") is not None:
             raise ValueError(
                 "A thinking budget brings its own sampler: give temp, top_p, min_p, "
                 "top_k instead of sampler."
@@ -105,60 +109,27 @@ def stream_generate(
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
-    sampler = make_budget_sampler(
-        model,
-        tokenizer,
-        predictor,
-        prompt=ids,
-        thinking_budget=budget,
-        hard_stop=hard_stop,
-        thinking_budget_message=thinking_budget_message,
-        thinking_start=thinking_start,
-        thinking_end=thinking_end,
-        guidance_tolerance=guidance_tolerance,
-        temp=temp,
-        seed=seed,
-        top_p=top_p,
-        min_p=min_p,
-        min_tokens_to_keep=min_tokens_to_keep,
-        top_k=top_k,
-        xtc_probability=xtc_probability,
-        xtc_threshold=xtc_threshold,
-        xtc_special_tokens=xtc_special_tokens,
-    )
-    tracker = make_tracker(tokenizer, thinking_start, thinking_end, ids)
+    sampler = steer(model, tokenizer, predictor, ids, thinking, sampling)
+    if loop.get("sampler") is None:
+        loop["sampler"] = sampler
     if max_tokens is None:
-        max_tokens = default_max_tokens(budget, hard_stop)
-    if kwargs.get("sampler") is None:
-        kwargs["sampler"] = sampler
+        max_tokens = thinking.max_tokens
+    reply = ReplyFollower(
+        tokenizer, markers_of(tokenizer, thinking), ids, sampler.record
+    )
     held: list[BudgetResponse] = []
     try:
-        responses = mlx_lm.stream_generate(
-            model,
-            tokenizer,
-            ids,
-            max_tokens=max_tokens,
-            **kwargs,
-        )
-        for step, response in enumerate(responses):
-            was_thinking = tracker is not None and tracker.thinking
-            if tracker is not None and response.finish_reason != "stop":
-                tracker.update(response.token, forced=step in sampler.forced_steps)
-            is_thinking = was_thinking or (tracker is not None and tracker.thinking)
-            held.append(
-                BudgetResponse(
-                    **vars(response),
-                    is_thinking=is_thinking,
-                    thinking_tokens=tracker.thinking_tokens if tracker else 0,
-                    thinking_budget=sampler.budget,
-                    closed_by=tracker.closed_by if tracker else None,
-                )
-            )
+        for response in mlx_lm.stream_generate(
+            model, tokenizer, ids, max_tokens=max_tokens, **loop
+        ):
+            if response.finish_reason != "stop":
+                reply.take(response.token)
+            held.append(_respond(response, reply))
             # The beginning of an opening marker waits until it is known to be one.
-            if response.finish_reason is None and tracker and tracker.may_be_opening:
+            if response.finish_reason is None and reply.may_be_opening:
                 continue
             for r in held:
-                r.is_thinking = is_thinking
+                r.is_thinking = held[-1].is_thinking
                 yield r
             held.clear()
     finally:
@@ -168,10 +139,10 @@ def stream_generate(
 def generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
-    prompt: str | list[int] | mx.array,
+    prompt: Prompt,
     *,
     verbose: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> str:
     """Generates a complete reply: `stream_generate` in one piece.
 
@@ -213,23 +184,23 @@ def statistics(response: BudgetResponse) -> str:
     return "\n".join(lines)
 
 
-def default_max_tokens(budget: int | AutoBudget | None, hard_stop: float | None) -> int:
+def _respond(response: GenerationResponse, reply: ReplyFollower) -> BudgetResponse:
+    """A response of mlx-lm's with the state of the reply after its token."""
+    has_ended = response.finish_reason == "stop"
+    return BudgetResponse(
+        **vars(response),
+        is_thinking=reply.is_in_thinking if has_ended else reply.is_thinking,
+        thinking_tokens=reply.thinking_tokens,
+        thinking_budget=reply.thinking_budget,
+        closed_by=reply.closed_by,
+        answer_tokens=reply.answer_tokens,
+        reply=reply,
+    )
+
+
+def default_max_tokens(budget: Any, hard_stop: float | None) -> int:
     """Room for all the thinking that a budget allows, and for an answer."""
-    limit = thinking_limit(budget, hard_stop)
-    if limit is not None:
-        return limit + ANSWER_TOKENS
-    if isinstance(budget, AutoBudget):
-        return UNBOUNDED_TOKENS
-    return max(UNBOUNDED_TOKENS, 2 * (budget or 0) + ANSWER_TOKENS)
-
-
-def make_tracker(
-    tokenizer: TokenizerWrapper, start: str | None, end: str | None, ids: list[int]
-) -> ThinkingTracker | None:
-    """Follows a reply's thinking; None if the model has no thinking markers."""
-    if not tokenizer.has_thinking and start is None and end is None:
-        return None
-    return ThinkingTracker(tokenizer, find_markers(tokenizer, start, end), ids)
+    return ThinkingBudget(budget, hard_stop).max_tokens
 
 
 def thinking_line(response: BudgetResponse) -> str:

@@ -1,18 +1,21 @@
 """Records the hidden states of any mlx-lm model while it generates.
 
-Knows the shape of mlx-lm's models (a backbone that owns the list of decoder layers) and
-nothing of predictors, budgets or tokens.
+Knows the shape of mlx-lm's models (a backbone that owns the list of decoder layers);
+nothing of predictors, budgets, requests or tokens.
 
 mlx modules have no forward hooks. A recorder swaps the class of the model, its
 backbone, its layers and the norms around them for subclasses that note what passes and
 delegate. Parameters, their names, adapters and quantisation stay as they are; when the
 last lease on the recorder ends, the classes are put back and the model is as it was.
+
+Dimensions: B batch, S sequence, N decoder layers, D model width, V vocabulary.
 """
 
 import functools
 import inspect
-import weakref
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +23,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 _RECORDER = "_budget_recorder"
+_leasing = threading.RLock()
 
 
 def active_recorder(model: nn.Module) -> "HiddenStateRecorder | None":
@@ -50,118 +54,50 @@ def find_backbone(model: nn.Module) -> nn.Module:
     )
 
 
-class HiddenStateRecorder:
-    """The hidden states of the last single-token forward pass of one model.
+class ForwardPass:
+    """What one forward pass over a single token of each row was given and computed.
 
-    One recorder serves all the requests that run on a model at a time. Each holds a
-    lease (`acquire`, `release`) and, after each forward pass, claims its row of the
-    batch (`next_row`) in the order in which mlx-lm calls the samplers.
+    Passes over several tokens at once (prefill) keep nothing: a position that is not
+    copied out keeps the whole chunk's activations alive.
 
     Attributes:
-        inputs: The tokens of the last forward pass, shape (B, 1), or None.
-        notes: What the requests want to keep until the next forward pass.
-
-    Forward passes over several tokens at once (prefill) are not recorded, but for the
-    positions that `hidden_states_at` asks for: a position that is not copied out keeps
-    the whole chunk's activations alive.
+        inputs: The tokens that were read, shape (B, 1).
     """
 
-    def __init__(self, model: nn.Module):
-        self._leases = 0
-        self._rows = 0
-        self._claimed = 0
-        self._positions: mx.array | None = None
-        self._layer_inputs: list[mx.array | None] = []
-        self._final: mx.array | None = None
-        self._members: list[weakref.ref] = []
-        self.inputs: mx.array | None = None
-        self.notes: list = []
-        self._modules: list[tuple[nn.Module, type]] = []
-        self._swap(model, before=self._begin)
-        setattr(type(model), _RECORDER, self)
+    def __init__(self, inputs: mx.array, layers: int):
+        self.inputs = inputs
+        self._states: list[mx.array | None] = [None] * (layers + 1)
 
-    def _watch_states(self, model: nn.Module) -> None:
-        if self._layer_inputs:
-            return
-        backbone = find_backbone(model)
-        self._layer_inputs = [None] * len(model.layers)
-        for i, layer in enumerate(model.layers):
-            self._swap(layer, before=functools.partial(self._record_layer, i))
-        for norm in _norms_outside_layers(model):
-            self._swap(norm, after=self._record_norm)
-        if backbone is not model:
-            self._swap(backbone, after=self._record_backbone)
+    @property
+    def rows(self) -> int:
+        """B, the number of rows."""
+        return self.inputs.shape[0]
 
-    def _swap(self, module: nn.Module, **notes: Callable) -> None:
-        self._modules.append((module, type(module)))
-        module.__class__ = _recording_class(type(module), **notes)
-
-    @classmethod
-    def acquire(cls, model: nn.Module, states: bool = True) -> "HiddenStateRecorder":
-        """The model's recorder, attached first if there is none; adds a lease.
+    def note(self, index: int, state: Any) -> None:
+        """Keeps the input of layer ``index``, or with N the output of the final norm.
 
         Args:
-            model (nn.Module): An mlx-lm model.
-            states (bool): Whether hidden states are wanted; if not, forward passes and
-                their rows are followed, and the layers are left alone.
-
-        Raises:
-            ValueError: If the model's layers cannot be found.
+            index (int): 0 to N. Inputs of layers come before the final norm's output.
+            state: What the model passes on; anything but an array counts as unseen.
         """
-        recorder = active_recorder(model) or cls(model)
-        recorder._leases += 1
-        if states:
-            try:
-                recorder._watch_states(model)
-            except ValueError:
-                recorder.release()
-                raise
-        return recorder
+        # Not a copy, but safe from a model's ``h += ...``.
+        self._states[index] = mx.array(state) if isinstance(state, mx.array) else None
+        if index < len(self._states) - 1:
+            self._states[-1] = None  # the final norm comes after the last layer
 
-    def release(self) -> None:
-        """Ends one lease; with the last one the model is as it was before."""
-        self._leases -= 1
-        if self._leases == 0:
-            for module, original in self._modules:
-                module.__class__ = original
-            # The classes made for the recorder are cyclic garbage now: it must not
-            # keep the model's weights until they are collected.
-            self._modules = []
-            self._layer_inputs, self._final, self.inputs = [], None, None
-            self._members, self.notes = [], []
+    def note_backbone(self, state: Any) -> None:
+        """Keeps the backbone's output where no norm gave the final state.
 
-    def join(self, member: object) -> None:
-        """Puts a request at the end of the order in which rows join a batch."""
-        others = [r for r in self._members if r() not in (None, member)]
-        self._members = [*others, weakref.ref(member)]
-
-    def members(self) -> list:
-        """The requests that have joined and are still there, in their order."""
-        return [m for r in self._members if (m := r()) is not None]
-
-    def next_row(self, rows: int) -> int:
-        """Claims the next row of the last forward pass.
-
-        Args:
-            rows (int): Number of rows that the caller samples at once, always 1.
-
-        Raises:
-            ValueError: If no single-token forward pass came before.
+        The model may be normed by a function, or have other norms besides.
         """
-        if rows != 1 or self._claimed >= self._rows:
-            raise ValueError(
-                "The budget sampler was called without a one-token forward pass of its "
-                "own model before it. Use one sampler per request; speculative "
-                "decoding (draft_model) cannot be combined with a thinking budget."
-            )
-        self._claimed += 1
-        return self._claimed - 1
+        if not self._is_state(self._states[-1]):
+            self.note(len(self._states) - 1, state)
 
     def sizes(self) -> tuple[int, int]:
         """D, the width of the hidden states, and N, the number of layers."""
-        return self._seen()[0].shape[-1], len(self._layer_inputs)
+        return self._seen()[0].shape[-1], len(self._states) - 1
 
-    def states(self, rows: list[int]) -> mx.array:
+    def states(self, rows: Sequence[int]) -> mx.array:
         """The hidden states of some rows, in Hugging Face's order.
 
         Returns:
@@ -171,7 +107,92 @@ class HiddenStateRecorder:
         Raises:
             ValueError: If the model does not pass them on as (B, 1, D) arrays.
         """
-        return mx.concatenate(self._seen(), axis=1)[mx.array(rows)]
+        return mx.concatenate(self._seen(), axis=1)[mx.array(list(rows))]
+
+    def _seen(self) -> list[mx.array]:
+        states: list[mx.array] = []
+        for i, h in enumerate(self._states):
+            if h is None or not self._is_state(h):
+                last = len(self._states) - 1
+                name = f"layer {i}" if i < last else "the final norm"
+                raise ValueError(
+                    f"The hidden state at {name} was not seen in the last forward "
+                    "pass: a predictor cannot be used with this model architecture."
+                )
+            states.append(h)
+        return states
+
+    def _is_state(self, h: mx.array | None) -> bool:
+        return h is not None and h.ndim == 3 and h.shape[:2] == (self.rows, 1)
+
+
+class _ChunkPass(ForwardPass):
+    """A pass over a chunk of one sequence, of which some positions are kept as rows."""
+
+    def __init__(self, positions: mx.array, layers: int):
+        super().__init__(positions[:, None], layers)
+        self._positions = positions
+
+    def note(self, index: int, state: Any) -> None:
+        if isinstance(state, mx.array) and state.ndim == 3:
+            state = state[0, self._positions][:, None]
+        super().note(index, state)
+
+
+class HiddenStateRecorder:
+    """The hidden states of the last one-token forward pass of one model.
+
+    One recorder serves all the requests that run on a model at a time; each holds a
+    lease (`acquire`, `release`). Threads do not see one another's forward passes.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._leases = 0
+        self._layers = 0
+        self._passes = threading.local()
+        self._modules: list[tuple[nn.Module, type]] = []
+        self._swap(model, before=self._begin)
+        setattr(type(model), _RECORDER, self)
+
+    @classmethod
+    def acquire(cls, model: nn.Module, states: bool = True) -> "HiddenStateRecorder":
+        """The model's recorder, attached first if there is none; adds a lease.
+
+        Args:
+            model (nn.Module): An mlx-lm model.
+            states (bool): Whether hidden states are wanted; if not, forward passes and
+                their inputs are followed, and the layers are left alone.
+
+        Raises:
+            ValueError: If the model's layers cannot be found.
+        """
+        with _leasing:
+            recorder = active_recorder(model) or cls(model)
+            recorder._leases += 1
+            if states:
+                try:
+                    recorder._watch_states(model)
+                except ValueError:
+                    recorder.release()
+                    raise
+            return recorder
+
+    def release(self) -> None:
+        """Ends one lease; with the last one the model is as it was before."""
+        with _leasing:
+            self._leases -= 1
+            if self._leases == 0:
+                for module, original in self._modules:
+                    module.__class__ = original
+                # The classes made for the recorder are cyclic garbage now: it must not
+                # keep the model's weights until they are collected.
+                self._modules = []
+                self._passes = threading.local()
+
+    @property
+    def last(self) -> ForwardPass | None:
+        """This thread's last forward pass, if it was over one token of each row."""
+        return getattr(self._passes, "last", None)
 
     def run_chunk(
         self, model: nn.Module, tokens: mx.array, cache: list, positions: mx.array
@@ -188,68 +209,49 @@ class HiddenStateRecorder:
             tuple[mx.array, mx.array]: The hidden states, shape (n, N + 1, D), and the
             logits of the whole chunk, shape (S, V), which cost nothing until used.
         """
-        self._positions = positions
+        chunk = _ChunkPass(positions, self._layers)
+        self._passes.chunk = chunk
         try:
             logits = model(tokens[None], cache=cache)
-            return mx.stack(self._seen(), axis=2)[0], logits[0]
+            return chunk.states(range(positions.size)), logits[0]
         finally:
-            self._positions, self._rows = None, 0
+            self._passes.chunk = self._passes.last = None
 
-    def _seen(self) -> list[mx.array]:
-        states = [*self._layer_inputs, self._final]
-        for i, h in enumerate(states):
-            if not self._is_state(h):
-                name = f"layer {i}" if i < len(states) - 1 else "the final norm"
-                raise ValueError(
-                    f"The hidden state at {name} was not seen in the last forward "
-                    "pass: a predictor cannot be used with this model architecture."
-                )
-        return states
+    def _watch_states(self, model: nn.Module) -> None:
+        if self._layers:
+            return
+        backbone = find_backbone(model)
+        self._layers = len(model.layers)
+        for i, layer in enumerate(model.layers):
+            self._swap(layer, before=functools.partial(self._note_layer, i))
+        for norm in _norms_outside_layers(model):
+            self._swap(norm, after=self._note_norm)
+        if backbone is not model:
+            self._swap(backbone, after=self._note_backbone)
+
+    def _swap(self, module: nn.Module, **notes: Callable) -> None:
+        self._modules.append((module, type(module)))
+        module.__class__ = _recording_class(type(module), **notes)
 
     def _begin(self, args: tuple, kwargs: dict) -> None:
-        claimed, self._claimed = self._claimed, 0
-        if 0 < claimed < self._rows:
-            raise ValueError(
-                f"Only {claimed} of {self._rows} rows of the batch were sampled "
-                "by budget samplers. Make one for every request of the batch "
-                "(thinking_budget=None for those without a budget)."
-            )
-        self._layer_inputs = [None] * len(self._layer_inputs)
-        self._final = None
-        self.notes = []
+        chunk = getattr(self._passes, "chunk", None)
         inputs = _first_array(args, kwargs)
-        if self._positions is not None:
-            self._rows, self.inputs = len(inputs), None
-            return
-        single = inputs is not None and inputs.shape[1:2] == (1,)
-        self._rows = inputs.shape[0] if single else 0
-        self.inputs = inputs if single else None
+        if chunk is None and inputs is not None and inputs.shape[1:2] == (1,):
+            chunk = ForwardPass(inputs, self._layers)
+        self._passes.last = chunk
 
     # These run for every layer of every step; what they keep is checked when used.
-    def _record_layer(self, index: int, args: tuple, kwargs: dict) -> None:
-        if self._rows:
-            self._layer_inputs[index] = self._kept(_first_array(args, kwargs))
-            self._final = None  # the final norm comes after the last layer
+    def _note_layer(self, index: int, args: tuple, kwargs: dict) -> None:
+        if (last := self.last) is not None:
+            last.note(index, _first_array(args, kwargs))
 
-    def _record_norm(self, out) -> None:
-        if self._rows:
-            self._final = self._kept(out)
+    def _note_norm(self, out: Any) -> None:
+        if (last := self.last) is not None:
+            last.note(self._layers, out)
 
-    def _record_backbone(self, out) -> None:
-        # The model may be normed by a function, or have other norms besides.
-        if self._rows and not self._is_state(self._final):
-            self._final = self._kept(out)
-
-    def _kept(self, value) -> mx.array | None:
-        if not isinstance(value, mx.array):
-            return None
-        if self._positions is not None and value.ndim == 3:
-            return value[:, self._positions]
-        return mx.array(value)  # not a copy, but safe from a model's ``h += ...``
-
-    def _is_state(self, h: mx.array | None) -> bool:
-        positions = 1 if self._positions is None else self._positions.size
-        return h is not None and h.ndim == 3 and h.shape[:2] == (self._rows, positions)
+    def _note_backbone(self, out: Any) -> None:
+        if (last := self.last) is not None:
+            last.note_backbone(out)
 
 
 def hidden_states_at(
@@ -272,18 +274,18 @@ def hidden_states_at(
     Raises:
         ValueError: If the model's hidden states cannot be recorded.
     """
-    tokens, positions = mx.array(tokens), np.array(positions)
+    ids, wanted = mx.array(np.array(tokens)), np.array(positions)
     cache = make_prompt_cache(model)
     recorder = HiddenStateRecorder.acquire(model)
     try:
-        for start in range(0, int(positions[-1]) + 1, step_size):
-            chunk = tokens[start : start + step_size]
-            inside = (positions >= start) & (positions < start + step_size)
+        for start in range(0, int(wanted[-1]) + 1, step_size):
+            chunk = ids[start : start + step_size]
+            inside = (wanted >= start) & (wanted < start + step_size)
             if not inside.any():
                 model(chunk[None], cache=cache)
                 mx.eval([c.state for c in cache])
                 continue
-            here = mx.array(positions[inside] - start)
+            here = mx.array(wanted[inside] - start)
             states, logits = recorder.run_chunk(model, chunk, cache, here)
             mx.eval(states, [c.state for c in cache])
             yield states, logits[here]
@@ -299,23 +301,22 @@ def _first_array(args: tuple, kwargs: dict) -> mx.array | None:
 
 
 def _recording_class(
-    original: type, before: Callable | None = None, after: Callable | None = None
+    original: type,
+    before: Callable[[tuple, dict], None] | None = None,
+    after: Callable[[Any], None] | None = None,
 ) -> type:
     call_original = original.__call__
 
     @functools.wraps(call_original)
-    def call_noting_inputs(self, *args, **kwargs):
-        before(args, kwargs)
-        return call_original(self, *args, **kwargs)
-
-    @functools.wraps(call_original)
-    def call_noting_output(self, *args, **kwargs):
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before(args, kwargs)
         out = call_original(self, *args, **kwargs)
-        after(out)
+        if after is not None:
+            after(out)
         return out
 
-    call = call_noting_output if before is None else call_noting_inputs
-    call.__signature__ = inspect.signature(call_original)
+    call.__signature__ = inspect.signature(call_original)  # type: ignore[attr-defined]
     return type(
         original.__name__,
         (original,),

@@ -5,35 +5,30 @@ to leave the model alone, guide it or close its thinking, and returns the next t
 Knows mlx-lm's generation loop; nothing of files, Hub or terminal.
 """
 
-import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..method import candidates, kernels
-from ..method.candidates import DEFAULT_TOLERANCE
-from ..method.guidance import quantile_lengths
 from ..method.predictor import Predictor
-from .recorder import HiddenStateRecorder, active_recorder
-from .settings import (
-    DEFAULT_HARD_STOP,
-    AutoBudget,
-    check_budget,
-    check_enforceable,
-    check_hard_stop,
-    check_temperature,
-    check_tolerance,
-    thinking_limit,
-)
-from .sharing import first_token, predict
+from .draws import TokenDraw
+from .fields import take
+from .follower import SteeringRecord, Step
+from .guide import Guide
+from .recorder import ForwardPass, HiddenStateRecorder
+from .rows import follow_batches, samplers_of_step, unfollow_batches
+from .settings import AutoBudget, ReplyOptions, Sampling, ThinkingBudget
 from .thinking import ThinkingTracker, find_markers
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Prompt = str | list[int] | mx.array
 
 
 def make_budget_sampler(
@@ -41,17 +36,9 @@ def make_budget_sampler(
     tokenizer: TokenizerWrapper,
     predictor: Predictor | bool | None = None,
     *,
-    prompt: str | list[int] | mx.array,
-    thinking_budget: int | str | AutoBudget | None = None,
-    hard_stop: float | None = DEFAULT_HARD_STOP,
-    thinking_budget_message: str | None = None,
-    thinking_start: str | None = None,
-    thinking_end: str | None = None,
-    guidance_tolerance: float = DEFAULT_TOLERANCE,
-    temp: float = 0.0,
-    seed: int | None = None,
-    **sampling,
-) -> "BudgetSampler":
+    prompt: Prompt,
+    **options: "Unpack[ReplyOptions]",
+) -> "BudgetSampler | PlainSampler":
     """Makes a sampler for mlx-lm that steers one request's thinking to a budget.
 
     Use it with the stock loop, ``mlx_lm.stream_generate(model, tokenizer, prompt,
@@ -69,137 +56,202 @@ def make_budget_sampler(
             as many as the predictor expects this question to take (the median at the
             first thinking token), "auto:0.63" for that share of them.
         hard_stop (float, optional): Past the budget thinking is closed at the first
-            newline, and at ``hard_stop * thinking_budget`` tokens wherever it is. None
-            leaves it to guidance alone, as in the paper.
+            newline, and at ``hard_stop * thinking_budget`` tokens wherever it is; 1.1
+            by default. None leaves it to guidance alone, as in the paper.
         thinking_budget_message (str, optional): Text put before the closing marker on
             a forced close.
-        thinking_start (str, optional): Opening marker, in place of the tokenizer's.
-        thinking_end (str, optional): Closing marker, in place of the tokenizer's.
         guidance_tolerance (float): Guided steps evaluate the likeliest tokens alone
             while the total variation distance to the result of the whole vocabulary,
-            before top-p and the like, is at most this; at ``temp=0`` the token is the
-            same, to the rounding of the predictor's type. 0 always evaluates the whole
-            vocabulary.
-        temp (float): Sampling temperature, 0 for the most likely token.
-        seed (int, optional): 0 to 2^32 - 1: makes the draws of this request its own,
-            whatever else is sampled beside it. It seeds MLX's global random generator
-            at each of its steps.
-        sampling: The other options of ``mlx_lm.sample_utils.make_sampler``.
+            before top-p and the like, is at most this (0.001 by default); at ``temp=0``
+            the token is the same, to the rounding of the predictor's type. 0 always
+            evaluates the whole vocabulary.
+        thinking_start, thinking_end (str, optional): Markers in place of the
+            tokenizer's; an empty start means that replies begin by thinking.
+        temp, top_p, min_p, min_tokens_to_keep, top_k, xtc_probability, xtc_threshold,
+            xtc_special_tokens: As in ``mlx_lm.sample_utils.make_sampler``; under
+            guidance they apply to the guided distribution. XTC spares the newline and
+            the tokens that end a reply unless ``xtc_special_tokens`` names others.
+        seed (int, optional): 0 to 2^64 - 1: makes the draws of this request its own,
+            whatever else is sampled beside it. MLX's global random generator is left
+            as it is; without a seed the draws come from that.
 
     Returns:
-        BudgetSampler: Log-probabilities (1, V) in, token (1,) out.
+        BudgetSampler or PlainSampler: Log-probabilities (1, V) in, token (1,) out.
 
     Raises:
         ValueError: If the budget cannot be honoured, with the reason and the way out.
     """
-    budget = check_budget(thinking_budget)
-    check_hard_stop(hard_stop)
-    check_temperature(temp)
-    check_tolerance(guidance_tolerance)
-    draws = _draws(seed)
-    plain = _seeded(make_sampler(temp=temp, **sampling), draws)
-    if budget is None:
-        return BudgetSampler(model, plain)
-    check_enforceable(budget, predictor, hard_stop)
-    markers = find_markers(tokenizer, thinking_start, thinking_end)
+    keywords: dict[str, Any] = dict(options)
+    thinking, sampling = take(ThinkingBudget, keywords), take(Sampling, keywords)
+    if keywords:
+        raise TypeError(f"make_budget_sampler has no option {next(iter(keywords))!r}.")
+    return steer(model, tokenizer, predictor, prompt, thinking, sampling)
+
+
+def steer(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    predictor: Predictor | bool | None,
+    prompt: Prompt,
+    thinking: ThinkingBudget,
+    sampling: Sampling,
+) -> "BudgetSampler | PlainSampler":
+    """`make_budget_sampler` with its options as values."""
+    if thinking.tokens is None:
+        return PlainSampler(TokenDraw(sampling, tokenizer))
+    check_enforceable(thinking, predictor)
+    markers = find_markers(tokenizer, thinking.start, thinking.end)
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
     # The closing marker follows anyway: a message that ends with it is not to have two.
-    text = (thinking_budget_message or "").split(markers.end)[0]
-    message = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+    text = (thinking.message or "").split(markers.end)[0]
+    message = tokenizer.encode(text, add_special_tokens=False) if text else ()
     return BudgetSampler(
         model,
-        plain,
-        # The guided distribution is at the temperature already.
-        guided=_seeded(make_sampler(temp=1.0 if temp > 0 else 0.0, **sampling), draws),
-        temp=temp,
-        tolerance=guidance_tolerance,
-        predictor=predictor or None,
-        tracker=ThinkingTracker(tokenizer, markers, ids),
-        last_prompt_token=ids[-1],
-        budget=budget,
-        hard_stop=hard_stop,
-        message=message,
+        thinking,
+        TokenDraw(sampling, tokenizer),
+        Guide(predictor, thinking, sampling, tokenizer) if predictor else None,
+        ThinkingTracker(tokenizer, markers, ids),
+        ids[-1],
+        tuple(message),
     )
 
 
-@dataclass
-class SteeringRecord:
-    """What a sampler did to its reply: to be read while it runs and when it is gone.
+def check_enforceable(
+    thinking: ThinkingBudget, predictor: Predictor | bool | None
+) -> None:
+    """Raises a ValueError if nothing would hold a reply to its budget."""
+    if not thinking.tokens:
+        return
+    if isinstance(thinking.tokens, AutoBudget) and predictor is False:
+        raise ValueError(
+            f"The thinking budget {thinking.tokens} is a share of what a predictor "
+            "expects, and there is none: name a predictor, or give the budget in "
+            "tokens."
+        )
+    if predictor is None:
+        raise ValueError(
+            "A thinking budget needs a predictor, and none was found beside the model. "
+            "Name one with --predictor, or ask for the hard stop alone with "
+            "--predictor none (predictor=False in Python)."
+        )
+    if predictor is True or not isinstance(predictor, Predictor | bool):
+        raise ValueError(
+            f"predictor must be a Predictor, or False for none; not {predictor!r}. "
+            "`mlx_budget.load` returns one."
+        )
+    if predictor is False and thinking.hard_stop is None:
+        raise ValueError(
+            "Without a predictor and without the hard stop nothing would hold thinking "
+            "to its budget: leave one of them on."
+        )
 
-    Attributes:
-        budget: The budget in tokens; None without one, and as long as an automatic
-            budget waits for the first thinking token.
-        forced_steps: Indices, from 0, of the tokens it put in to close thinking.
-        guided_steps: Indices of the tokens that were chosen under guidance.
-        full_steps: Those of them for which the whole vocabulary, or all tokens that
-            the predictor knows, were evaluated.
-    """
 
-    budget: int | None = None
-    forced_steps: set[int] = field(default_factory=set)
-    guided_steps: list[int] = field(default_factory=list)
-    full_steps: list[int] = field(default_factory=list)
-
-
-class BudgetSampler:
+class ReplySampler:
     """The state of one request: call it as mlx-lm calls a sampler.
 
     Attributes:
-        record: What it did so far.
-        budget, forced_steps, guided_steps, full_steps: As in the record.
-        predictor: The predictor that guides it, if any.
+        record: What it did to its reply so far.
+    """
+
+    def __init__(self) -> None:
+        self.record = SteeringRecord()
+
+    @property
+    def budget(self) -> int | None:
+        """The budget in tokens, once it is known, or None without one."""
+        return self.record.budget
+
+    @property
+    def forced_steps(self) -> set[int]:
+        """Indices, from 0, of the tokens it put in to close thinking."""
+        return set(self.record.indices(Step.FORCED))
+
+    @property
+    def guided_steps(self) -> list[int]:
+        """Indices of the tokens that were chosen under guidance."""
+        return self.record.indices(Step.GUIDED)
+
+    @property
+    def full_steps(self) -> list[int]:
+        """As in the record."""
+        return self.record.full_steps
+
+    def close(self) -> None:
+        """Leaves the model as it was before."""
+
+
+class PlainSampler(ReplySampler):
+    """The state of a request without a budget."""
+
+    def __init__(self, draw: TokenDraw):
+        super().__init__()
+        self._draw = draw
+        self._position = 0
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Chooses the next token.
+
+        Args:
+            logprobs (mx.array): The model's log-probabilities, shape (1, V).
+
+        Returns:
+            mx.array: The token, shape (1,).
+        """
+        self._position += 1
+        return self._draw(logprobs, self._position - 1)
+
+
+class BudgetSampler(ReplySampler):
+    """The state of a request with a budget.
+
+    mlx-lm builds a step before the token of the last one is read on the host. The
+    sampler hands the device the present step first and reads then, so that the device
+    computes while the host waits.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        plain,
-        *,
-        guided=None,
-        temp: float = 0.0,
-        tolerance: float = DEFAULT_TOLERANCE,
-        predictor: Predictor | None = None,
-        tracker: ThinkingTracker | None = None,
-        last_prompt_token: int | None = None,
-        budget: int | AutoBudget | None = None,
-        hard_stop: float | None = None,
+        thinking: ThinkingBudget,
+        draw: TokenDraw,
+        guide: Guide | None,
+        tracker: ThinkingTracker,
+        last_prompt_token: int,
         message: tuple[int, ...] = (),
     ):
-        self._model = model
-        self._plain = plain
-        self._guided = guided
-        self._temp = temp
-        self._tolerance = tolerance
-        self.predictor = predictor
+        """Attaches a recorder to the model, until it is closed or gone.
+
+        Args:
+            model (nn.Module): The model that will generate.
+            thinking (ThinkingBudget): The budget, which is not None.
+            draw (TokenDraw): Draws the tokens that are left to the model.
+            guide (optional): Draws the guided ones; None for the hard stop alone.
+            tracker (ThinkingTracker): Of the prompt.
+            last_prompt_token (int): What the model reads first.
+            message (tuple): Tokens put before the closing marker on a forced close.
+        """
+        super().__init__()
+        self._thinking = thinking
+        self._draw = draw
+        self._guide = guide
         self._tracker = tracker
-        self.record = SteeringRecord()
-        self._auto = budget if isinstance(budget, AutoBudget) else None
-        self._hard_stop = hard_stop
-        self._set_budget(None if self._auto else budget)
         self._message = message
         self._closing: deque[int] = deque()
-        self._step = 0
-        self._token: mx.array | None = None
-        self._is_unread = False
-        self._is_misled = False
+        self._set_budget(thinking)
+        self._token: mx.array | None = None  # the last one, until it is read
         # What the last forward pass must have been given, and what it was given.
         self._expected_input = last_prompt_token
-        self._seen_input: tuple[mx.array, int] | None = None
-        self.forced_steps = self.record.forced_steps
-        self.guided_steps = self.record.guided_steps
-        self.full_steps = self.record.full_steps
-        self._lease = None
-        if budget is not None:
-            recorder = HiddenStateRecorder.acquire(model, states=bool(predictor))
-            self._lease = weakref.finalize(self, recorder.release)
-            recorder.join(self)
+        self._seen_input: tuple[mx.array, int]
+        self._is_misled = False
+        self._recorder = HiddenStateRecorder.acquire(model, states=guide is not None)
+        self._lease = weakref.finalize(self, _end_lease, self._recorder)
+        follow_batches()
 
     def close(self) -> None:
         """Stops recording hidden states; the model is as it was before."""
-        if self._lease is not None:
-            self._lease()
+        self._lease()
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Chooses the next token.
@@ -214,56 +266,57 @@ class BudgetSampler:
             ValueError: If the sampler is used for a second request, or in a loop that
                 does not run the model one token at a time.
         """
-        recorder = active_recorder(self._model)
-        row = None
-        if recorder is not None:
-            row = recorder.next_row(logprobs.shape[0])
-        if self._tracker is None:
-            return self._plain(logprobs)
-        if recorder is None or not self._lease.alive:
+        if not self._lease.alive:
             raise ValueError("This budget sampler was closed: make a new one.")
-        if self.has_started:
+        forward, row = self._find_row(logprobs)
+        if self.record.steps:
             # The device computes this step while the host waits for the last token.
             mx.async_eval(logprobs)
             self._read_last_token()
             self._check_input()
-        if recorder.inputs is not None:
-            self._seen_input = (recorder.inputs, row)
-        self._token = self._choose(logprobs, recorder, row)
-        if not self.has_started:
-            recorder.join(self)  # from now on it runs after those that run already
-        self._is_unread = True
-        self._step += 1
+        self._seen_input = forward.inputs, row
+        self._token, step = self._choose(logprobs, forward, row)
+        self.record.steps.append(step)
         return self._token
 
-    @property
-    def budget(self) -> int | None:
-        """The budget in tokens, once it is known."""
-        return self.record.budget
+    def is_guided(self) -> bool:
+        """Whether the next token is one to guide."""
+        tracker = self._tracker
+        return (
+            self._guide is not None
+            and not self._closing
+            and not self._must_close()
+            and tracker.thinking
+            and tracker.blocks == 1
+            and (tracker.thinking_tokens == 0 or tracker.after_newline)
+        )
 
-    @property
-    def has_started(self) -> bool:
-        """Whether it has chosen a token yet."""
-        return self._step > 0
-
-    def next_input(self) -> int | None:
-        """The token that the model reads next, or None when the sampler is closed."""
-        if self._lease is None or not self._lease.alive:
-            return None
-        self._read_last_token()
-        return self._expected_input
+    def _find_row(self, logprobs: mx.array) -> tuple[ForwardPass, int]:
+        forward, samplers = self._recorder.last, samplers_of_step() or [self]
+        if forward is None or len(logprobs) != 1 or samplers.count(self) != 1:
+            raise ValueError(
+                "The budget sampler was called without a one-token forward pass of its "
+                "own model before it. Use one sampler per request; speculative "
+                "decoding (draft_model) cannot be combined with a thinking budget."
+            )
+        ours = sum(isinstance(s, ReplySampler) for s in samplers)
+        if ours < forward.rows:
+            raise ValueError(
+                f"Only {ours} of {forward.rows} rows of the batch were sampled "
+                "by budget samplers. Make one for every request of the batch "
+                "(thinking_budget=None for those without a budget)."
+            )
+        return forward, samplers.index(self)
 
     def _read_last_token(self) -> None:
-        if not self._is_unread:
+        """Follows the reply to its last token; waits for the device to compute it."""
+        if self._token is None:
             return
-        self._is_unread = False
-        token = self._token.item()
-        self._tracker.update(token, forced=self._step - 1 in self.forced_steps)
-        if self._seen_input is not None:
-            inputs, row = self._seen_input
-            # Computed before the last token was, so this does not wait.
-            seen = np.array(inputs)[row, 0]
-            self._is_misled |= bool(seen != self._expected_input)
+        token, self._token = self._token.item(), None
+        self._tracker.update(token, forced=self.record.steps[-1] is Step.FORCED)
+        inputs, row = self._seen_input
+        # Computed before the last token was, so this does not wait.
+        self._is_misled |= bool(np.array(inputs)[row, 0] != self._expected_input)
         self._expected_input = token
 
     def _check_input(self) -> None:
@@ -276,113 +329,69 @@ class BudgetSampler:
             )
 
     def _choose(
-        self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
-    ) -> mx.array:
-        if self._auto is not None and self._tracker.thinking:
-            self._set_budget(self._auto.tokens(self._expect(logprobs, recorder, row)))
-            self._auto = None
+        self, logprobs: mx.array, forward: ForwardPass, row: int
+    ) -> tuple[mx.array, Step]:
+        position = len(self.record.steps)
+        others = partial(self._guided_after, row)
+        if self._guide is not None and self.budget is None and self._tracker.thinking:
+            length = self._guide.expected_length(logprobs, forward, row, others)
+            self._set_budget(self._thinking.for_length(length))
         if not self._closing and self._must_close():
             self._closing.extend(self._closing_tokens())
         if self._closing:
-            self.forced_steps.add(self._step)
-            return mx.array([self._closing.popleft()], dtype=mx.uint32)
-        if self.is_guided():
-            return self._choose_guided(logprobs, recorder, row)
-        return self._plain(logprobs)
+            return mx.array([self._closing.popleft()], dtype=mx.uint32), Step.FORCED
+        if self._guide is None or not self.is_guided():
+            return self._draw(logprobs, position), Step.MODEL
+        remaining = max(1, (self.budget or 0) - self._tracker.thinking_tokens)
+        token, is_full = self._guide.choose(
+            logprobs, forward, row, others, remaining, position
+        )
+        if is_full:
+            self.record.full_steps.append(position)
+        return token, Step.GUIDED
 
-    def _set_budget(self, budget: int | None) -> None:
-        self.record.budget = budget
-        self._limit = thinking_limit(budget, self._hard_stop)
+    def _guided_after(self, row: int) -> list[int]:
+        """Rows after ``row`` that the same predictor will guide in this step."""
+        rows = []
+        for other, sampler in enumerate(samplers_of_step() or ()):
+            if other > row and isinstance(sampler, BudgetSampler):
+                sampler._read_last_token()
+                if sampler._shares_guide(self) and sampler.is_guided():
+                    rows.append(other)
+        return rows
 
-    def _expect(
-        self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
-    ) -> float:
-        """The length that the predictor expects of thinking that begins now."""
-        self.predictor.check_sizes(*recorder.sizes(), logprobs.shape[-1])
-        outputs = predict(self, recorder, row).head_outputs(row, None)
-        token = first_token(self.predictor, logprobs)
-        concentration, rate = self.predictor.parameters_of(outputs)
-        return quantile_lengths((0.5,), concentration[0, token], rate[0, token])[0]
+    def _shares_guide(self, other: "BudgetSampler") -> bool:
+        guides = self._guide, other._guide
+        return None not in guides and guides[0].predictor is guides[1].predictor
+
+    def _set_budget(self, thinking: ThinkingBudget) -> None:
+        self._thinking = thinking
+        is_known = isinstance(thinking.tokens, int)
+        self.record.budget = thinking.tokens if is_known else None
 
     def _must_close(self) -> bool:
-        if not self._tracker.thinking:
+        budget = self.budget
+        if budget is None or not self._tracker.thinking:
+            return False
+        if budget == 0:
+            return True
+        if (limit := self._thinking.limit) is None:
             return False
         used = self._tracker.thinking_tokens
-        if self.budget == 0:
-            return True
-        if self._limit is None:
-            return False
-        over = used >= self.budget and self._tracker.after_newline
-        return over or used >= self._limit
+        return used >= limit or (used >= budget and self._tracker.after_newline)
 
     def _closing_tokens(self) -> tuple[int, ...]:
         missing = self._tracker.missing_end_tokens()
-        begun = len(missing) < len(self._tracker.markers.end_tokens)
-        return missing if begun else self._message + missing
-
-    def is_guided(self) -> bool:
-        """Whether the token after `next_input` is one to guide."""
-        tracker = self._tracker
-        return (
-            self.predictor is not None
-            and not self._closing
-            and not self._must_close()
-            and tracker.thinking
-            and tracker.blocks == 1
-            and (tracker.thinking_tokens == 0 or tracker.after_newline)
-        )
-
-    def _choose_guided(
-        self, logprobs: mx.array, recorder: HiddenStateRecorder, row: int
-    ) -> mx.array:
-        remaining = max(1, self.budget - self._tracker.thinking_tokens)
-        self.predictor.check_sizes(*recorder.sizes(), logprobs.shape[-1])
-        prediction = predict(self, recorder, row)
-        config = self.predictor.config
-
-        def log_weights(tokens: mx.array | None) -> mx.array:
-            if tokens is None:
-                self.full_steps.append(self._step)
-            outputs = prediction.head_outputs(row, tokens)
-            weights = kernels.log_weights(*outputs, remaining, config.thresholds)
-            if tokens is None:
-                weights = self.predictor.over_vocabulary(weights, -mx.inf)
-            return weights
-
-        self.guided_steps.append(self._step)
-        # The tokens that a predictor knows, if not all, are few, and bring no wait.
-        tolerance = 0.0 if config.known_tokens else self._tolerance
-        guided = candidates.guided_logprobs(
-            logprobs, log_weights, self._temp, tolerance, candidates.CANDIDATES
-        )
-        return self._guided(guided)
+        is_begun = len(missing) < len(self._tracker.markers.end_tokens)
+        return missing if is_begun else self._message + missing
 
 
-def _draws(seed: int | None) -> Iterator[int] | None:
-    """Seeds of one draw each, or None to draw from MLX's generator as it is."""
-    if seed is None:
-        return None
-    if not 0 <= seed < 1 << 32:
-        raise ValueError(f"seed must be 0 to 2^32 - 1, not {seed}.")
-    return itertools.count(seed << 32)
+def _end_lease(recorder: HiddenStateRecorder) -> None:
+    recorder.release()
+    unfollow_batches()
 
 
-def _seeded(
-    sampler: Callable[[mx.array], mx.array], draws: Iterator[int] | None
-) -> Callable[[mx.array], mx.array]:
-    if draws is None:
-        return sampler
-
-    def sample(logprobs: mx.array) -> mx.array:
-        mx.random.seed(next(draws))
-        return sampler(logprobs)
-
-    return sample
-
-
-def encode_prompt(
-    tokenizer: TokenizerWrapper, prompt: str | list[int] | mx.array
-) -> list[int]:
+def encode_prompt(tokenizer: TokenizerWrapper, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, encoded as ``mlx_lm.stream_generate`` does."""
     if isinstance(prompt, str):
         bos = tokenizer.bos_token

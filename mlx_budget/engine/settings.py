@@ -193,6 +193,12 @@ class ThinkingBudget:
         tokens = self.tokens if isinstance(self.tokens, int) else 0
         return max(UNBOUNDED_TOKENS, 2 * tokens + ANSWER_TOKENS)
 
+    def for_length(self, median: float) -> "ThinkingBudget":
+        """The same in tokens, for a question of this predicted length in tokens."""
+        if not isinstance(self.tokens, AutoBudget):
+            return self
+        return replace(self, tokens=self.tokens.tokens(median))
+
     def at_most(self, most: int | None) -> "ThinkingBudget":
         """The same with a budget that passes no ceiling; the ceiling itself for none.
 
@@ -299,10 +305,13 @@ class ModelSource:
     trust_remote_code: bool = setting(False, "Let code that comes with the model run.")
 
 
-class ReplyOptions(TypedDict, total=False):
-    """The keyword arguments of `ThinkingBudget` and `Sampling`, for type checkers."""
+class SharedOptions(TypedDict, total=False):
+    """Keyword arguments that the replies of a batch share, for type checkers.
 
-    thinking_budget: int | str | AutoBudget | None
+    They are those of `ThinkingBudget` and `Sampling`, but for two that each reply may
+    have of its own.
+    """
+
     hard_stop: float | None
     thinking_budget_message: str | None
     guidance_tolerance: float
@@ -316,6 +325,12 @@ class ReplyOptions(TypedDict, total=False):
     xtc_probability: float
     xtc_threshold: float
     xtc_special_tokens: list[int] | tuple[int, ...] | None
+
+
+class ReplyOptions(SharedOptions, total=False):
+    """Keyword arguments of `ThinkingBudget` and `Sampling`, for type checkers."""
+
+    thinking_budget: int | str | AutoBudget | None
     seed: int | None
 
 

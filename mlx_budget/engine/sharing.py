@@ -1,49 +1,28 @@
 """Predictor evaluations that the guided rows of a forward pass share.
 
-mlx-lm samples a batch row by row, and a row cannot know which others will be guided in
-the same step. Rows keep the order in which they joined, so the first guided row of a
-pass foresees the others and encodes their hidden states with its own. A wrong guess
-costs time, never correctness: an encoding belongs to a row, whoever asks for it.
+mlx-lm samples a batch row by row. The first guided row of a pass finds the others that
+will be guided by the same predictor, and encodes their hidden states with its own.
+Knows forward passes and predictors; nothing of budgets.
 
 B is the batch, N decoder layers, D model width, P predictor width, V vocabulary.
 """
 
-from typing import Protocol
+import weakref
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
-import numpy as np
 
 from ..method.predictor import Predictor
-from .recorder import HiddenStateRecorder
-
-
-class Member(Protocol):
-    """What a row's sampler lets the others of its batch know.
-
-    Attributes:
-        predictor: The predictor that guides it.
-        has_started: Whether it has chosen a token yet.
-    """
-
-    predictor: Predictor | None
-    has_started: bool
-
-    def next_input(self) -> int | None:
-        """The token that its row feeds to the model, or None when it is closed."""
-
-    def is_guided(self) -> bool:
-        """Whether the token that follows `next_input` will be guided."""
+from .recorder import ForwardPass
 
 
 class SharedPrediction:
-    """The encodings of some rows of the last forward pass, and their head outputs."""
+    """The encodings of some rows of a forward pass, and their head outputs."""
 
-    def __init__(
-        self, predictor: Predictor, recorder: HiddenStateRecorder, rows: list[int]
-    ):
+    def __init__(self, predictor: Predictor, forward: ForwardPass, rows: Sequence[int]):
         self.predictor = predictor
-        self._rows = rows
-        self._encodings = predictor.encode(recorder.states(rows))  # (rows, P)
+        self._rows = list(rows)
+        self._encodings = predictor.encode(forward.states(rows))  # (rows, P)
         self._full: tuple[mx.array, mx.array] | None = None
 
     def __contains__(self, row: int) -> bool:
@@ -65,6 +44,36 @@ class SharedPrediction:
         return self._full[0][i : i + 1], self._full[1][i : i + 1]
 
 
+_predictions: weakref.WeakKeyDictionary[ForwardPass, list[SharedPrediction]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def predict(
+    predictor: Predictor,
+    forward: ForwardPass,
+    row: int,
+    others: Callable[[], Sequence[int]],
+) -> SharedPrediction:
+    """The prediction that covers a row of a forward pass.
+
+    Args:
+        predictor (Predictor): The one that guides the row.
+        forward (ForwardPass): The pass; its predictions are kept as long as it is.
+        row (int): The row that is guided now.
+        others (Callable): Gives the rows after it that this predictor will guide too;
+            called only if the row is not covered yet. One too many costs time alone,
+            for an encoding belongs to a row, whoever asks for it.
+    """
+    predictions = _predictions.setdefault(forward, [])
+    for prediction in predictions:
+        if prediction.predictor is predictor and row in prediction:
+            return prediction
+    prediction = SharedPrediction(predictor, forward, [row, *others()])
+    predictions.append(prediction)
+    return prediction
+
+
 def first_token(predictor: Predictor, logprobs: mx.array) -> int:
     """The model's own choice at temperature 0, of the tokens that a predictor knows.
 
@@ -75,46 +84,3 @@ def first_token(predictor: Predictor, logprobs: mx.array) -> int:
     rows = predictor.config.known_tokens or logprobs.shape[-1]
     known = predictor.over_vocabulary(mx.zeros((1, rows)), -mx.inf)
     return mx.argmax(logprobs + known, axis=-1).item()
-
-
-def predict(
-    member: Member, recorder: HiddenStateRecorder, row: int
-) -> SharedPrediction:
-    """The prediction that covers a row of the last forward pass.
-
-    Args:
-        member (Member): The row's sampler.
-        recorder (HiddenStateRecorder): Of the model; it keeps the predictions of a
-            forward pass until the next.
-        row (int): The row that is guided now.
-    """
-    for prediction in recorder.notes:
-        if prediction.predictor is member.predictor and row in prediction:
-            return prediction
-    rows = [row, *_guided_later(member, recorder, row)]
-    prediction = SharedPrediction(member.predictor, recorder, rows)
-    recorder.notes.append(prediction)
-    return prediction
-
-
-def _guided_later(member: Member, recorder: HiddenStateRecorder, row: int) -> list[int]:
-    """Rows after ``row`` that are likely to be guided, by the same predictor."""
-    inputs = np.array(recorder.inputs)[row + 1 :, 0]
-    if not inputs.size:
-        return []
-    members = recorder.members()
-    later = members[members.index(member) + 1 :]
-    # Rows that join are run once by themselves before they are added to the others.
-    later = [m for m in later if m.has_started == member.has_started]
-    rows, start = [], 0
-    for i, token in enumerate(inputs.tolist(), row + 1):
-        owner = next(
-            (k for k in range(start, len(later)) if later[k].next_input() == token),
-            None,
-        )
-        if owner is None:
-            continue
-        start = owner + 1
-        if later[owner].predictor is member.predictor and later[owner].is_guided():
-            rows.append(i)
-    return rows

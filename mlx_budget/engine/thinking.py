@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .settings import ThinkingBudget
+
 
 @dataclass(frozen=True)
 class ThinkingMarkers:
@@ -63,6 +65,15 @@ def find_markers(
         return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
     return ThinkingMarkers(start, end, encode(start), encode(end))
+
+
+def markers_of(
+    tokenizer: TokenizerWrapper, thinking: ThinkingBudget
+) -> ThinkingMarkers | None:
+    """The markers that a reply is followed by; None if the model does not think."""
+    if not tokenizer.has_thinking and thinking.start is None and thinking.end is None:
+        return None
+    return find_markers(tokenizer, thinking.start, thinking.end)
 
 
 def split_reply(
@@ -127,12 +138,16 @@ class ThinkingTracker:
     def thinking_tokens(self) -> int:
         return self._earlier + self._in_block
 
-    def update(self, token: int, forced: bool = False) -> None:
+    def update(self, token: int, forced: bool = False) -> int:
         """Takes the next token of the reply.
 
         Args:
             token: Its id.
             forced: Whether it was put in to close the block, not chosen by the model.
+
+        Returns:
+            int: How many of the last tokens make up a marker that has just opened or
+            closed thinking, or 0.
         """
         self.after_newline = "\n" in self._text(token)
         self._block.append(token)
@@ -144,9 +159,12 @@ class ThinkingTracker:
                 self._earlier += self._forced[:-length].count(False)
                 self.closed_by = "budget" if forced else "model"
                 self._enter(thinking=False)
-        elif start and self._completed(start, self.markers.start_tokens):
+            return length
+        if start and (length := self._completed(start, self.markers.start_tokens)):
             self.blocks += 1
             self._enter(thinking=True)
+            return length
+        return 0
 
     @property
     def may_be_opening(self) -> bool:

@@ -5,8 +5,12 @@ Knows the options and their limits; nothing of how a run uses them.
 
 from dataclasses import dataclass
 
-from ..engine.generate import UNBOUNDED_TOKENS
-from ..engine.settings import DEFAULT_HARD_STOP, check_hard_stop, check_temperature
+from ..engine.settings import (
+    DEFAULT_HARD_STOP,
+    UNBOUNDED_TOKENS,
+    check_hard_stop,
+    check_temperature,
+)
 from .strategies import STRATEGIES, WITHOUT_BUDGET, BudgetRequest, parse_budgets
 
 DEFAULT_STRATEGIES = ("full", "guidance", "budget-forcing")

@@ -240,7 +240,7 @@ class _Run:
         reply: BatchReply,
         seconds: float,
     ) -> dict:
-        answer = grading.answer_of(reply.text, self._marker, reply.is_thinking)
+        answer = None if reply.is_thinking else reply.answer
         grade = grading.grade(answer, problem.answer, problem.choices)
         budget = reply.thinking_budget
         if budget is None and isinstance(arm.budget, int):

@@ -11,8 +11,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.sampler import BudgetSampler, encode_prompt, make_budget_sampler
+from ..engine.draws import TokenDraw
+from ..engine.sampler import PlainSampler, Prompt, ReplySampler, encode_prompt
+from ..engine.settings import Sampling, ThinkingBudget
 from ..engine.thinking import ThinkingTracker, find_markers
+from ..method.predictor import Predictor
 
 WAIT = "Wait"
 
@@ -20,56 +23,51 @@ WAIT = "Wait"
 def make_wait_sampler(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
-    predictor: bool | None = None,
+    predictor: Predictor | bool | None,
+    prompt: Prompt,
+    thinking: ThinkingBudget,
+    sampling: Sampling,
     *,
-    prompt: str | list[int] | mx.array,
     minimum: int,
-    thinking_start: str | None = None,
-    thinking_end: str | None = None,
-    **options,
 ) -> "WaitSampler":
     """Makes a sampler for mlx-lm whose thinking lasts at least ``minimum`` tokens.
 
     Args:
-        model, tokenizer, predictor, prompt, options: As in `make_budget_sampler`.
+        model, tokenizer, predictor, prompt, thinking, sampling: As in
+            `mlx_budget.engine.sampler.steer`, without a budget.
         minimum (int): Tokens of thinking before the model may close it; those of
             "Wait" count.
-        thinking_start, thinking_end: As in `make_budget_sampler`.
 
     Raises:
         ValueError: If the closing marker is not one token, and so cannot be replaced.
     """
-    markers = find_markers(tokenizer, thinking_start, thinking_end)
+    markers = find_markers(tokenizer, thinking.start, thinking.end)
     if len(markers.end_tokens) != 1:
         raise ValueError(
             f"The strategy wait needs a closing marker of one token, and "
             f"{markers.end!r} has {len(markers.end_tokens)}: leave the strategy out."
         )
-    plain = make_budget_sampler(model, tokenizer, False, prompt=prompt, **options)
+    plain = PlainSampler(TokenDraw(sampling, tokenizer))
     tracker = ThinkingTracker(tokenizer, markers, encode_prompt(tokenizer, prompt))
     wait = tokenizer.encode(WAIT, add_special_tokens=False)
     return WaitSampler(plain, tracker, list(wait), minimum)
 
 
-class WaitSampler:
-    """The state of one request; each step waits for the token that was drawn.
+class WaitSampler(ReplySampler):
+    """Each step waits for the token that was drawn.
 
-    Attributes:
-        forced_steps, guided_steps, budget: As of a `BudgetSampler` without a budget;
-            the tokens of "Wait" count as the model's own.
+    The tokens of "Wait" count as the model's own: its record is that of a sampler
+    without a budget.
     """
-
-    forced_steps: frozenset[int] = frozenset()
-    guided_steps: tuple[int, ...] = ()
-    budget = None
 
     def __init__(
         self,
-        plain: BudgetSampler,
+        plain: PlainSampler,
         tracker: ThinkingTracker,
         wait: list[int],
         minimum: int,
     ):
+        super().__init__()
         self._plain = plain
         self._tracker = tracker
         self._wait = wait
@@ -77,7 +75,7 @@ class WaitSampler:
         self._waiting: deque[int] = deque()
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        """Chooses the next token, as `BudgetSampler` does."""
+        """Chooses the next token, as `PlainSampler` does."""
         token = self._plain(logprobs).item()
         (end,) = self._tracker.markers.end_tokens
         if not self._waiting and token == end and self._is_early():
@@ -86,10 +84,6 @@ class WaitSampler:
             token = self._waiting.popleft()
         self._tracker.update(token)
         return mx.array([token], dtype=mx.uint32)
-
-    def close(self) -> None:
-        """As `BudgetSampler.close`."""
-        self._plain.close()
 
     def _is_early(self) -> bool:
         tracker = self._tracker

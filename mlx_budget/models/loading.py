@@ -160,11 +160,10 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
     recorder = HiddenStateRecorder.acquire(model)
     try:
         logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
-        states = recorder.states([recorder.next_row(1)])
+        if recorder.last is not None:
+            predictor.check_sizes(*recorder.last.sizes(), logits.shape[-1])
     finally:
         recorder.release()
-    _, positions, width = states.shape
-    predictor.check_sizes(width, positions - 1, logits.shape[-1])
 
 
 def _trust_option(trust_remote_code: bool) -> dict[str, bool]:

@@ -5,8 +5,9 @@ Knows the fields and the server's limits; nothing of HTTP or of models.
 
 from dataclasses import dataclass, replace
 
-from ..engine.generate import ANSWER_TOKENS, default_max_tokens
+from ..engine.generate import default_max_tokens
 from ..engine.settings import (
+    ANSWER_TOKENS,
     DEFAULT_HARD_STOP,
     AutoBudget,
     check_budget,

@@ -80,22 +80,23 @@ class Exchange:
 
     def thinking(self) -> dict | None:
         """How the reply's thinking went, or None if the model does not think."""
-        tracker = self.steering.tracker
-        if tracker is None:
+        reply = self.steering.reply
+        if reply is None or not reply.thinks:
             return None
         return {
-            "budget": self.steering.record.budget,
-            "tokens": tracker.thinking_tokens,
-            "closed_by": tracker.closed_by,
+            "budget": reply.thinking_budget,
+            "tokens": reply.thinking_tokens,
+            "closed_by": reply.closed_by,
         }
 
     def _follow(
         self, responses: Iterator[server.Response], stops: StopWords
     ) -> Iterator:
         previous = None
-        for step, response in enumerate(responses):
+        for response in responses:
             self._check_client()
-            self.steering.follow(step, response)
+            if response.finish_reason != "stop" and self.steering.reply is not None:
+                self.steering.reply.take(response.token)
             text, is_over = stops.take(response.text)
             if response.finish_reason is not None and not is_over:
                 rest = text + stops.rest()

@@ -18,20 +18,19 @@ from queue import Empty, Queue
 
 import mlx.core as mx
 from mlx_lm import server
-from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
 from .. import demo
-from ..engine.generate import make_tracker
-from ..engine.sampler import BudgetSampler, SteeringRecord, make_budget_sampler
-from ..engine.settings import check_enforceable
-from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
+from ..engine.draws import TokenDraw
+from ..engine.follower import ReplyFollower
+from ..engine.sampler import BudgetSampler, PlainSampler, check_enforceable, steer
+from ..engine.settings import MAX_SEED, Sampling, ThinkingBudget
+from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor, is_predictor_folder
 from ..models.loading import check_fits, fetch_model, load_predictor
 from .budgets import BudgetPolicy, RequestError, ThinkingRequest
 
-_SEEDS = 1 << 32
 # What no prompt and no reply has, for mlx-lm to look for.
 _NO_TEXT, _NO_TOKENS = "\0", (-1,)
 
@@ -78,7 +77,8 @@ class BudgetModelProvider(server.ModelProvider):
                         "a thinking budget: leave out one of them."
                     )
                 find_markers(self.tokenizer, *self.named_markers)
-                check_enforceable(budget, self.predictor, self._policy.hard_stop)
+                thinking = ThinkingBudget(budget, self._policy.hard_stop)
+                check_enforceable(thinking, self.predictor)
         except Exception as e:  # whatever a model's files make its loader raise
             self._failure = e
         finally:
@@ -154,14 +154,12 @@ class Steering:
     Attributes:
         request: What it gets.
         connection: To its client, if that is of this process.
-        tracker: Follows its reply; None if the model has no thinking markers.
-        record: What its sampler did.
+        reply: Follows its reply, once generation has begun.
     """
 
     request: ThinkingRequest
     connection: socket.socket | None = None
-    tracker: ThinkingTracker | None = None
-    record: SteeringRecord | None = None
+    reply: ReplyFollower | None = None
 
     def __getstate__(self) -> dict:
         return {**vars(self), "connection": None}
@@ -176,12 +174,6 @@ class Steering:
             return not poll.poll(0) or bool(self.connection.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
-
-    def follow(self, step: int, response: server.Response) -> None:
-        """Takes the next token of the reply, in the order of the sampler's steps."""
-        if self.tracker is not None and response.finish_reason != "stop":
-            is_forced = step in self.record.forced_steps
-            self.tracker.update(response.token, forced=is_forced)
 
 
 class BudgetResponseGenerator(server.ResponseGenerator):
@@ -253,20 +245,27 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             self._check_length(len(prompt))
             self._check(request, args)
             self._try(prompt, tokenizer, args)
-            sampler = self._make_sampler(prompt, tokenizer, request, args)
+            thinking = self._thinking(tokenizer, request, args)
+            sampler = steer(
+                self.model_provider.model,
+                tokenizer,
+                self.model_provider.predictor,
+                prompt,
+                thinking,
+                _sampling(args, self.model_provider.vocabulary_size),
+            )
+            reply = ReplyFollower(
+                tokenizer, markers_of(tokenizer, thinking), prompt, sampler.record
+            )
         except RequestError:
             raise
         except Exception as e:  # templates raise what their authors like
             raise RequestError(str(e) or repr(e)) from e
-        steering = request.steering
-        steering.record = sampler.record
-        steering.tracker = make_tracker(
-            tokenizer, *self.model_provider.named_markers, prompt
-        )
-        if steering.tracker is not None:
-            if steering.tracker.thinking and state == "normal":
+        request.steering.reply = reply
+        if reply.thinks:
+            if reply.is_in_thinking and state == "normal":
                 state = "reasoning"
-            elif state == "reasoning" and not steering.tracker.thinking:
+            elif state == "reasoning" and not reply.is_in_thinking:
                 # What a user writes opens no block.
                 own = getattr(tokenizer, "response_initial_state", None)
                 state = own or "normal"
@@ -309,10 +308,11 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         row = mx.zeros((1, self.model_provider.vocabulary_size))
         for process in server._make_logits_processors(args):
             row = process(mx.array(prompt[-2:]), row)
-        sample = make_sampler(**_sampling(args, tokenizer, row.shape[-1]))
-        mx.eval(sample(row))
+        draw = TokenDraw(_sampling(args, row.shape[-1]), tokenizer)
+        mx.eval(draw(row, 0))
 
-    def _make_sampler(self, prompt, tokenizer, request, args) -> BudgetSampler:
+    def _thinking(self, tokenizer, request, args) -> ThinkingBudget:
+        """How the request's thinking is held, with room for an answer."""
         steering = request.steering
         message = steering.request.message or ""
         forced = len(tokenizer.encode(message, add_special_tokens=False))
@@ -321,23 +321,13 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             forced += len(find_markers(tokenizer, start, end).end_tokens)
         thinking = steering.request.leaving_room(args.max_tokens, forced)
         steering.request = thinking
-        seed = args.seed
-        if seed is None and args.sampling.temperature > 0:
-            # Of its own, so that a seeded neighbour does not decide its draws.
-            seed = int.from_bytes(os.urandom(4), "little")
-        return make_budget_sampler(
-            self.model_provider.model,
-            tokenizer,
-            self.model_provider.predictor,
-            prompt=prompt,
-            thinking_budget=thinking.budget,
-            hard_stop=thinking.policy.hard_stop,
-            guidance_tolerance=thinking.policy.guidance_tolerance,
-            thinking_budget_message=thinking.message,
-            thinking_start=start,
-            thinking_end=end,
-            seed=None if seed is None else seed % _SEEDS,
-            **_sampling(args, tokenizer, self.model_provider.vocabulary_size),
+        return ThinkingBudget(
+            thinking.budget,
+            thinking.policy.hard_stop,
+            thinking.message,
+            thinking.policy.guidance_tolerance,
+            start,
+            end,
         )
 
     def _is_batchable(self, args: server.GenerationArguments) -> bool:
@@ -345,18 +335,22 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         return super()._is_batchable(replace(args, seed=None))
 
 
-def _sampling(args, tokenizer: TokenizerWrapper, vocabulary_size: int) -> dict:
-    sampling = args.sampling
-    return {
-        "temp": sampling.temperature,
-        "top_p": sampling.top_p,
+def _sampling(args: server.GenerationArguments, vocabulary_size: int) -> Sampling:
+    asked, seed = args.sampling, args.seed
+    if seed is None:
+        # mlx-lm seeds MLX's generator for requests with a seed that it serves alone:
+        # they are not to decide the draws of those without.
+        seed = int.from_bytes(os.urandom(8), "little")
+    return Sampling(
+        temp=asked.temperature,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
         # As many as there are, or more, are all.
-        "top_k": sampling.top_k if sampling.top_k < vocabulary_size else 0,
-        "min_p": sampling.min_p,
-        "xtc_probability": sampling.xtc_probability,
-        "xtc_threshold": sampling.xtc_threshold,
-        "xtc_special_tokens": [*tokenizer.encode("\n"), *tokenizer.eos_token_ids],
-    }
+        top_k=asked.top_k if asked.top_k < vocabulary_size else 0,
+        xtc_probability=asked.xtc_probability,
+        xtc_threshold=asked.xtc_threshold,
+        seed=seed & MAX_SEED,
+    )
 
 
 def _characters(request: server.CompletionRequest) -> int:
@@ -372,7 +366,7 @@ def _characters(request: server.CompletionRequest) -> int:
 
 def take_sampler(
     args: server.GenerationArguments, tokenizer: TokenizerWrapper
-) -> BudgetSampler:
+) -> BudgetSampler | PlainSampler:
     """In place of `mlx_lm.server._make_sampler`: the one made with the prompt."""
     sampler = args.budget_sampler
     del args.budget_sampler

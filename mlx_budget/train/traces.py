@@ -19,9 +19,8 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
-from ..engine.generate import UNBOUNDED_TOKENS
 from ..engine.prompts import encode_chat
-from ..engine.settings import check_temperature
+from ..engine.settings import UNBOUNDED_TOKENS, check_temperature
 from ..engine.thinking import ThinkingMarkers, find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.records import open_records, to_line

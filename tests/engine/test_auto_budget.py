@@ -128,5 +128,8 @@ def test_a_request_with_a_seed_draws_the_same_whatever_runs_beside_it(loaded, ca
 
 def test_seeds_out_of_range_are_refused(loaded, cases):
     prompt = next(iter(cases.values()))["prompt_ids"]
-    with pytest.raises(ValueError, match=r"seed must be 0 to 2\^32 - 1, not -1"):
-        make_budget_sampler(*loaded[:2], False, prompt=prompt, seed=-1)
+    for seed in (-1, 2**64):
+        with pytest.raises(
+            ValueError, match=rf"seed must be 0 to 2\^64 - 1, not {seed}"
+        ):
+            make_budget_sampler(*loaded[:2], False, prompt=prompt, seed=seed)

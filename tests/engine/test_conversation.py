@@ -8,6 +8,7 @@ from mlx_budget import load, stream_generate
 from mlx_budget.engine.conversation import Conversation
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.recorder import active_recorder
+from scripted import ScriptedModel
 from tiny_models import LLAMA, MAMBA, build
 
 FIRST, SECOND = "What is 7 + 1 + 5 - 9 + 8?", "What is 6 - 2?"
@@ -309,11 +310,31 @@ def test_thinking_goes_into_the_field_that_the_template_names(template, field):
 
 
 def test_a_message_of_channels_holds_the_last_one_alone():
-    conversation = Conversation(*with_template(CHANNELS))
-    runs = [(True, "<|channel|>analysis<|message|>Hm.</think>")]
-    runs.append((False, "<|start|>assistant<|channel|>final<|message|>12."))
-    assert conversation._message(runs, [0]) == {
+    _, tokenizer, _ = with_template(CHANNELS)
+    text = (
+        "<|channel|>analysis<|message|>Hm.</think>"
+        "<|start|>assistant<|channel|>final<|message|>12."
+    )
+    script = tokenizer.encode(text, add_special_tokens=False)
+    length = len(encode_chat(tokenizer, FIRST))
+    model = ScriptedModel(
+        [*script, *tokenizer.eos_token_ids], length, len(tokenizer.get_vocab())
+    )
+    conversation = Conversation(model, tokenizer, False)
+    ask(conversation, FIRST)
+    assert conversation.messages[-1] == {
         "role": "assistant",
         "content": "12.",
         "thinking": "Hm.",
     }
+
+
+def test_turns_with_a_seed_draw_as_requests_with_the_next_seeds_do(demo):
+    conversation = Conversation(*demo, temp=1.0, seed=5, max_tokens=40)
+    for seed, question in ((5, FIRST), (6, FIRST)):
+        messages = [*conversation.messages, user(question)]
+        prompt = encode_chat(demo[1], messages)
+        alone = stream_generate(
+            *demo[:2], prompt, predictor=demo[2], temp=1.0, seed=seed, max_tokens=40
+        )
+        assert tokens(ask(conversation, question)) == tokens(alone)

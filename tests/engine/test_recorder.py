@@ -1,3 +1,5 @@
+import threading
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -91,7 +93,7 @@ def test_classes_are_put_back_after_the_last_lease(name):
     first.release()
     assert active_recorder(model) is second
     steps(model, [[1]])
-    assert second.states([0]).shape == (1, N + 1, D)
+    assert second.last.states([0]).shape == (1, N + 1, D)
     second.release()
     assert active_recorder(model) is None
     assert classes(model) == before
@@ -103,7 +105,7 @@ def test_recorder_of_one_model_leaves_another_of_its_class_alone():
     steps(model, [[1]])
     steps(other, [[2]])
     assert active_recorder(other) is None
-    states = recorder.states([0])
+    states = recorder.last.states([0])
     assert mx.array_equal(states[:, 0], model.model.embed_tokens(mx.array([1])))
     recorder.release()
 
@@ -137,11 +139,21 @@ def test_model_with_lora_layers_is_recorded():
 def test_prefill_is_not_recorded():
     model = build("qwen2")
     recorder = HiddenStateRecorder.acquire(model)
+    assert recorder.last is None
     steps(model, [[1]])
+    assert recorder.last is not None
     model(mx.array([[1, 2, 3]]), cache=make_prompt_cache(model))
-    assert recorder.inputs is None
-    with pytest.raises(ValueError, match="hidden state at layer 0 was not seen"):
-        recorder.states([0])
+    assert recorder.last is None
+    recorder.release()
+
+
+def test_without_a_lease_on_states_only_inputs_are_kept():
+    model = build("qwen2")
+    recorder = HiddenStateRecorder.acquire(model, states=False)
+    steps(model, [[1], [2]])
+    assert recorder.last.inputs.tolist() == [[1], [2]]
+    with pytest.raises(ValueError, match="was not seen in the last forward"):
+        recorder.last.states([0])
     recorder.release()
 
 
@@ -149,7 +161,39 @@ def test_inputs_are_the_tokens_of_the_last_step():
     model = build("qwen2")
     recorder = HiddenStateRecorder.acquire(model)
     steps(model, [[1, 2], [3, 4]])
-    assert recorder.inputs.tolist() == [[2], [4]]
+    assert recorder.last.inputs.tolist() == [[2], [4]]
+    recorder.release()
+
+
+def test_a_forward_pass_stays_as_it_was_when_the_next_one_comes():
+    model = build("qwen2")
+    recorder = HiddenStateRecorder.acquire(model)
+    steps(model, [[1], [2]])
+    first = recorder.last
+    states = first.states([0, 1])
+    steps(model, [[5], [6]])
+    assert first.inputs.tolist() == [[1], [2]]
+    assert mx.array_equal(first.states([0, 1]), states)
+    assert not close(recorder.last.states([0, 1]), states)
+    recorder.release()
+
+
+def test_threads_see_their_own_forward_passes_alone():
+    model = build("qwen2")
+    recorder = HiddenStateRecorder.acquire(model)
+    steps(model, [[1]])
+    seen = []
+
+    def run() -> None:
+        seen.append(recorder.last)
+        steps(model, [[2]])
+        seen.append(recorder.last.inputs.tolist())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [None, [[2]]]
+    assert recorder.last.inputs.tolist() == [[1]]
     recorder.release()
 
 
@@ -209,7 +253,7 @@ def test_keyword_states_and_a_final_norm_that_is_a_function_are_recorded():
     token = mx.array([[1]])
     recorder = HiddenStateRecorder.acquire(model)
     model(token)
-    states = recorder.states([0])
+    states = recorder.last.states([0])
     recorder.release()
     expected = [model.model.embed(token)]
     for layer in model.layers[: N - 1]:
@@ -225,7 +269,7 @@ def test_a_layer_left_out_of_a_step_does_not_keep_its_last_state():
     model.model.depth = N - 1
     model(mx.array([[2]]))
     with pytest.raises(ValueError, match=f"state at layer {N - 1} was not seen"):
-        recorder.states([0])
+        recorder.last.states([0])
     recorder.release()
 
 

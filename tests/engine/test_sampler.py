@@ -51,7 +51,7 @@ def test_recorded_hidden_states_are_golden(loaded, golden, cases, case_id):
     recorder = HiddenStateRecorder.acquire(model)
     for position, token in enumerate(tokens[: len(case["prompt_ids"]) + steps[-1]]):
         model(mx.array([[token]]), cache=cache)
-        states = recorder.states([0])
+        states = recorder.last.states([0])
         step = position - len(case["prompt_ids"]) + 1
         if step in steps:
             want = expected[steps.index(step)]

@@ -1,0 +1,78 @@
+"""How a token is drawn from a distribution: mlx-lm's sampler, with draws of its own.
+
+Knows `Sampling` and mlx-lm's sampler; nothing of budgets or requests.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import mlx.core as mx
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from .settings import MAX_SEED, Sampling
+
+# A step of a Weyl sequence: 2^64 over the golden ratio, which is odd, so that no two
+# of the first 2^64 positions of a request share a key.
+_STEP = 0x9E3779B97F4A7C15
+
+
+class TokenDraw:
+    """Draws the token at a position of a reply.
+
+    With a seed the draw depends on the seed, the position and the distribution alone;
+    MLX's global random generator is left as it was. Without one it draws from that.
+    """
+
+    def __init__(self, sampling: Sampling, tokenizer: TokenizerWrapper):
+        self._sampling = sampling
+        special = sampling.xtc_special_tokens
+        if special is None:
+            special = (*tokenizer.encode("\n"), *tokenizer.eos_token_ids)
+        self._draw: Callable[[mx.array], mx.array] = make_sampler(
+            temp=sampling.temp,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            min_tokens_to_keep=sampling.min_tokens_to_keep,
+            top_k=sampling.top_k,
+            xtc_probability=sampling.xtc_probability,
+            xtc_threshold=sampling.xtc_threshold,
+            xtc_special_tokens=list(special),
+        )
+
+    def __call__(self, logprobs: mx.array, position: int) -> mx.array:
+        """Draws a token.
+
+        Args:
+            logprobs (mx.array): Log-probabilities in nats, shape (1, V).
+            position (int): Index of the token in its reply, from 0.
+
+        Returns:
+            mx.array: The token, shape (1,).
+
+        Raises:
+            ValueError: If ``top_k`` or ``min_tokens_to_keep`` is not below V. mlx-lm's
+                own error would come too late: MLX's generator is spoilt by then.
+        """
+        vocab_size = logprobs.shape[-1]
+        for name in ("top_k", "min_tokens_to_keep"):
+            value = getattr(self._sampling, name)
+            if value >= vocab_size:
+                raise ValueError(
+                    f"{name} must be below the size of the vocabulary, "
+                    f"{vocab_size:,}, not {value:,}."
+                )
+        seed = self._sampling.seed
+        if seed is None or self._sampling.temp == 0:
+            return self._draw(logprobs)
+        state = mx.random.state[0]
+        mx.random.seed((seed + position * _STEP) & MAX_SEED)
+        try:
+            return self._draw(logprobs)
+        finally:
+            mx.random.state[0][:] = state
+
+
+def at_temperature_1(sampling: Sampling) -> Sampling:
+    """The same for a distribution that is at its temperature already."""
+    return replace(sampling, temp=1.0) if sampling.temp > 0 else sampling
