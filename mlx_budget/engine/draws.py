@@ -59,8 +59,9 @@ class TokenDraw:
             value = getattr(self._sampling, name)
             if value >= vocab_size:
                 raise ValueError(
-                    f"{name} must be below the size of the vocabulary, "
-                    f"{vocab_size:,}, not {value:,}."
+                    f"{name} has to be an integer in the range from 1 to "
+                    f"{vocab_size - 1:,}, below the size of the vocabulary; not "
+                    f"{value:,}."
                 )
         seed = self._sampling.seed
         if seed is None or self._sampling.temp == 0:

@@ -15,6 +15,11 @@ from typing import Any
 import mlx_lm
 from mlx_lm.generate import GenerationBatch
 
+ONE_SAMPLER_PER_REQUEST = (
+    "The budget sampler was called without a one-token forward pass of its own model "
+    "before it. Use one sampler per request; speculative decoding (draft_model) cannot "
+    "be combined with a thinking budget."
+)
 _this_thread = threading.local()
 # A sampler that is collected as garbage stops following, wherever a thread is then.
 _changing = threading.RLock()
@@ -47,13 +52,46 @@ def unfollow_batches() -> None:
             _original = None
 
 
-def samplers_of_step() -> Sequence[Any] | None:
-    """The samplers of the batch whose step runs in this thread, one for each row.
+class BatchStep:
+    """One step of a batch: its rows, and which of them our samplers have sampled.
 
-    Returns:
-        Sequence or None: None outside of such a step, as in mlx-lm's single loop.
+    Attributes:
+        samplers: Of the rows, in their order.
     """
-    return getattr(_this_thread, "samplers", None)
+
+    def __init__(self, samplers: Sequence[Any]):
+        self.samplers = samplers
+        self._claimed: list[int] = []
+
+    def claim(self, sampler: Any) -> int:
+        """The row of a sampler that is called in this step.
+
+        A sampler that is wrapped in another function is not among the samplers of the
+        batch: it has the row after the last one, since rows are sampled in order.
+
+        Raises:
+            ValueError: If it is the sampler of several rows, or of none.
+        """
+        rows = [row for row, other in enumerate(self.samplers) if other is sampler]
+        row = rows[0] if rows else max(self._claimed, default=-1) + 1
+        if len(rows) > 1 or row in self._claimed or row >= len(self.samplers):
+            raise ValueError(ONE_SAMPLER_PER_REQUEST)
+        self._claimed.append(row)
+        return row
+
+    def check(self) -> None:
+        """Raises a ValueError if our samplers have sampled some rows and not others."""
+        if 0 < len(self._claimed) < len(self.samplers):
+            raise ValueError(
+                f"Only {len(self._claimed)} of {len(self.samplers)} rows of the batch "
+                "were sampled by budget samplers. Make one for every request of the "
+                "batch (thinking_budget=None for those without a budget)."
+            )
+
+
+def current_step() -> BatchStep | None:
+    """The batch's step that runs in this thread; None in mlx-lm's single loop."""
+    return getattr(_this_thread, "step", None)
 
 
 def _find_step() -> Callable:
@@ -72,11 +110,13 @@ def _find_step() -> Callable:
 def _telling(step: Callable) -> Callable:
     @functools.wraps(step)
     def step_telling_samplers(self: GenerationBatch) -> Any:
-        before = samplers_of_step()
-        _this_thread.samplers = self.samplers
+        before, here = current_step(), BatchStep(self.samplers)
+        _this_thread.step = here
         try:
-            return step(self)
+            tokens = step(self)
         finally:
-            _this_thread.samplers = before
+            _this_thread.step = before
+        here.check()
+        return tokens
 
     return step_telling_samplers

@@ -21,7 +21,12 @@ from .fields import take
 from .follower import SteeringRecord, Step
 from .guide import Guide
 from .recorder import ForwardPass, HiddenStateRecorder
-from .rows import follow_batches, samplers_of_step, unfollow_batches
+from .rows import (
+    ONE_SAMPLER_PER_REQUEST,
+    current_step,
+    follow_batches,
+    unfollow_batches,
+)
 from .settings import AutoBudget, ReplyOptions, Sampling, ThinkingBudget
 from .thinking import ThinkingTracker, find_markers
 
@@ -199,6 +204,8 @@ class PlainSampler(ReplySampler):
         Returns:
             mx.array: The token, shape (1,).
         """
+        if (step := current_step()) is not None:
+            step.claim(self)
         self._position += 1
         return self._draw(logprobs, self._position - 1)
 
@@ -292,21 +299,11 @@ class BudgetSampler(ReplySampler):
         )
 
     def _find_row(self, logprobs: mx.array) -> tuple[ForwardPass, int]:
-        forward, samplers = self._recorder.last, samplers_of_step() or [self]
-        if forward is None or len(logprobs) != 1 or samplers.count(self) != 1:
-            raise ValueError(
-                "The budget sampler was called without a one-token forward pass of its "
-                "own model before it. Use one sampler per request; speculative "
-                "decoding (draft_model) cannot be combined with a thinking budget."
-            )
-        ours = sum(isinstance(s, ReplySampler) for s in samplers)
-        if ours < forward.rows:
-            raise ValueError(
-                f"Only {ours} of {forward.rows} rows of the batch were sampled "
-                "by budget samplers. Make one for every request of the batch "
-                "(thinking_budget=None for those without a budget)."
-            )
-        return forward, samplers.index(self)
+        forward, step = self._recorder.last, current_step()
+        rows = 1 if step is None else len(step.samplers)
+        if forward is None or forward.rows != rows or len(logprobs) != 1:
+            raise ValueError(ONE_SAMPLER_PER_REQUEST)
+        return forward, 0 if step is None else step.claim(self)
 
     def _read_last_token(self) -> None:
         """Follows the reply to its last token; waits for the device to compute it."""
@@ -352,8 +349,8 @@ class BudgetSampler(ReplySampler):
 
     def _guided_after(self, row: int) -> list[int]:
         """Rows after ``row`` that the same predictor will guide in this step."""
-        rows = []
-        for other, sampler in enumerate(samplers_of_step() or ()):
+        rows, step = [], current_step()
+        for other, sampler in enumerate(step.samplers if step else ()):
             if other > row and isinstance(sampler, BudgetSampler):
                 sampler._read_last_token()
                 if sampler._shares_guide(self) and sampler.is_guided():

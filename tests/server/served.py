@@ -1,5 +1,6 @@
 """A real server in a process of its own, on a free port, and how it is asked."""
 
+import os
 import re
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import openai
 
@@ -28,6 +30,8 @@ OPENAI = {
     "reasoning_effort",
     "logit_bias",
 }
+# Scripts that serve import the stand-ins that the tests share.
+TESTS = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "mlx_budget", "serve")
 
 
@@ -54,6 +58,10 @@ class Server:
         return self.process.wait(SECONDS)
 
 
+def _path() -> list[str]:
+    return [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+
+
 @contextmanager
 def serving(*options: object, command: tuple[str, ...] = COMMAND) -> Iterator[Server]:
     """Runs a server, the demo's by default, as long as the block lasts."""
@@ -61,6 +69,7 @@ def serving(*options: object, command: tuple[str, ...] = COMMAND) -> Iterator[Se
         [*command, "--port", "0", *map(str, options)],
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_path())},
         # A job in the background ignores it, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
