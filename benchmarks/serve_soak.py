@@ -26,6 +26,12 @@ QUESTIONS = (
     "What is 9 - 4 + 7 - 2 + 3 - 5?",
 )
 BUDGETS = (None, 0, 20, 60, 200, "auto", "auto:0.5", -7)
+# Nothing but digits: the reply has no end of its own.
+ENDLESS = {
+    "max_tokens": 1_000_000,
+    "logit_bias": {str(token): 100 for token in range(20, 30)},
+    "thinking_budget": None,
+}
 SECONDS = 300
 
 
@@ -38,13 +44,14 @@ class Soak:
             the requests, and at the end.
         statuses: Of HTTP, and how often each came.
         hang_ups: Requests that were left before their reply was whole.
-        probes: Seconds that a last request in every slot took, all at once.
+        free_slots: Replies without an end that were generated at once when all was
+            over, at most one for each slot.
     """
 
     memory: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
     hang_ups: int = 0
-    probes: list[float] = field(default_factory=list)
+    free_slots: int = 0
 
     @property
     def growth(self) -> float:
@@ -101,10 +108,7 @@ def _run(
             "stream": rng.random() < 0.5,
         }
         if rng.random() < hang_up:
-            body["max_tokens"] = 100_000
-            # Nothing but digits: the reply has no end of its own.
-            body["logit_bias"] = {str(t): 100 for t in range(20, 30)}
-            body["thinking_budget"] = None
+            body |= ENDLESS
             _leave(port, body, rng.uniform(0.05, 0.5))
             status = 0
         else:
@@ -120,15 +124,23 @@ def _run(
             list(pool.map(one, numbers))
             result.memory.append(_memory(pid))
 
-    def probe(_: int) -> float:
-        start = time.perf_counter()
-        message = {"role": "user", "content": QUESTIONS[0]}
-        status = _ask(port, {"messages": [message], "thinking_budget": 60})
-        assert status == 200, status
-        return time.perf_counter() - start
+    all_begun = threading.Barrier(slots)
+
+    def probe(_: int) -> bool:
+        """Whether an endless reply begins, and goes on until every slot has its own."""
+        body = {"messages": [{"role": "user", "content": QUESTIONS[0]}], **ENDLESS}
+        with _open(port, {**body, "stream": True}) as connection:
+            begun = b"data: " in _read_until(connection, b"data: ")
+            if not begun:
+                all_begun.abort()
+            try:
+                all_begun.wait(SECONDS)
+            except threading.BrokenBarrierError:
+                return False
+            return begun
 
     with ThreadPoolExecutor(slots) as pool:
-        result.probes = list(pool.map(probe, range(slots)))
+        result.free_slots = sum(pool.map(probe, range(slots)))
     result.memory.append(_memory(pid))
     return result
 
@@ -142,11 +154,28 @@ def _ask(port: int, body: dict) -> int:
     return response.status
 
 
-def _leave(port: int, body: dict, seconds: float) -> None:
+def _open(port: int, body: dict) -> socket.socket:
+    """A connection over which a request was sent."""
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(data)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), SECONDS) as connection:
-        connection.sendall(head.encode() + data)
+    connection = socket.create_connection(("127.0.0.1", port), SECONDS)
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+def _read_until(connection: socket.socket, wanted: bytes) -> bytes:
+    """What comes up to some text, or to the end or a time without anything."""
+    seen = b""
+    try:
+        while wanted not in seen and (data := connection.recv(65536)):
+            seen += data
+    except TimeoutError:
+        pass
+    return seen
+
+
+def _leave(port: int, body: dict, seconds: float) -> None:
+    with _open(port, body):
         time.sleep(seconds)
 
 
@@ -170,7 +199,7 @@ def main(requests: int, clients: int, slots: int, hang_up: float, options):
     print(f"answers by status: {found.statuses}, left: {found.hang_ups}")
     print(f"memory, MB: {memory}")
     print(f"growth from the middle to the end: {found.growth:.1f} MB")
-    print(f"slots that answer: {len(found.probes)} of {slots}")
+    print(f"slots that are free again: {found.free_slots} of {slots}")
 
 
 if __name__ == "__main__":

@@ -109,10 +109,14 @@ def ask(client, question: str = QUESTION, **options):
     )
 
 
-def alone(model, question: str, budget, **options) -> dict:
-    """What the package itself generates, in the server's words."""
+def alone(model, question: str | list[int], budget, **options) -> dict:
+    """What the package itself generates, in the server's words.
+
+    In place of a question there may be the ids of a whole prompt.
+    """
     thinking = answer = ""
-    ids = encode_chat(model[1], question)
+    is_text = isinstance(question, str)
+    ids = encode_chat(model[1], question) if is_text else question
     options = {"predictor": model[2], "thinking_budget": budget, **options}
     for r in stream_generate(*model[:2], ids, **options):
         if r.is_thinking:

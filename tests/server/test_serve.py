@@ -7,8 +7,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from mlx_budget import demo, load
+from mlx_budget import demo
 from mlx_budget.engine.generate import default_max_tokens
+from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget
 from mlx_budget.server.budgets import EFFORTS, BudgetPolicy, ThinkingRequest
 from mlx_budget.server.stops import StopWords
@@ -17,12 +18,6 @@ from serve_scripted import TOOLS
 from served import QUESTION, alone, ask, gather, serving, told
 
 BUDGETS = (None, 0, 20, 60, 500, "auto", "auto:0.5")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serving("--log-level", "WARNING") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +31,6 @@ def cutting():
     """A client of a server that holds budgets by the hard stop alone."""
     with serving("--predictor", "none") as server, server.client() as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load("demo")
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -227,7 +217,7 @@ def test_thinking_leaves_room_for_an_answer(budget, max_tokens, forced, lowered)
     assert request.leaving_room(max_tokens, forced).budget == lowered
 
 
-def test_named_or_not_the_default_model_is_one(tmp_path):
+def test_named_or_not_the_default_model_is_one(tmp_path, endless):
     """Its requests share a batch, and it keeps its predictor."""
     folder = tmp_path / "model"
     folder.mkdir()
@@ -237,9 +227,14 @@ def test_named_or_not_the_default_model_is_one(tmp_path):
     options = ("--model", folder, "--predictor", demo.FOLDER)
     with serving(*options) as server, server.client() as client:
         assert [m.id for m in client.models.list().data] == [str(folder)]
+        running = ask(client, model="default_model", stream=True, **endless)
+        next(running)
         for name in (str(folder), "default_model", str(folder.resolve())):
+            # A batch of its own would have to wait for the end of what runs.
             reply = ask(client, model=name, thinking_budget="auto")
             assert reply.choices[0].thinking["budget"] > 0
+        assert next(running).choices[0].finish_reason is None
+        running.close()
 
 
 def test_text_completions_are_steered_and_split_alike(client, model):
@@ -266,18 +261,25 @@ def test_text_completions_are_steered_and_split_alike(client, model):
     assert thoughts == want["reasoning"]
 
 
-def test_a_second_turn_reads_the_history_without_its_thinking(client):
-    first = ask(client, thinking_budget=60)
+@pytest.mark.parametrize("field", [None, "reasoning", "reasoning_content"])
+def test_a_second_turn_reads_the_history_without_its_thinking(client, model, field):
+    first = told(ask(client, thinking_budget=60))
+    assert first["reasoning"]
+    answer = {"role": "assistant", "content": first["content"]}
     messages = [
         {"role": "user", "content": QUESTION},
-        {"role": "assistant", "content": first.choices[0].message.content},
+        answer,
         {"role": "user", "content": "What is 2 + 3 + 4 - 1?"},
     ]
+    prompt = encode_chat(model[1], messages)
+    assert first["reasoning"] not in model[1].decode(prompt)
+    if field is not None:  # a client may send it back
+        messages[1] = {**answer, field: first["reasoning"]}
     second = client.chat.completions.create(
         model="demo", messages=messages, extra_body={"thinking_budget": 40}
     )
-    assert second.choices[0].thinking["budget"] == 40
-    assert second.choices[0].finish_reason == "stop"
+    assert second.usage.prompt_tokens == len(prompt)
+    assert told(second) == alone(model, prompt, 40)
 
 
 def test_models_and_health(client, server):
