@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from .atomic import appearing_file
 
@@ -100,6 +101,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 def read_tensors(file: Path) -> dict[str, mx.array]:
     """The tensors of a sound safetensors file, each read when it is evaluated."""
     return cast(dict[str, mx.array], mx.load(str(file)))
+
+
+def named_tensors(tree: dict[str, Any]) -> dict[str, mx.array]:
+    """The arrays of a tree, such as a module's parameters, by their dotted names."""
+    return dict(cast(list[tuple[str, mx.array]], tree_flatten(tree)))
 
 
 def write_tensors(

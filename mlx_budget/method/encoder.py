@@ -8,6 +8,8 @@ import functools
 import mlx.core as mx
 import mlx.nn as nn
 
+from .gamma import polynomial
+
 # erf(z) = z P(z^2) / Q(z^2) for |z| below the end, 1 to float32 beyond it: a minimax
 # fit, weighted by iteration, of the values that SciPy gives.
 _ERF_END = 3.92
@@ -65,17 +67,6 @@ class EncoderLayer(nn.Module):
         return self.output_norm(x + self.down(gelu(self.up(x))))
 
 
-def _rational(
-    x: mx.array, upper: tuple[float, ...], lower: tuple[float, ...]
-) -> mx.array:
-    top, bottom = upper[-1], lower[-1]
-    for c in reversed(upper[:-1]):
-        top = top * x + c
-    for c in reversed(lower[:-1]):
-        bottom = bottom * x + c
-    return top / bottom
-
-
 @functools.partial(mx.compile, shapeless=True)
 def gelu(x: mx.array) -> mx.array:
     """GELU in its exact form, x * Phi(x), elementwise.
@@ -85,5 +76,7 @@ def gelu(x: mx.array) -> mx.array:
     """
     y = x.astype(mx.float32)
     z = mx.clip(y * 2**-0.5, -_ERF_END, _ERF_END)
-    y = 0.5 * y * (1 + z * _rational(z * z, _ERF_UPPER, _ERF_LOWER))
+    z2 = z * z
+    erf = z * (polynomial(_ERF_UPPER, z2) / polynomial(_ERF_LOWER, z2))
+    y = 0.5 * y * (1 + erf)
     return y.astype(x.dtype)

@@ -159,8 +159,10 @@ def _float32(*arrays: mx.array) -> list[mx.array]:
     return [mx.array(v).astype(mx.float32) for v in arrays]
 
 
-def _polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
-    *lower, y = coefficients
+def polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
+    """A polynomial of degree 1 or more, its coefficients in ascending order."""
+    *lower, second, first = coefficients
+    y = first * x + second
     for c in reversed(lower):
         y = y * x + c
     return y
@@ -251,19 +253,19 @@ def _log_regularized_gamma(a: mx.array, z: mx.array) -> mx.array:
     safe_eta = mx.where(near, 1, eta)
     safe_m = mx.where(near, 1, m)
     u, v = 1 / safe_eta, 1 / safe_m
-    c0 = mx.where(near, _polynomial(TEMME_C0, eta), v - u)
+    c0 = mx.where(near, polynomial(TEMME_C0, eta), v - u)
     c1 = mx.where(
-        near, _polynomial(TEMME_C1, eta), u * u * u - ((v + 1) * v + 1 / 12) * v
+        near, polynomial(TEMME_C1, eta), u * u * u - ((v + 1) * v + 1 / 12) * v
     )
     c2 = mx.where(
         near,
-        _polynomial(TEMME_C2, eta),
+        polynomial(TEMME_C2, eta),
         ((((3 * v + 5) * v + 25 / 12) * v + 1 / 12) * v + 1 / 288) * v
         - 3 * u * u * u * u * u,
     )
     correction = c0 + (c1 + c2 / b) / b
     t = 1 / (1 + 0.5 * mx.sqrt(b) * mx.sqrt(half_eta2))
-    erfcx = t * _polynomial(ERFCX, t)
+    erfcx = t * polynomial(ERFCX, t)
     half_sqrt = (0.5 * SQRT_TWO_PI) * mx.sqrt(b)
     below = m < 0
     # P(b, z) below the mean and 1 - P(b, z) above it, in units of the prefactor at b.

@@ -6,6 +6,7 @@ the batch, V the vocabulary.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 
@@ -33,7 +34,7 @@ class GuidanceThresholds:
     min_concentration: float = 1.0
     min_mode: float = 0.9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"{name} must be a number, not {value!r}.")
@@ -68,7 +69,8 @@ def quantile_lengths(
         shares (tuple[float, ...]): From 0 to 1.
         concentration, rate (mx.array): Of the Gamma distribution, shape ().
     """
-    return log_to_length(gamma.quantile(shares, concentration, rate)).tolist()
+    quantiles = gamma.quantile(mx.array(shares), concentration, rate)
+    return cast(list[float], log_to_length(quantiles).tolist())
 
 
 def log_weights(

@@ -9,16 +9,16 @@ Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocab
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 
-from ..files.tensors import read_header, read_tensors, write_tensors
+from ..files.tensors import named_tensors, read_header, read_tensors, write_tensors
 from ..files.texts import write_json
 from .encoder import EncoderLayer
-from .predictor_config import CONFIG_FILE, PredictorConfig
+from .predictor_config import CONFIG_FILE, PredictorConfig, Quantization
 
 WEIGHTS_FILE = "predictor.safetensors"
 
@@ -159,13 +159,14 @@ class Predictor(nn.Module):
         """
         if self.config.quantization:
             raise ValueError("The predictor is quantised already.")
-        settings = {"group_size": group_size, "bits": bits}
+        settings = Quantization(group_size=group_size, bits=bits)
         config = replace(self.config, quantization=settings)
         other = Predictor(self.config)
         other.update(self.parameters())
         _quantize_layers(other, settings)
         other.config = config
-        return other.eval()
+        other.eval()
+        return other
 
     def save(
         self, path: str | Path, progress: Callable[[int], None] = lambda _: None
@@ -179,8 +180,7 @@ class Predictor(nn.Module):
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        weights = dict(tree_flatten(self.parameters()))
-        write_tensors(path / WEIGHTS_FILE, weights, progress)
+        write_tensors(path / WEIGHTS_FILE, named_tensors(self.parameters()), progress)
         write_json(path / CONFIG_FILE, asdict(self.config))
 
     @classmethod
@@ -215,7 +215,7 @@ def _rows(head: nn.Module, encoding: mx.array, tokens: mx.array) -> mx.array:
         encoding[:, None],
         head.weight[tokens],
         head.scales[tokens],
-        head.biases[tokens],
+        cast(mx.array, head.biases)[tokens],  # which affine quantisation has
         transpose=True,
         group_size=head.group_size,
         bits=head.bits,
@@ -264,13 +264,14 @@ def is_predictor_folder(path: Path) -> bool:
 
 
 def _shapes(predictor: Predictor) -> dict[str, tuple[int, ...]]:
-    return {k: v.shape for k, v in tree_flatten(predictor.parameters())}
+    return {k: v.shape for k, v in named_tensors(predictor.parameters()).items()}
 
 
-def _quantize_layers(predictor: Predictor, settings: dict[str, int]) -> None:
+def _quantize_layers(predictor: Predictor, settings: Quantization) -> None:
     nn.quantize(
         predictor,
-        **settings,
+        settings["group_size"],
+        settings["bits"],
         class_predicate=lambda _, m: (
             isinstance(m, nn.Linear)
             and m.weight.shape[-1] % settings["group_size"] == 0

@@ -3,14 +3,24 @@
 Knows what values are allowed and the format of the file; nothing of layers or weights.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypedDict
 
 from ..files.texts import read_json
 from .guidance import GuidanceThresholds
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "predictor_config.json"
+
+
+class Quantization(TypedDict):
+    """How many weights share a scale, and the bits of each."""
+
+    group_size: int
+    bits: int
+
 
 # Encoder sizes by name: BERT-base, as in the published checkpoints, and three of the
 # smaller BERTs of Turc et al., "Well-Read Students Learn Better", arXiv 1908.08962.
@@ -54,10 +64,10 @@ class PredictorConfig:
     layer_norm_eps: float = 1e-12
     known_tokens: int | None = None
     thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
-    quantization: dict[str, int] | None = None
+    quantization: Quantization | None = None
     format_version: int = FORMAT_VERSION
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = (
             "model_width",
             "model_layers",
@@ -92,7 +102,7 @@ class PredictorConfig:
             )
 
     @classmethod
-    def from_dict(cls, values: dict) -> "PredictorConfig":
+    def from_dict(cls, values: dict[str, Any]) -> "PredictorConfig":
         """Builds a configuration from the contents of `predictor_config.json`.
 
         Raises:
@@ -135,7 +145,7 @@ class PredictorConfig:
             raise ValueError(f"{file} cannot be read: {str(e).rstrip('.')}.") from None
 
 
-def _check_quantization(settings: dict[str, int]) -> None:
+def _check_quantization(settings: Any) -> None:
     if not isinstance(settings, dict) or set(settings) != {"group_size", "bits"}:
         raise ValueError(
             'quantization must be null or {"group_size": ..., "bits": ...}, not '
@@ -149,7 +159,7 @@ def _check_quantization(settings: dict[str, int]) -> None:
             )
 
 
-def _check_keys(cls: type, keys: set[str] | dict, where: str) -> None:
+def _check_keys(cls: type, keys: Iterable[str], where: str) -> None:
     known = {f.name for f in fields(cls)}
     if unknown := sorted(set(keys) - known):
         raise ValueError(f"unknown key {unknown[0]!r}{where}")
