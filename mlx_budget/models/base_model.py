@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,7 +18,8 @@ from ..files.shards import find_shards
 from ..files.tensors import read_header
 from .reference import is_predictor_tensor
 
-ModelClasses = tuple[type[nn.Module], type]
+# A model's class and that of its arguments, which mlx-lm knows no common type of.
+ModelClasses = tuple[Any, Any]
 
 
 def check_trusted(name: str, config: dict, trust_remote_code: bool) -> None:
@@ -45,15 +47,13 @@ def find_classes(
         ValueError: If mlx-lm has no such model, or its code may not run.
     """
     check_trusted(name, config, trust_remote_code)
+    model_class: Any
     file = config.get("model_file")
     with one_line(f"{name} is no model that mlx-lm can load"):
         if file is None:
             model_class, args_class = _get_classes(config)
         else:
-            spec = importlib.util.spec_from_file_location("custom_model", source / file)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            model_class, args_class = module.Model, module.ModelArgs
+            model_class, args_class = _run_code(source / file)
 
     class BaseModel(model_class):
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -62,6 +62,15 @@ def find_classes(
             return parent(own) if parent else own
 
     return BaseModel, args_class
+
+
+def _run_code(file: Path) -> ModelClasses:
+    spec = importlib.util.spec_from_file_location("custom_model", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file.name} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Model, module.ModelArgs
 
 
 def make_empty(source: Path, name: str, classes: ModelClasses) -> nn.Module:

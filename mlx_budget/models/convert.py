@@ -9,11 +9,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from huggingface_hub.utils import tqdm
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx.utils import tree_map, tree_map_with_path
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_tokenizer, quantize_model
 
@@ -27,7 +28,7 @@ from ..files.shards import (
     read_index,
     write_shards,
 )
-from ..files.tensors import read_header, read_tensors
+from ..files.tensors import named_tensors, read_header, read_tensors
 from ..files.texts import write_text
 from ..method.predictor import Predictor, check_tensors
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
@@ -115,8 +116,11 @@ def convert(
         sizes = predictor_sizes(shapes, predictor_heads)
         classes = base_model.find_classes(source, hf_path, config, trust_remote_code)
         empty = base_model.make_empty(source, hf_path, classes)
-        sizes["model_layers"] = len(empty.layers)
-        predictor = _read_predictor(source, hf_path, shapes, sizes, dtype)
+        made_for = source.resolve().name if hub.is_local(hf_path) else hf_path
+        predictor_config = PredictorConfig(
+            base_model=made_for, model_layers=len(empty.layers), **sizes
+        )
+        predictor = _read_predictor(source, hf_path, shapes, predictor_config, dtype)
         check_fits(predictor, empty)
         if predictor_q_bits is not None:
             predictor = predictor.quantize(predictor_q_bits)
@@ -146,9 +150,8 @@ def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Path:
     """Downloads what is needed and no more."""
     if hub.is_local(hf_path):
         return hub.fetch(hf_path, (), revision)
-    if not predictor_only:
-        files = hub.MODEL_FILES
-    else:
+    files: tuple[str, ...] = hub.MODEL_FILES
+    if predictor_only:
         settings = ("config.json", INDEX_FILE, "*.py")
         folder = hub.fetch(hf_path, settings, revision)
         files = (*settings, *_predictor_files(folder))
@@ -160,13 +163,14 @@ def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Path:
     return folder
 
 
-def _predictor_files(folder: Path) -> list[str]:
+def _predictor_files(folder: Path) -> tuple[str, ...]:
     """The names of the shards that hold predictor tensors, or a pattern for all."""
     index = folder / INDEX_FILE
     if not index.exists():
-        return ["model*.safetensors"]
+        return ("model*.safetensors",)
     shards = read_index(index)
-    return sorted({file for name, file in shards.items() if is_predictor_tensor(name)})
+    ours = {file for name, file in shards.items() if is_predictor_tensor(name)}
+    return tuple(sorted(ours))
 
 
 def _predictor_shards(source: Path) -> list[Path]:
@@ -205,14 +209,13 @@ def _read_predictor(
     source: Path,
     name: str,
     shapes: dict[str, tuple[int, ...]],
-    sizes: dict[str, int],
+    config: PredictorConfig,
     dtype: str | None,
 ) -> Predictor:
-    made_for = source.resolve().name if hub.is_local(name) else name
-    predictor = Predictor(PredictorConfig(base_model=made_for, **sizes))
-    ours = dict(tree_flatten(predictor.parameters()))
+    predictor = Predictor(config)
+    ours = named_tensors(predictor.parameters())
     expected = {reference_name(k): v.shape for k, v in ours.items()}
-    expected["cls_token"] = (1, 1, sizes["model_width"])
+    expected["cls_token"] = (1, 1, config.model_width)
     try:
         check_tensors(shapes, expected, name)
     except ValueError as e:
@@ -253,17 +256,18 @@ def _quantize(
     bits: int | None,
     group_size: int | None,
     mode: str,
-    predicate: str | None,
+    recipe: str | None,
 ) -> tuple[nn.Module, dict]:
-    if predicate is not None:
+    predicate: Any = None  # mlx-lm says two types of what it makes and what it takes
+    if recipe is not None:
         if mode != "affine":
             raise ValueError("--quant-predicate works with --q-mode affine only.")
-        predicate = mixed_quant_predicate_builder(predicate, model, group_size or 64)
+        predicate = mixed_quant_predicate_builder(recipe, model, group_size or 64)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         model, config = quantize_model(
             model, config, group_size, bits, mode=mode, quant_predicate=predicate
         )
-    if not any(k.endswith(".scales") for k, _ in tree_flatten(model.parameters())):
+    if not any(k.endswith(".scales") for k in named_tensors(model.parameters())):
         raise ValueError(
             f"No layer of this model can be quantised in groups of {group_size}: give "
             "--q-group-size a divisor of its width."
@@ -310,7 +314,7 @@ def _copy_files(source: Path, pattern: str, folder: Path) -> None:
 
 def _take_weights(model: nn.Module) -> dict[str, mx.array]:
     """The model's weights, which nothing else holds on to then."""
-    weights = dict(tree_flatten(model.parameters()))
+    weights = named_tensors(model.parameters())
     model.update(tree_map(lambda _: mx.array([]), model.parameters()))
     return weights
 
@@ -321,9 +325,11 @@ def _write_config(folder: Path, config: dict) -> None:
 
 
 def _write(folder: Path, weights: dict[str, mx.array], predictor: Predictor) -> None:
-    values = [*weights.values(), *(v for _, v in tree_flatten(predictor.parameters()))]
-    total = sum(value.nbytes for value in values)
-    del values
+    total = sum(
+        value.nbytes
+        for tensors in (weights, named_tensors(predictor.parameters()))
+        for value in tensors.values()
+    )
     with tqdm(total=total, desc="Writing", unit="B", unit_scale=True) as bar:
         if weights:
             write_shards(folder, weights, bar.update)

@@ -5,6 +5,7 @@ Knows mlx-lm's loader and the two predictor files; nothing of generation.
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -77,7 +78,7 @@ def load(
             adapter_path=adapter_path,
             lazy=lazy,
             **_trust_option(trust_remote_code),
-        )
+        )[:2]
         check_vocabulary(tokenizer)
     if path == demo.FOLDER:
         # Its 8 bits make it small, not fast.
@@ -166,7 +167,7 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
         recorder.release()
 
 
-def _trust_option(trust_remote_code: bool) -> dict[str, bool]:
+def _trust_option(trust_remote_code: bool) -> dict[str, Any]:
     # mlx-lm 0.31 has no such option and runs a model's code unasked, which is why
     # `check_trusted` comes first.
     known = "trust_remote_code" in inspect.signature(mlx_lm.load).parameters

@@ -5,6 +5,7 @@ A pure map of names and shapes; knows nothing of files, models or mlx.
 
 import re
 from collections import Counter
+from typing import TypedDict
 
 # The tensors that the reference adds to a causal language model (arXiv 2506.13752).
 _PREFIXES = ("cls_token", "encoder.", "alpha_head.", "lam_head.")
@@ -26,6 +27,17 @@ _LAYER_MODULES = {
     "output.dense": "down",
     "output.LayerNorm": "output_norm",
 }
+
+
+class PredictorSizes(TypedDict):
+    """The sizes of a predictor that its tensors tell."""
+
+    model_width: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
 
 
 def is_predictor_tensor(name: str) -> bool:
@@ -55,7 +67,7 @@ def reference_name(name: str) -> str:
 
 def predictor_sizes(
     shapes: dict[str, tuple[int, ...]], heads: int | None = None
-) -> dict[str, int]:
+) -> PredictorSizes:
     """The sizes of a predictor, read off the shapes of the reference's tensors.
 
     Args:
@@ -64,7 +76,7 @@ def predictor_sizes(
             the shapes; by default each is 64 wide, as in BERT.
 
     Returns:
-        dict[str, int]: The sizes of a `PredictorConfig`, but for the model's layers.
+        PredictorSizes: What `PredictorConfig` takes, but for the model's layers.
 
     Raises:
         ValueError: If a tensor that tells a size is missing, of a wrong rank or empty,
