@@ -255,7 +255,10 @@ class HiddenStateRecorder:
 
 
 def hidden_states_at(
-    model: nn.Module, tokens: Sequence[int], positions: Sequence[int], step_size: int
+    model: nn.Module,
+    tokens: Sequence[int] | np.ndarray,
+    positions: Sequence[int] | np.ndarray,
+    step_size: int,
 ) -> Iterator[tuple[mx.array, mx.array]]:
     """Hidden states at some positions of a sequence, computed chunk by chunk.
 
@@ -263,8 +266,8 @@ def hidden_states_at(
 
     Args:
         model (nn.Module): An mlx-lm model.
-        tokens (sequence): The sequence's tokens.
-        positions (sequence): Where the states are wanted, in ascending order.
+        tokens (sequence or array): The sequence's tokens.
+        positions (sequence or array): Where the states are wanted, in ascending order.
         step_size (int): Tokens in a chunk.
 
     Yields:

@@ -7,10 +7,15 @@ P is the number of problems. All intervals are of 95 %.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 RESAMPLES = 10_000
+
+# What JSON holds of a finished reply, and what is measured of many.
+Record = dict[str, Any]
+Measures = dict[str, Any]
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 # Numbers drawn at a time by the bootstrap, to bound the memory.
@@ -76,7 +81,7 @@ def accuracy_interval(
     return _interval(hits / count)
 
 
-def measure_arm(records: Sequence[dict]) -> dict:
+def measure_arm(records: Sequence[Record]) -> Measures:
     """Measures the replies of one strategy at one budget.
 
     A reply whose thinking did not end counts with the tokens that it used.
@@ -182,8 +187,8 @@ def area_under_accuracy(
 
 
 def paired_difference(
-    a_records: Sequence[dict], b_records: Sequence[dict], seed: int = 0
-) -> dict | None:
+    a_records: Sequence[Record], b_records: Sequence[Record], seed: int = 0
+) -> Measures | None:
     """Compares two arms on the problems and samples that both have answered.
 
     Intervals are of the cluster bootstrap over problems, see `accuracy_interval`, which
@@ -239,7 +244,7 @@ def paired_difference(
     }
 
 
-def _measure_budget(records: Sequence[dict]) -> dict:
+def _measure_budget(records: Sequence[Record]) -> Measures:
     limited = [r for r in records if r["thinking_budget"] is not None]
     pairs = [(r["thinking_tokens"], r["thinking_budget"]) for r in limited]
     over = [(tokens - budget, budget) for tokens, budget in pairs if tokens > budget]
@@ -252,12 +257,12 @@ def _measure_budget(records: Sequence[dict]) -> dict:
     }
 
 
-def _is_unfinished(record: dict) -> bool:
+def _is_unfinished(record: Record) -> bool:
     is_answer = record["thinking_tokens"] == 0 and record["finish_reason"] == "stop"
     return record["closed_by"] is None and not is_answer
 
 
-def _by_sample(records: Sequence[dict]) -> dict[tuple, dict]:
+def _by_sample(records: Sequence[Record]) -> dict[tuple, Record]:
     replies = {(r["problem"], r["sample"]): r for r in records}
     if len(replies) < len(records):
         raise ValueError("An arm has two replies to the same sample of a problem.")

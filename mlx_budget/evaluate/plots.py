@@ -4,10 +4,16 @@ Knows records and their summary; nothing of models or tasks.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .metrics import Measures, Record
 from .strategies import STRATEGIES
+from .summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ACCURACY_FILE, LENGTH_FILE, DIFFICULTY_FILE = (
     "accuracy.png",
@@ -35,7 +41,7 @@ _POINTS = ("full", "no-thinking")
 _SIZE, _DPI = (7.5, 4.6), 150
 
 
-def draw(folder: Path, records: Sequence[dict], summary: dict) -> list[Path]:
+def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path]:
     """Draws what there is to see, as PNG files.
 
     - `ACCURACY_FILE`: accuracy over mean thinking tokens, a line a strategy, with 95 %
@@ -61,7 +67,7 @@ def draw(folder: Path, records: Sequence[dict], summary: dict) -> list[Path]:
         for r in records
         if r["strategy"] == "full" and r["predicted_tokens"] is not None
     ]
-    pictures = {
+    pictures: dict[str, Callable[[Axes], None]] = {
         ACCURACY_FILE: lambda axes: _draw_accuracy(axes, summary["arms"]),
         LENGTH_FILE: lambda axes: _draw_length(axes, summary["arms"]),
     }
@@ -83,7 +89,7 @@ def draw(folder: Path, records: Sequence[dict], summary: dict) -> list[Path]:
     return files
 
 
-def _draw_accuracy(axes, arms: list[dict]) -> None:
+def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
     for strategy, group in _by_strategy(arms).items():
         group = sorted(group, key=lambda arm: arm["thinking_tokens"])
         accuracy = [100 * arm["accuracy"] for arm in group]
@@ -117,7 +123,7 @@ def _draw_accuracy(axes, arms: list[dict]) -> None:
     axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
 
 
-def _draw_length(axes, arms: list[dict]) -> None:
+def _draw_length(axes: "Axes", arms: list[Measures]) -> None:
     shown = {
         strategy: sorted(group, key=lambda arm: arm["mean_budget"])
         for strategy, group in _by_strategy(arms).items()
@@ -160,7 +166,9 @@ def _draw_length(axes, arms: list[dict]) -> None:
         axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
 
 
-def _draw_difficulty(axes, full: list[dict], correlation: float | None) -> None:
+def _draw_difficulty(
+    axes: "Axes", full: list[Record], correlation: float | None
+) -> None:
     for correct, color, label in (
         (True, "#0072B2", "right"),
         (False, "#D55E00", "wrong"),
@@ -184,8 +192,8 @@ def _draw_difficulty(axes, full: list[dict], correlation: float | None) -> None:
     axes.legend(fontsize=8, frameon=False, loc="upper left")
 
 
-def _by_strategy(arms: list[dict]) -> dict[str, list[dict]]:
-    groups: dict[str, list[dict]] = {}
+def _by_strategy(arms: list[Measures]) -> dict[str, list[Measures]]:
+    groups: dict[str, list[Measures]] = {}
     for arm in arms:
         groups.setdefault(arm["strategy"], []).append(arm)
     names = [*STRATEGIES, *sorted(set(groups) - set(STRATEGIES))]

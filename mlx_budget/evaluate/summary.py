@@ -9,18 +9,28 @@ import json
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..files.texts import write_text
 from ..method.correlation import rank_correlation
-from .metrics import area_under_accuracy, measure_arm, paired_difference
+from .metrics import (
+    Measures,
+    Record,
+    area_under_accuracy,
+    measure_arm,
+    paired_difference,
+)
 from .strategies import STRATEGIES
 
 SUMMARY_FILE = "summary.json"
 WIDTH = 99
 
-_Columns = dict[str, Callable[[dict], str]]
+# What JSON holds of an evaluation, see `summarize`.
+Summary = dict[str, Any]
+
+_Columns = dict[str, Callable[[Measures], str]]
 _BASELINES = ("budget-forcing", "truncate")
 _NEEDED = (
     "strategy budget thinking_budget problem sample thinking_tokens answer_tokens "
@@ -28,7 +38,9 @@ _NEEDED = (
 ).split()
 
 
-def summarize(records: Sequence[dict], settings: dict | None = None) -> dict:
+def summarize(
+    records: Sequence[Record], settings: dict[str, Any] | None = None
+) -> Summary:
     """Measures and compares the arms of an evaluation, which may be incomplete.
 
     Args:
@@ -56,7 +68,7 @@ def summarize(records: Sequence[dict], settings: dict | None = None) -> dict:
     Raises:
         ValueError: If a record lacks something.
     """
-    groups: dict[str, list[dict]] = {}
+    groups: dict[str, list[Record]] = {}
     for i, record in enumerate(records):
         for field in _NEEDED:
             if field not in record:
@@ -82,7 +94,7 @@ def summarize(records: Sequence[dict], settings: dict | None = None) -> dict:
     }
 
 
-def table(summary: dict) -> str:
+def table(summary: Summary) -> str:
     """All arms, in plain text, and notes; 99 columns if numbers are not very long."""
     if not summary["arms"]:
         return "No reply is finished."
@@ -90,17 +102,17 @@ def table(summary: dict) -> str:
     return "\n".join([_plain(_ARM_COLUMNS, summary["arms"]), *notes])
 
 
-def comparison_table(summary: dict) -> str:
+def comparison_table(summary: Summary) -> str:
     """All comparisons, in plain text; empty if there are none."""
     return _plain(_COMPARISON_COLUMNS, summary["comparisons"])
 
 
-def speed_table(summary: dict) -> str:
+def speed_table(summary: Summary) -> str:
     """Tokens a second and seconds of all arms, in plain text."""
     return _plain(_SPEED_COLUMNS, summary["arms"])
 
 
-def markdown(summary: dict) -> str:
+def markdown(summary: Summary) -> str:
     """What `table` and `comparison_table` show, as GitHub Markdown."""
     blocks = [_pipes(_ARM_COLUMNS, summary["arms"]), *_notes(summary)]
     if summary["comparisons"]:
@@ -108,13 +120,13 @@ def markdown(summary: dict) -> str:
     return "\n\n".join(blocks)
 
 
-def write_summary(folder: Path, summary: dict) -> None:
+def write_summary(folder: Path, summary: Summary) -> None:
     """Writes `summary.json` into a folder, whole or not at all."""
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(Path(folder) / SUMMARY_FILE, text)
 
 
-def _place(arm: dict) -> tuple:
+def _place(arm: Measures) -> tuple:
     """Where an arm stands among the others; a strategy not known here is last."""
     names = list(STRATEGIES)
     name, mean_budget = arm["strategy"], arm["mean_budget"]
@@ -122,12 +134,12 @@ def _place(arm: dict) -> tuple:
     return place, name, -1.0 if mean_budget is None else mean_budget, arm["arm"]
 
 
-def _has_given_budget(arm: dict) -> bool:
+def _has_given_budget(arm: Measures) -> bool:
     return None not in (arm["budget"], arm["mean_budget"]) and arm["strategy"] != "auto"
 
 
-def _measure_strategies(arms: list[dict]) -> list[dict]:
-    found: dict[str, list[dict]] = {}
+def _measure_strategies(arms: list[Measures]) -> list[Measures]:
+    found: dict[str, list[Measures]] = {}
     for arm in filter(_has_given_budget, arms):
         found.setdefault(arm["strategy"], []).append(arm)
     budgets = [{arm["mean_budget"] for arm in group} for group in found.values()]
@@ -149,7 +161,7 @@ def _measure_strategies(arms: list[dict]) -> list[dict]:
     return strategies
 
 
-def _pairs(arms: list[dict]) -> list[tuple[str, str, str]]:
+def _pairs(arms: list[Measures]) -> list[tuple[str, str, str]]:
     """Kind and names of the arms to compare."""
     names = [arm["arm"] for arm in arms]
     pairs = []
@@ -169,14 +181,14 @@ def _pairs(arms: list[dict]) -> list[tuple[str, str, str]]:
     return pairs
 
 
-def _measure_predictions(full: list[dict]) -> dict:
+def _measure_predictions(full: list[Record]) -> Measures:
     known = [r for r in full if r["predicted_tokens"] is not None]
     fields = ("predicted_tokens", "thinking_tokens")
     lengths = (np.array([r[field] for r in known], np.float64) for field in fields)
     return {"rank_correlation": rank_correlation(*lengths), "n": len(known)}
 
 
-def _notes(summary: dict) -> list[str]:
+def _notes(summary: Summary) -> list[str]:
     notes = []
     if ungraded := sum(arm["grading_problems"] for arm in summary["arms"]):
         answers = "1 answer" if ungraded == 1 else f"{ungraded} answers"
@@ -200,7 +212,7 @@ def _percent(fraction: float, digits: int = 0, unit: str = " %") -> str:
     return number.replace("100.0", "100") + unit
 
 
-def _accuracy(arm: dict) -> str:
+def _accuracy(arm: Measures) -> str:
     low, high = (_percent(arm[f"accuracy_{end}"], 1, "") for end in ("low", "high"))
     return f"{_percent(arm['accuracy'], 1)} ({low}-{high})"
 
@@ -209,25 +221,25 @@ def _tokens(mean: float) -> str:
     return f"{mean:.1f}" if mean < 100 else f"{mean:.0f}"
 
 
-def _thinking(arm: dict) -> str:
+def _thinking(arm: Measures) -> str:
     ends = (arm["thinking_p10"], arm["thinking_p90"])
     low, high = (f"{t:.0f}" if t < 9999.5 else f"{t / 1000:.0f}k" for t in ends)
     return f"{_tokens(arm['thinking_tokens'])} ({low}-{high})"
 
 
-def _over_budget(arm: dict) -> str:
+def _over_budget(arm: Measures) -> str:
     if not arm["mean_budget"]:
         return "-"
     excess = "" if not arm["over_budget"] else f" +{_tokens(arm['excess_tokens'])}"
     return _percent(arm["over_budget"]) + excess
 
 
-def _e3(arm: dict) -> str:
+def _e3(arm: Measures) -> str:
     value = arm["e3"]
     return "-" if value is None else f"{1000 * value:.{2 if value < 0.01 else 1}f}"
 
 
-def _difference(comparison: dict, names: str, scale: int) -> str:
+def _difference(comparison: Measures, names: str, scale: int) -> str:
     # Adding 0 makes 0 of a negative 0.
     value, low, high = (
         f"{round(scale * comparison[name], 1) + 0.0:+.1f}" for name in names.split()
@@ -235,7 +247,7 @@ def _difference(comparison: dict, names: str, scale: int) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _plain(columns: _Columns, items: list[dict]) -> str:
+def _plain(columns: _Columns, items: list[Measures]) -> str:
     if not items:
         return ""
     headers = [header.split("\n") for header in columns]
@@ -255,20 +267,20 @@ def _plain(columns: _Columns, items: list[dict]) -> str:
     return "\n".join(gap.join(cells).rstrip() for cells in aligned)
 
 
-def _pipes(columns: _Columns, items: list[dict]) -> str:
+def _pipes(columns: _Columns, items: list[Measures]) -> str:
     header = [name.replace("\n", " ") for name in columns]
     rule = ["---" if name in _TEXTS else "---:" for name in columns]
     rows = [header, rule, *_cells(columns, items)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cells(columns: _Columns, items: list[dict]) -> list[tuple[str, ...]]:
+def _cells(columns: _Columns, items: list[Measures]) -> list[tuple[str, ...]]:
     return [tuple(cell(item) for cell in columns.values()) for item in items]
 
 
 # Columns of the tables by their headers, each with what makes its cells.
 _TEXTS = ("strategy", "arm", "against")
-_ARM_COLUMNS = {
+_ARM_COLUMNS: _Columns = {
     "strategy": lambda arm: arm["strategy"],
     # The strategy says "auto" already.
     "budget": lambda arm: (arm["budget"] or "-").removeprefix("auto:"),
@@ -280,12 +292,12 @@ _ARM_COLUMNS = {
     "answer\ntokens": lambda arm: _tokens(arm["answer_tokens"]),
     "E3\nx1000": _e3,
 }
-_SPEED_COLUMNS = {
+_SPEED_COLUMNS: _Columns = {
     "arm": lambda arm: arm["arm"],
     "tokens/s": lambda arm: f"{arm['tokens_per_second'] or 0:,.1f}",
     "seconds": lambda arm: f"{arm['seconds']:,.1f}",
 }
-_COMPARISON_COLUMNS = {
+_COMPARISON_COLUMNS: _Columns = {
     "arm": lambda comparison: comparison["a"],
     "against": lambda comparison: comparison["b"],
     "pairs": lambda comparison: str(comparison["n"]),

@@ -123,13 +123,15 @@ def load_task(
         raise ValueError(
             f"Give a task or a file of problems, not both ({name} and {data})."
         )
-    if name is None and data is None:
+    id_field: str | None = "id"
+    default: str | None = None
+    if data is not None:
+        title, source = data.stem, str(data)
+    elif name is None:
         raise ValueError(
             f"There is nothing to evaluate on: give a task ({names}) or a file of "
             "problems."
         )
-    if name is None:
-        title, source, id_field, default = data.stem, str(data), "id", None
     elif name in TASKS:
         task = TASKS[name]
         title, source = name, task.data

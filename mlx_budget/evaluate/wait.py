@@ -6,6 +6,7 @@ mlx-lm's samplers; nothing of predictors.
 """
 
 from collections import deque
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -76,7 +77,7 @@ class WaitSampler(ReplySampler):
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Chooses the next token, as `PlainSampler` does."""
-        token = self._plain(logprobs).item()
+        token = cast(int, self._plain(logprobs).item())
         (end,) = self._tracker.markers.end_tokens
         if not self._waiting and token == end and self._is_early():
             self._waiting.extend(self._wait)

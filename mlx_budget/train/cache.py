@@ -82,7 +82,7 @@ class StateCache:
                     "another --cache-dir, or remove it."
                 )
         self.records = self._read_records()
-        self._map: np.memmap | None = None
+        self._map: np.ndarray | None = None
 
     def _read_records(self) -> list[CachedRecord]:
         """The whole records; what a killed run left behind them is cut off."""
@@ -121,7 +121,7 @@ class StateCache:
                 "try --cache-dtype bfloat16."
             )
         with (self._folder / _STATES).open("ab") as f:
-            f.write(memoryview(mx.contiguous(states).view(mx.uint8)))
+            f.write(np.asarray(mx.contiguous(states).view(mx.uint8)).data)
             f.flush()
             os.fsync(f.fileno())  # should power fail, the line must not be alone
         line = json.dumps(asdict(record), separators=(",", ":")) + "\n"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -200,11 +201,12 @@ class Dataset:
 
     def _open_cache(self, folder: Path, survey: Survey) -> StateCache:
         states, _ = next(hidden_states_at(self._model, [0], [0], 1))
+        _, layers, width = states.shape
         dtype = self._options.cache_dtype
         options = json.loads(json.dumps(asdict(self._options), default=str))
         return StateCache(
             folder,
-            shape=states.shape[1:],
+            shape=(layers, width),
             dtype=dtype or _FLOAT16_TYPES.get(states.dtype, "float16"),
             settings={
                 "records": survey.digest,
@@ -219,14 +221,15 @@ class Dataset:
         o = self._options
         held_out = is_held_out(record.group, o.seed, o.val_fraction)
         is_guided = self._is_guided(record)
-        states, mass = [], []
+        states: list[mx.array] = []
+        mass: list[float | None] = []
         for chunk, logits in hidden_states_at(
             self._model, record.tokens, record.positions - 1, o.prefill_step_size
         ):
             states.append(chunk)
             if held_out:
                 p = mx.softmax(logits.astype(mx.float32), axis=-1)
-                mass += p[:, known].sum(axis=-1).tolist()
+                mass += cast(list[float], p[:, known].sum(axis=-1).tolist())
         pairs = zip(mass or [None] * len(is_guided), is_guided, strict=True)
         cached = CachedRecord(
             name=record.name,

@@ -95,7 +95,8 @@ class Learner(nn.Module):
             {"weight": head} for head in heads
         )
         predictor.update({**trained, "tokens": self._tokens[mx.array(known)]})
-        return predictor.eval()
+        predictor.eval()
+        return predictor
 
 
 def _randomize(predictor: Predictor) -> None:

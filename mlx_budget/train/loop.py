@@ -29,7 +29,7 @@ from .cache import StateCache, batches
 from .dataset import Dataset, Survey
 from .learner import Learner
 from .options import TrainOptions
-from .report import Predictions, make_report, write_report
+from .report import Predictions, Report, make_report, write_report
 from .schedules import make_schedule
 
 CURVES_FILE = "curves.jsonl"
@@ -83,7 +83,7 @@ class TrainResult:
         notes: Lines for the user: records that were skipped, warnings.
     """
 
-    report: dict
+    report: Report
     notes: list[str]
 
 
@@ -324,7 +324,7 @@ class _Run:
         parts = []
         for part in _split(rows, _EVALUATION_BATCH):
             states, tokens, _ = self._batch(part)
-            parts.append(mx.stack(self._learner.outputs(states, tokens)))
+            parts.append(mx.stack(list(self._learner.outputs(states, tokens))))
             mx.eval(parts[-1])
         concentration, rate = np.array(mx.concatenate(parts, axis=1))
         p = self._positions

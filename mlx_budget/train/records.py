@@ -5,7 +5,6 @@ Knows chat templates, markers and what a record may look like; nothing of models
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -243,12 +242,10 @@ def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
     content = last["content"]
     if reasoning:
         content = markers.start + reasoning + markers.end + content
-    tokens = value.get("tokens")
-    is_usable = isinstance(tokens, list) and all(map(_is_id, tokens))
     return _Chat(
         messages=before,
         content=content,
-        tokens=tokens if is_usable else [],
+        tokens=_ids(value.get("tokens")),
         is_raw=bool(value.get("raw_prompt")),
         is_cut=value.get("finish_reason") == "length",
     )
@@ -256,6 +253,10 @@ def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
 
 def _canonical(messages: list[dict]) -> str:
     return json.dumps(messages, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _ids(value: object) -> list[int]:
+    return value if isinstance(value, list) and all(map(_is_id, value)) else []
 
 
 def _is_id(value: object) -> bool:
@@ -369,5 +370,7 @@ def _concise_text(reply: _Reply, markers: ThinkingMarkers) -> str:
     answer = after.strip()
     if not answer:
         raise UnusableRecord("no answer, so no concise copy")
-    lead, _, trail = re.fullmatch(r"(\s*)(.*?)(\s*)", thinking, re.DOTALL).groups()
+    body = thinking.lstrip()
+    lead = thinking[: len(thinking) - len(body)]
+    trail = body[len(body.rstrip()) :]
     return head + lead + answer + trail + closing + after

@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +18,13 @@ from ..files.texts import write_text
 from ..method import gamma
 from ..method.correlation import rank_correlation
 from ..method.guidance import length_to_log, log_to_length
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# What JSON holds: what `make_report` finds, and the losses after one update.
+Report = dict[str, Any]
+Losses = dict[str, float]
 
 REPORT_FILE = "report.json"
 PICTURE_FILE = "report.png"
@@ -54,7 +62,7 @@ class Predictions:
     is_first: np.ndarray
     train_lengths: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("lengths", "train_lengths"):
             values = getattr(self, name)
             if values.ndim != 1 or not values.size:
@@ -107,7 +115,7 @@ def fit_gamma(log_lengths: np.ndarray) -> tuple[float, float]:
     return float(a), float(a / mean)
 
 
-def make_report(predictions: Predictions, max_points: int = MAX_POINTS) -> dict:
+def make_report(predictions: Predictions, max_points: int = MAX_POINTS) -> Report:
     """Measures predictions against the lengths that came.
 
     All lengths are in tokens, the closing marker counted, all losses in nats. A number
@@ -160,7 +168,7 @@ def make_report(predictions: Predictions, max_points: int = MAX_POINTS) -> dict:
     }
 
 
-def format_report(report: dict) -> str:
+def format_report(report: Report) -> str:
     """A few plain lines on what `make_report` found, for the terminal."""
     replies = "reply" if report["replies"] == 1 else "replies"
     quantiles = ", ".join(f"{100 * c['quantile']:g}" for c in report["calibration"])
@@ -187,7 +195,7 @@ def format_report(report: dict) -> str:
 
 
 def write_report(
-    report: dict, folder: str | Path, curves: list[dict] | None = None
+    report: Report, folder: str | Path, curves: list[Losses] | None = None
 ) -> str | None:
     """Writes `report.json` and, if matplotlib is installed, `report.png`.
 
@@ -261,7 +269,7 @@ def _loss(
     return -np.array(logs).astype(np.float64).mean()
 
 
-def _deciles(lengths: np.ndarray, medians: np.ndarray) -> list[dict]:
+def _deciles(lengths: np.ndarray, medians: np.ndarray) -> list[dict[str, Any]]:
     order = np.argsort(lengths, kind="stable")
     deciles = []
     for part in np.array_split(order, min(10, len(order))):
@@ -297,15 +305,16 @@ def _text(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _draw_curves(axes, report: dict, curves: list[dict]) -> None:
-    for key, label, style in (
-        ("loss", "training", {"color": "C0", "alpha": 0.6}),
-        ("val_loss", "validation", {"color": "C1", "marker": "o", "markersize": 4}),
-    ):
+def _draw_curves(axes: "Axes", report: Report, curves: list[Losses]) -> None:
+    styles: dict[str, dict[str, Any]] = {
+        "loss": {"label": "training", "color": "C0", "alpha": 0.6},
+        "val_loss": {"label": "validation", "color": "C1", "marker": "o", "ms": 4},
+    }
+    for key, style in styles.items():
         known = [c for c in curves if c.get(key) is not None]
         if known:
             steps, losses = zip(*((c["step"], c[key]) for c in known), strict=True)
-            axes.plot(steps, losses, label=label, **style)
+            axes.plot(steps, losses, **style)
     if report["marginal_loss"] is not None:
         axes.axhline(
             report["marginal_loss"], color="0.4", ls="--", label="one Gamma for all"
@@ -315,7 +324,7 @@ def _draw_curves(axes, report: dict, curves: list[dict]) -> None:
         axes.legend()
 
 
-def _draw_medians(axes, report: dict) -> None:
+def _draw_medians(axes: "Axes", report: Report) -> None:
     _scatter(axes, report, report["points"]["positions"])
     means = [(d["mean_length"], d["mean_median"]) for d in report["deciles"]]
     axes.plot(*_within_chart(report, means), "o-", color="C3", label="means of deciles")
@@ -323,14 +332,14 @@ def _draw_medians(axes, report: dict) -> None:
     axes.legend(loc="upper left")
 
 
-def _draw_first_tokens(axes, report: dict) -> None:
+def _draw_first_tokens(axes: "Axes", report: Report) -> None:
     _scatter(axes, report, report["points"]["first_tokens"])
     correlation = _text(report["rank_correlation"], ".2f")
     axes.set(title=f"At the first thinking token (rank correlation {correlation})")
     axes.legend(loc="upper left")
 
 
-def _draw_calibration(axes, report: dict) -> None:
+def _draw_calibration(axes: "Axes", report: Report) -> None:
     quantiles = [c["quantile"] for c in report["calibration"]]
     shares = [c["share"] for c in report["calibration"]]
     axes.plot([0, 1], [0, 1], color="0.4", ls="--", label="perfect")
@@ -345,10 +354,11 @@ def _draw_calibration(axes, report: dict) -> None:
     axes.legend(loc="upper left")
 
 
-def _scatter(axes, report: dict, points: list[list]) -> None:
+def _scatter(axes: "Axes", report: Report, points: list[list]) -> None:
     limits = _limits(report)
     axes.plot(limits, limits, color="0.4", ls="--", label="perfect")
-    axes.scatter(*_within_chart(report, points), s=8, color="C0", alpha=0.35, lw=0)
+    x, y = _within_chart(report, points)
+    axes.scatter(x, y, s=8, color="C0", alpha=0.35, lw=0)
     axes.set(
         xscale="log",
         yscale="log",
@@ -359,13 +369,13 @@ def _scatter(axes, report: dict, points: list[list]) -> None:
     )
 
 
-def _limits(report: dict) -> tuple[float, float]:
+def _limits(report: Report) -> tuple[float, float]:
     """Ends of both axes in tokens: true lengths, and room for errors of 2 to 1."""
     deciles = report["deciles"]
     return deciles[0]["shortest"] / 2, deciles[-1]["longest"] * 2
 
 
-def _within_chart(report: dict, points: list) -> np.ndarray:
+def _within_chart(report: Report, points: list) -> np.ndarray:
     """Coordinates of points, shape (2, m); what is off the chart is on its edge."""
     pairs = np.array([p for p in points if None not in p], np.float64).reshape(-1, 2)
     return np.clip(pairs, *_limits(report)).T

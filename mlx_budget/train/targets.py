@@ -50,7 +50,7 @@ def find_thinking(tracker: ThinkingTracker, reply: Sequence[int]) -> ThinkingSpa
         UnusableRecord: If the reply does not think, or its thinking is not closed.
     """
     start = 0 if tracker.thinking else None
-    newlines = []
+    newlines: list[int] = []
     for i, token in enumerate(reply, 1):
         tracker.update(token)
         if start is None:
@@ -99,10 +99,10 @@ def choose_positions(
     Returns:
         np.ndarray: Indices from ``span.start`` to ``span.end`` inclusive, ascending.
     """
-    if positions == "newline":
+    if isinstance(positions, str):
+        if positions == "all":
+            return np.arange(span.start, span.end + 1)
         return np.array([span.start, *span.newlines])
-    if positions == "all":
-        return np.arange(span.start, span.end + 1)
     available = span.end - span.start + 1
     drawn = rng.choice(available, size=min(positions, available), replace=False)
     return span.start + np.sort(drawn)
