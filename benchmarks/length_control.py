@@ -18,7 +18,7 @@ import numpy as np
 import timing
 from mlx_budget import Predictor, load, stream_batch_generate
 from mlx_budget.engine.prompts import encode_chat, read_prompts
-from mlx_budget.method.predictor_config import SIZES
+from mlx_budget.method.sizes import SIZES
 
 MAX_TOKENS = 300
 

@@ -25,7 +25,7 @@ from mlx_budget.engine.recorder import hidden_states_at
 from mlx_budget.method import gamma
 from mlx_budget.method.guidance import length_to_log
 from mlx_budget.method.predictor import Predictor
-from mlx_budget.method.predictor_config import SIZES
+from mlx_budget.method.sizes import SIZES
 from mlx_budget.train.cache import CachedRecord, StateCache
 from mlx_budget.train.learner import Learner
 

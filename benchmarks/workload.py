@@ -16,7 +16,7 @@ from mlx_lm.models.qwen2 import Model, ModelArgs
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_budget import Predictor, PredictorConfig, load
-from mlx_budget.method.predictor_config import SIZES
+from mlx_budget.method.sizes import SIZES
 
 MARKERS = {"thinking_start": "", "thinking_end": "</think>"}
 # DeepSeek-R1-Distill-Qwen-7B's config.json.
@@ -91,7 +91,7 @@ def make_predictor(
         width: D of the language model.
         layers: N of the language model.
         vocab_size: V.
-        size: One of `mlx_budget.method.predictor_config.SIZES`.
+        size: One of `mlx_budget.method.sizes.SIZES`.
         dtype: Type of its weights.
     """
     mx.random.seed(0)

@@ -1,5 +1,7 @@
 """Chat records to read in tests, and the call that reads them."""
 
+from mlx_budget.engine.fields import take
+from mlx_budget.engine.settings import PromptOptions, ThinkingBudget
 from mlx_budget.train.records import Record, SkippedRecords, read_records
 
 USER = {"role": "user", "content": "hi"}
@@ -11,4 +13,8 @@ def chat(content: str, **keys) -> dict:
 
 def read(tokenizer, *data, skipped=None, **options) -> list[Record]:
     skipped = SkippedRecords() if skipped is None else skipped
-    return list(read_records(data, tokenizer, skipped=skipped, **options))
+    values = {
+        "thinking": take(ThinkingBudget, options),
+        "prompt": take(PromptOptions, options),
+    }
+    return list(read_records(data, tokenizer, skipped=skipped, **values, **options))

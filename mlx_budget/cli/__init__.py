@@ -5,6 +5,7 @@ Knows how a command ends; nothing of what the commands do.
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -15,9 +16,10 @@ from . import chat, convert, estimate, evaluate, generate, report, serve, traces
 class OneLineErrors(click.Group):
     """A group whose commands end in one line and exit code 2 on bad input."""
 
-    def main(self, *args, standalone_mode: bool = True, **kwargs):
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """As click's, with other ends."""
         try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as e:
             click.echo(e.ctx.get_help(), err=True)
             code = 2
@@ -62,7 +64,7 @@ def _describe(error: Exception) -> str:
 
 @click.group(cls=OneLineErrors)
 @click.version_option(__version__, prog_name="mlx-budget")
-def cli():
+def cli() -> None:
     """Thinking budgets for reasoning models, with MLX."""
 
 

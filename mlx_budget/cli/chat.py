@@ -1,37 +1,42 @@
 """The command `chat`. Knows its options; what it does is in `chat_session`."""
 
+from typing import Any
+
 import click
 
+from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
 from .options import (
-    BUDGET_OPTIONS,
     HIDE_THINKING_OPTION,
     MAX_KV_SIZE_OPTION,
-    MODEL_OPTIONS,
+    MAX_TOKENS_OPTION,
     PREFILL_OPTION,
-    REPLY_OPTIONS,
-    SYSTEM_PROMPT_OPTION,
-    TEMPLATE_CONFIG_OPTION,
     VERBOSE_OPTION,
-    settle_budget,
+    check_reply,
+    options_from,
+    tell_of_demo,
 )
 
 
 @click.command()
-@MODEL_OPTIONS
-@BUDGET_OPTIONS
+@options_from(source=ModelSource, thinking=ThinkingBudget)
 @HIDE_THINKING_OPTION
 @VERBOSE_OPTION
-@REPLY_OPTIONS
-@SYSTEM_PROMPT_OPTION
-@TEMPLATE_CONFIG_OPTION
+@MAX_TOKENS_OPTION
+@options_from(sampling=Sampling)
+@options_from(template=PromptOptions, without=["ignore_chat_template"])
 @MAX_KV_SIZE_OPTION
 @PREFILL_OPTION
-def chat(**options):
+def chat(source: ModelSource, thinking: ThinkingBudget, **options: Any) -> None:
     """Chat with the model, with a thinking budget that can be changed as you go.
 
     /help lists the commands of the chat. Ctrl-C ends a reply: what came of the answer
-    stays in the history, and a turn without an answer is forgotten.
+    stays in the history, and a turn without an answer is forgotten. With --seed the
+    first reply is the one that `generate` gives with that seed, and each later one has
+    the next seed.
     """
+    check_reply(source, thinking, options["max_tokens"])
+    tell_of_demo()
+
     from .chat_session import run_chat
 
-    run_chat(**settle_budget(options))
+    run_chat(source, thinking, **options)

@@ -8,15 +8,22 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import click
-import mlx.core as mx
 
 from ..engine.conversation import Conversation
+from ..engine.fields import keywords_of
 from ..engine.generate import BudgetResponse, thinking_line
-from ..engine.settings import AutoBudget
-from ..models.loading import load
-from .options import LOADING, check_options, model_or_demo, pick
+from ..engine.settings import (
+    AutoBudget,
+    ModelSource,
+    PromptOptions,
+    Sampling,
+    ThinkingBudget,
+)
+from ..models.loading import load_source
+from .options import read_budget
 from .terminal import ReplyPrinter
 
 _SIGN = ">> "
@@ -39,22 +46,26 @@ forgotten, its question too."""
 
 
 def run_chat(
-    model: str | None,
+    source: ModelSource,
+    thinking: ThinkingBudget,
+    sampling: Sampling,
+    template: PromptOptions,
     *,
     hide_thinking: bool = False,
     verbose: bool = True,
-    seed: int | None = None,
-    **options,
+    **options: Any,
 ) -> None:
     """Chats until the user ends it or standard input does.
 
     Args:
-        model (str, optional): Folder or Hub name; None for the built-in model.
+        source (ModelSource): The model and its predictor.
+        thinking (ThinkingBudget): The first budget, and how all are held.
+        sampling (Sampling): How replies are drawn, with a seed for each turn as
+            `Conversation` gives them.
+        template (PromptOptions): How the chat becomes a prompt.
         hide_thinking (bool): Whether to show answers only.
         verbose (bool): Whether to print statistics on stderr.
-        seed (int, optional): For the draws of the whole chat.
-        options: The command's other options, by the names of `load`, `Conversation`
-            and `stream_generate`.
+        options: The other options of `stream_generate`.
 
     Raises:
         ValueError: If the model cannot be loaded, cannot chat or cannot honour the
@@ -62,21 +73,13 @@ def run_chat(
     """
     if sys.stdin is None:
         raise ValueError("There is no standard input to chat on.")
-    check_options(model, options)
-    name = model_or_demo(model)
-    budget = options.pop("thinking_budget")
-    loaded, tokenizer, predictor = load(name, **pick(options, *LOADING))
-    conversation = Conversation(
-        loaded,
-        tokenizer,
-        predictor,
-        xtc_special_tokens=[*tokenizer.encode("\n"), *tokenizer.eos_token_ids],
-        **options,
-    )
-    if seed is not None:
-        mx.random.seed(seed)
+    model, tokenizer, predictor = load_source(source)
+    keywords = keywords_of(template) | keywords_of(thinking) | keywords_of(sampling)
+    del keywords["ignore_chat_template"]
+    budget = keywords.pop("thinking_budget")
+    conversation = Conversation(model, tokenizer, predictor, **keywords, **options)
     chat = Chat(conversation, conversation.check_budget(budget), hide_thinking, verbose)
-    chat.run(f"Chat with {name}: /help lists the commands, /quit ends it.")
+    chat.run(f"Chat with {source.model}: /help lists the commands, /quit ends it.")
 
 
 class Chat:
@@ -193,10 +196,7 @@ class Chat:
 
     def _set_budget(self, text: str) -> None:
         if text:
-            try:
-                budget = None if text == "off" else int(text)
-            except ValueError:
-                budget = text  # the check says what is wrong with it
+            budget = None if text == "off" else read_budget(text)
             self._budget = self._conversation.check_budget(budget)
         _say(f"Thinking budget: {_shown(self._budget)}")
 
@@ -296,7 +296,7 @@ def _interrupts_held(is_interactive: bool) -> Iterator[Callable[[], bool]]:
     """
     was_pressed = False
 
-    def press(*_) -> None:
+    def press(*_: object) -> None:
         nonlocal was_pressed
         if was_pressed:
             raise KeyboardInterrupt

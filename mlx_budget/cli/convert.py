@@ -1,6 +1,11 @@
 """The command `convert`. Knows its options; nothing of checkpoints."""
 
+from typing import Any
+
 import click
+
+from ..engine.settings import ModelSource
+from .options import COUNT, Shown, options_from
 
 
 @click.command()
@@ -15,8 +20,10 @@ import click
     "--mlx-path", default="mlx_model", show_default=True, help="Folder to make."
 )
 @click.option("-q", "--quantize", is_flag=True, help="Quantise the language model.")
-@click.option("--q-bits", type=int, help="Bits per weight [default: 4].")
-@click.option("--q-group-size", type=int, help="Quantisation group [default: 64].")
+@click.option("--q-bits", type=int, cls=Shown, shown="4", help="Bits per weight.")
+@click.option(
+    "--q-group-size", type=int, cls=Shown, shown="64", help="Quantisation group."
+)
 @click.option(
     "--q-mode",
     type=click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]),
@@ -32,17 +39,23 @@ import click
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
-    help="Type of the weights that are not quantised [default: as they are].",
+    cls=Shown,
+    shown="as they are",
+    help="Type of the weights that are not quantised.",
 )
 @click.option(
     "--predictor-q-bits",
     type=click.Choice(["none", "4", "8"]),
-    help="Bits per weight of the predictor [default: 8 with -q, else none].",
+    cls=Shown,
+    shown="8 with -q, else none",
+    help="Bits per weight of the predictor.",
 )
 @click.option(
     "--predictor-heads",
-    type=click.IntRange(min=1),
-    help="Attention heads of the predictor [default: its width / 64].",
+    type=COUNT,
+    cls=Shown,
+    shown="its width / 64",
+    help="Attention heads of the predictor.",
 )
 @click.option(
     "--predictor-only",
@@ -55,19 +68,19 @@ import click
     help="Folder or Hub name to take the tokenizer from: the base model, when the "
     "checkpoint has none.",
 )
-@click.option("--revision", help="Branch, tag or commit of the checkpoint on the Hub.")
 @click.option("--upload-repo", help="Hub repository to upload the result to.")
-@click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    help="Let code that comes with the checkpoint run.",
-)
-def convert(predictor_q_bits: str | None, **options):
+@options_from(source=ModelSource, only=["revision", "trust_remote_code"])
+def convert(source: ModelSource, predictor_q_bits: str | None, **options: Any) -> None:
     """Convert a Budget Guidance checkpoint for mlx-lm."""
     from ..models.convert import convert
 
     if predictor_q_bits is None:
         predictor_q_bits = "8" if options["quantize"] else "none"
     bits = None if predictor_q_bits == "none" else int(predictor_q_bits)
-    path = convert(predictor_q_bits=bits, **options)
+    path = convert(
+        predictor_q_bits=bits,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        **options,
+    )
     click.echo(f"Converted to {path}.", err=True)

@@ -6,46 +6,45 @@ Knows how a reply is asked for and shown; nothing of how tokens are chosen.
 import json
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
-import mlx.core as mx
-from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 
-from ..engine.generate import BudgetResponse, statistics, stream_generate
-from ..engine.prompts import encode_chat
-from ..engine.settings import check_budget
-from ..engine.thinking import ThinkingMarkers, find_markers, split_reply
-from ..models.loading import load
+from ..engine.fields import keywords_of
+from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
 from .options import (
-    BUDGET_OPTIONS,
+    COUNT,
     HIDE_THINKING_OPTION,
+    JSON_OPTION,
     KV_OPTIONS,
-    LOADING,
     MAX_KV_SIZE_OPTION,
-    MODEL_OPTIONS,
+    MAX_TOKENS_OPTION,
     PREFILL_OPTION,
-    PROMPT_OPTIONS,
-    REPLY_OPTIONS,
-    TEMPLATE,
+    PROMPT_HELP,
     VERBOSE_OPTION,
-    check_options,
-    model_or_demo,
-    pick,
+    check_reply,
+    options_from,
     read_prompt,
-    settle_budget,
+    tell_of_demo,
 )
 from .terminal import ReplyPrinter
 
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    from ..engine.generate import BudgetResponse
+    from ..engine.thinking import ThinkingMarkers
+
 
 @click.command()
-@MODEL_OPTIONS
-@click.option("--prompt", "-p", required=True, help="The question; - reads stdin.")
-@BUDGET_OPTIONS
+@options_from(source=ModelSource)
+@click.option("--prompt", "-p", required=True, help=PROMPT_HELP)
+@options_from(thinking=ThinkingBudget)
 @HIDE_THINKING_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@JSON_OPTION
 @VERBOSE_OPTION
-@REPLY_OPTIONS
-@PROMPT_OPTIONS
+@MAX_TOKENS_OPTION
+@options_from(sampling=Sampling, template=PromptOptions)
 @click.option("--prefill-response", help="How the reply shall begin.")
 @click.option(
     "--extra-eos-token", multiple=True, help="Another token that ends the reply."
@@ -60,94 +59,103 @@ from .terminal import ReplyPrinter
 @click.option("--draft-model", help="Speculative decoding; not with a budget.")
 @click.option(
     "--num-draft-tokens",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=3,
     show_default=True,
     help="Tokens to draft at a time.",
 )
-def generate(**options):
+def generate(
+    source: ModelSource,
+    prompt: str,
+    thinking: ThinkingBudget,
+    sampling: Sampling,
+    template: PromptOptions,
+    hide_thinking: bool,
+    as_json: bool,
+    verbose: bool,
+    prefill_response: str | None,
+    extra_eos_token: tuple[str, ...],
+    prompt_cache_file: str | None,
+    draft_model: str | None,
+    num_draft_tokens: int,
+    **options: Any,
+) -> None:
     """Answer a prompt, thinking for about so many tokens."""
-    run_generate(**settle_budget(options))
-
-
-def run_generate(model: str | None, prompt: str, **options) -> None:
-    """Generates one reply and shows it.
-
-    Args:
-        model (str, optional): Folder or Hub name; None for the built-in model.
-        prompt (str): The question, or "-" for standard input.
-        options: The command's other options, by the names of `stream_generate` and
-            `load` where they have one.
-    """
-    _check_generate(model, options)
-    model = model_or_demo(model)
-    text = read_prompt(prompt)
-    hide_thinking, as_json, verbose, seed, extra_eos, draft_model, cache_file = pick(
-        options,
-        "hide_thinking",
-        "as_json",
-        "verbose",
-        "seed",
-        "extra_eos_token",
-        "draft_model",
-        "prompt_cache_file",
-    ).values()
-    template = pick(options, *TEMPLATE, "prefill_response")
-    loading = pick(options, *LOADING)
-    if cache_file is not None:
-        options["prompt_cache"], loading["tokenizer_config"] = _load_cache(
-            cache_file, model, options
-        )
-    loaded, tokenizer, predictor = load(model, **loading)
-    for token in extra_eos:
-        if not token.isdigit() and token not in tokenizer.get_vocab():
-            raise ValueError(f"--extra-eos-token {token!r} is no token of the model.")
-        tokenizer.add_eos_token(token)
-    if draft_model is None:
-        del options["num_draft_tokens"]
-    else:
-        options["draft_model"], drafts, _ = load(draft_model, predictor=False)
-        if drafts.vocab_size != tokenizer.vocab_size:
-            raise ValueError(f"The tokenizer of {draft_model} is not that of {model}.")
-        del options["max_kv_size"]
-    if seed is not None:
-        mx.random.seed(seed)
-    ids = encode_chat(tokenizer, text, suffix_only=cache_file is not None, **template)
-    responses = stream_generate(
-        loaded,
-        tokenizer,
-        ids,
-        predictor=predictor,
-        xtc_special_tokens=[*tokenizer.encode("\n"), *tokenizer.eos_token_ids],
-        **options,
-    )
-    if as_json:
-        markers = None
-        if tokenizer.has_thinking or options["thinking_end"] is not None:
-            markers = find_markers(
-                tokenizer, options["thinking_start"], options["thinking_end"]
-            )
-        _print_json(responses, model, markers)
-    else:
-        _print_live(responses, hide_thinking, verbose)
-
-
-def _check_generate(model: str | None, options: dict) -> None:
-    check_options(model, options)
+    check_reply(source, thinking, options["max_tokens"])
     if options["kv_bits"] is not None and options["max_kv_size"] is not None:
         raise ValueError(
             "mlx-lm cannot quantise a KV cache of limited size: leave out --kv-bits or "
             "--max-kv-size."
         )
-    has_budget = check_budget(options["thinking_budget"]) is not None
-    if options["draft_model"] is not None and has_budget:
+    if draft_model is not None and thinking.tokens is not None:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
             "budget: leave out one of them."
         )
+    tell_of_demo()
+    text = read_prompt(prompt)
+
+    from ..engine.generate import stream_generate
+    from ..engine.prompts import encode_chat
+    from ..engine.thinking import find_markers
+    from ..models.loading import load, load_source
+
+    tokenizer_config = None
+    if prompt_cache_file is not None:
+        options["prompt_cache"], tokenizer_config = _load_cache(
+            prompt_cache_file,
+            source.model,
+            options["kv_bits"],
+            options["kv_group_size"],
+        )
+    model, tokenizer, predictor = load_source(source, tokenizer_config=tokenizer_config)
+    _add_ends(tokenizer, extra_eos_token)
+    if draft_model is not None:
+        options["draft_model"], drafts, _ = load(draft_model, predictor=False)
+        if drafts.vocab_size != tokenizer.vocab_size:
+            raise ValueError(
+                f"The tokenizer of {draft_model} is not that of {source.model}."
+            )
+        options["num_draft_tokens"] = num_draft_tokens
+        del options["max_kv_size"]
+    ids = encode_chat(
+        tokenizer,
+        text,
+        suffix_only=prompt_cache_file is not None,
+        prefill_response=prefill_response,
+        **keywords_of(template),
+    )
+    responses = stream_generate(
+        model,
+        tokenizer,
+        ids,
+        predictor=predictor,
+        **keywords_of(thinking),
+        **keywords_of(sampling),
+        **options,
+    )
+    if as_json:
+        markers = None
+        if tokenizer.has_thinking or thinking.end is not None:
+            markers = find_markers(tokenizer, thinking.start, thinking.end)
+        _print_json(responses, source.model, markers)
+    else:
+        _print_live(responses, hide_thinking, verbose)
 
 
-def _load_cache(file: str, model: str, options: dict) -> tuple[list, dict]:
+def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
+    for token in tokens:
+        if not token.isdigit() and token not in tokenizer.get_vocab():
+            raise ValueError(f"--extra-eos-token {token!r} is no token of the model.")
+        tokenizer.add_eos_token(token)
+
+
+def _load_cache(
+    file: str, model: str, kv_bits: int | None, kv_group_size: int
+) -> tuple[list, dict]:
+    """A saved KV cache, and the settings of the tokenizer that it was made with."""
+    from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
+
     try:
         cache, metadata = load_prompt_cache(file, return_metadata=True)
         made_for, tokenizer_config = metadata["model"], metadata["tokenizer_config"]
@@ -159,21 +167,22 @@ def _load_cache(file: str, model: str, options: dict) -> tuple[list, dict]:
     if made_for != model:
         raise ValueError(f"{file} was made with the model {made_for}, not {model}.")
     if isinstance(cache[0], QuantizedKVCache):
-        for option, saved in (
-            ("kv_bits", cache[0].bits),
-            ("kv_group_size", cache[0].group_size),
+        for option, value, saved in (
+            ("--kv-bits", kv_bits, cache[0].bits),
+            ("--kv-group-size", kv_group_size, cache[0].group_size),
         ):
-            if options[option] not in (None, saved):
+            if value not in (None, saved):
                 raise ValueError(
-                    f"--{option.replace('_', '-')} is {options[option]}, but {file} "
-                    f"was saved with {saved}."
+                    f"{option} is {value}, but {file} was saved with {saved}."
                 )
     return cache, tokenizer_config
 
 
 def _print_live(
-    responses: Iterable[BudgetResponse], hide_thinking: bool, verbose: bool
+    responses: "Iterable[BudgetResponse]", hide_thinking: bool, verbose: bool
 ) -> None:
+    from ..engine.generate import statistics
+
     printer = ReplyPrinter(sys.stdout, sys.stderr, hide_thinking)
     last = None
     try:
@@ -187,8 +196,12 @@ def _print_live(
 
 
 def _print_json(
-    responses: Iterable[BudgetResponse], model: str, markers: ThinkingMarkers | None
+    responses: "Iterable[BudgetResponse]",
+    model: str,
+    markers: "ThinkingMarkers | None",
 ) -> None:
+    from ..engine.thinking import split_reply
+
     runs: list[tuple[bool, str]] = []
     last, interrupted = None, False
     try:

@@ -1,30 +1,208 @@
-"""The options that several commands share, each in one place with its help.
+"""Click options made from the fields of settings, and others that commands share.
 
-Knows options and how they are read; nothing of what commands do with them.
+Knows how options are shown and read; nothing of what commands do with them.
 """
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from .. import demo
+from ..engine.fields import Option, all_options_of, take
 from ..engine.settings import (
-    check_budget,
-    check_enforceable,
-    check_hard_stop,
-    check_temperature,
+    ANSWER_TOKENS,
+    PREFILL_STEP_SIZE,
+    UNBOUNDED_TOKENS,
+    ModelSource,
+    ThinkingBudget,
 )
 
-LOADING = ("predictor", "adapter_path", "revision", "trust_remote_code")
-TEMPLATE = ("system_prompt", "ignore_chat_template", "chat_template_config")
+# A command's function, or a decorator of one.
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Decorator = Callable[[Decorated], Decorated]
+
+COUNT = click.IntRange(min=1)
+DATA_HELP = (
+    "File of prompts: JSON lines with prompt, question or messages, or text with a "
+    "prompt on each line."
+)
 
 
-def _add(*options):
+class Read(click.ParamType):
+    """What a function makes of an option's text; a ValueError of its is the user's."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]):
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        """The value of a text; defaults may be values already."""
+        return self._read(value) if isinstance(value, str) else value
+
+
+class Shown(click.Option):
+    """An option whose help tells its default in words.
+
+    Args:
+        shown (str): The words; empty to show no default.
+    """
+
+    def __init__(self, *args: Any, shown: str, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._shown = shown
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """What help puts in brackets."""
+        extra = super().get_help_extra(ctx)
+        return {**extra, "default": self._shown} if self._shown else extra
+
+
+def read_budget(text: str) -> int | str:
+    """A budget as it was typed; the settings say what is wrong with one that is."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"--chat-template-config is not valid JSON: {e}.") from None
+    if not isinstance(value, dict):
+        raise ValueError("--chat-template-config must be a JSON object.")
+    return value
+
+
+# Fields whose text is not simply a number, a path or a word.
+_TYPES: dict[str, click.ParamType] = {
+    "thinking_budget": Read("N|auto|auto:SHARE", read_budget),
+    "chat_template_config": Read("json", _json_object),
+}
+
+
+def options_from(
+    *,
+    only: Iterable[str] = (),
+    without: Iterable[str] = (),
+    required: Iterable[str] = (),
+    types: Mapping[str, click.ParamType] | None = None,
+    **settings: Any,
+) -> Callable[[Decorated], Decorated]:
+    """Gives a command an option for each field of settings, and the values themselves.
+
+    Args:
+        only (Iterable): Keywords of the fields that become options, if not all do.
+        without (Iterable): Keywords of fields that do not.
+        required (Iterable): Keywords of the options that have to be given.
+        types (Mapping, optional): How texts are read, by keyword, if not as usual.
+        settings: By the name of the command's parameter: a settings class, or a value
+            that has other defaults.
+    """
+    only, without, required = set(only), set(without), set(required)
+    types = {**_TYPES, **(types or {})}
+    wanted = [
+        (default, field, option)
+        for base in settings.values()
+        for default, field, option in all_options_of(base)
+        if option.help
+        and option.keyword not in without
+        and (not only or option.keyword in only)
+    ]
+
+    def decorate(command: Decorated) -> Decorated:
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            asked = _take_asked([option for _, _, option in wanted], given)
+            for name, base in settings.items():
+                if isinstance(base, type):
+                    given[name] = take(base, asked)
+                else:
+                    given[name] = take(type(base), asked, base)
+            return command(**given)
+
+        for default, field, option in reversed(wanted):
+            is_required = default is MISSING or option.keyword in required
+            has_default = not (is_required or option.shown or default is None)
+            if option.off:
+                run = click.option(option.off, is_flag=True, help=option.off_help)(run)
+            run = click.option(
+                *option.flags,
+                option.keyword,
+                cls=Shown,
+                shown="" if is_required else option.shown or _in_help(default),
+                type=types.get(option.keyword) or _type_of(field, option),
+                is_flag=True if field.type is bool else None,
+                required=is_required,
+                help=option.help,
+                **({"default": default} if has_default else {}),
+            )(run)
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def _take_asked(options: list[Option], given: dict[str, Any]) -> dict[str, Any]:
+    """Takes the fields' options out of all; returns those that the user gave."""
+    asked = {}
+    for option in options:
+        value = given.pop(option.keyword)
+        if is_given(option.keyword):
+            asked[option.keyword] = value
+        if option.off and given.pop(option.off.lstrip("-").replace("-", "_")):
+            if option.keyword in asked:
+                raise ValueError(f"Give {option.flags[0]} or {option.off}, not both.")
+            asked[option.keyword] = None
+    return asked
+
+
+def is_given(name: str) -> bool:
+    """Whether the user gave an option of the command that runs."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
+
+
+def _in_help(default: Any) -> str:
+    if default in (MISSING, None, "", {}) or isinstance(default, bool):
+        return ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default)
+
+
+def _type_of(field: Field, option: Option) -> click.ParamType | None:
+    if words := option.words:
+        return Read("text", lambda text: words.get(text, text))
+    kinds = get_args(field.type) or (field.type,)
+    least, most = option.least, option.most
+    if option.choices:
+        return click.Choice(option.choices)
+    if bool in kinds:
+        return click.BOOL
+    if Path in kinds:
+        return click.Path(path_type=Path)
+    if int in kinds:
+        return click.IntRange(
+            None if least is None else int(least), None if most is None else int(most)
+        )
+    if float in kinds:
+        # A range without an end would let infinity pass; the settings do not.
+        return click.FLOAT if most is None else click.FloatRange(least, most)
+    return click.STRING
+
+
+def together(*options: Decorator) -> Decorator:
     """One decorator of many options, in the order in which help shall list them."""
 
-    def decorate(command):
+    def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
             command = option(command)
         return command
@@ -32,166 +210,18 @@ def _add(*options):
     return decorate
 
 
-def json_object(context, parameter, text: str | None) -> dict | None:
-    """Reads the value of an option that is a JSON object."""
-    if text is None:
-        return None
-    option = parameter.opts[0]
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{option} is not valid JSON: {e}.") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{option} must be a JSON object.")
-    return value
-
-
-class _Budget(click.ParamType):
-    name = "N|auto|auto:SHARE"
-
-    def convert(self, value, parameter, context):
-        try:
-            return int(value)
-        except ValueError:
-            return value  # `check_budget` says what is wrong with it
-
-
-BUDGET = _Budget()
-
-
-def _predictor(context, parameter, name: str | None) -> str | bool | None:
-    return False if name == "none" else name
-
-
-_MODEL_HELP = (
-    "Folder or Hub name of the model: one made by `mlx-budget convert`, or any mlx-lm "
-    "model"
+PROMPT_HELP = "The question; - reads stdin."
+MAX_TOKENS_OPTION = click.option(
+    "--max-tokens",
+    "-m",
+    cls=Shown,
+    type=click.IntRange(min=-1),
+    shown=f"what thinking can take and {ANSWER_TOKENS:,} more; {UNBOUNDED_TOKENS:,} if "
+    "nothing bounds it",
+    help="Most tokens to generate, thinking included; -1 for no limit.",
 )
-MODEL_OPTION = click.option("--model", required=True, help=f"{_MODEL_HELP}.")
-ADAPTER_OPTION = click.option(
-    "--adapter-path", help="Folder of LoRA adapters for the model."
-)
-TRUST_OPTION = click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    help="Let code that comes with the model run.",
-)
-LOADING_OPTIONS = _add(
-    ADAPTER_OPTION,
-    click.option("--revision", help="Branch, tag or commit of the model on the Hub."),
-    TRUST_OPTION,
-)
-MODEL_OR_DEMO_OPTIONS = _add(
-    click.option("--model", help=f"{_MODEL_HELP} [default: demo, the built-in one]."),
-    click.option(
-        "--predictor",
-        callback=_predictor,
-        help="Folder or Hub name of the predictor, if it is not beside the model; "
-        "none for the hard stop alone.",
-    ),
-)
-MODEL_OPTIONS = _add(MODEL_OR_DEMO_OPTIONS, LOADING_OPTIONS)
-MARKER_OPTIONS = _add(
-    click.option(
-        "--thinking-start-token",
-        "thinking_start",
-        help="Text that opens thinking, if not the tokenizer's own; empty if replies "
-        "begin by thinking.",
-    ),
-    click.option(
-        "--thinking-end-token",
-        "thinking_end",
-        help="Text that closes thinking, if not the tokenizer's own.",
-    ),
-)
-STEERING_OPTIONS = _add(
-    click.option(
-        "--hard-stop",
-        type=float,
-        help="Close thinking at this multiple of the budget at the latest, and at the "
-        "first newline past the budget [default: 1.1].",
-    ),
-    click.option(
-        "--no-hard-stop", is_flag=True, help="Leave closing to guidance alone."
-    ),
-    click.option(
-        "--thinking-budget-message",
-        help="Text to put before the closing marker when the budget closes thinking.",
-    ),
-    click.option(
-        "--guidance-tolerance",
-        type=click.FloatRange(0, 1),
-        help="Guided steps evaluate the likeliest tokens alone while that shifts at "
-        "most this much probability, and at temperature 0 never another token; 0 "
-        "evaluates all [default: 0.001].",
-    ),
-)
-
-
-def budget_option(of_what: str):
-    """`--thinking-budget`, with the words that say what it is for."""
-    return click.option(
-        "--thinking-budget",
-        "--reasoning-budget",
-        "thinking_budget",
-        type=BUDGET,
-        help=f"Tokens to think{of_what}: -1 for no budget, 0 to answer at once; auto "
-        "for as many as the predictor expects of the question, auto:0.63 for 63 % of "
-        "them [default: -1].",
-    )
-
-
-BUDGET_OPTIONS = _add(budget_option(""), STEERING_OPTIONS, MARKER_OPTIONS)
-
-
-def settle_budget(options: dict) -> dict:
-    """What was given of `STEERING_OPTIONS`, without what is left to its default.
-
-    Raises:
-        ValueError: If there shall be a hard stop and none.
-    """
-    options = dict(options)
-    if options.pop("no_hard_stop"):
-        if options["hard_stop"] is not None:
-            raise ValueError("Give --hard-stop or --no-hard-stop, not both.")
-    elif options["hard_stop"] is None:
-        del options["hard_stop"]
-    if options["guidance_tolerance"] is None:
-        del options["guidance_tolerance"]
-    return options
-
-
-SYSTEM_PROMPT_OPTION = click.option(
-    "--system-prompt", help="System prompt for the chat template."
-)
-TEMPLATE_CONFIG_OPTION = click.option(
-    "--chat-template-config",
-    callback=json_object,
-    help="More arguments for the chat template, as a JSON object.",
-)
-PROMPT_OPTIONS = _add(
-    SYSTEM_PROMPT_OPTION,
-    click.option(
-        "--ignore-chat-template",
-        is_flag=True,
-        help="Use the prompt as it is, without the chat template.",
-    ),
-    TEMPLATE_CONFIG_OPTION,
-)
-SHARE = click.FloatRange(0, 1)
-SAMPLING_OPTIONS = _add(
-    click.option("--top-p", type=SHARE, default=1.0, show_default=True, help="Top-p."),
-    click.option("--min-p", type=SHARE, default=0.0, show_default=True, help="Min-p."),
-    click.option(
-        "--top-k",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Top-k; 0 for all.",
-    ),
-)
-SEED_OPTION = click.option(
-    "--seed", type=click.IntRange(0, 2**64 - 1), help="Random seed."
+JSON_OPTION = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object."
 )
 HIDE_THINKING_OPTION = click.option(
     "--hide-thinking", is_flag=True, help="Show the answer only."
@@ -203,63 +233,23 @@ VERBOSE_OPTION = click.option(
     show_default=True,
     help="Whether to print statistics on stderr.",
 )
-REPLY_OPTIONS = _add(
-    click.option(
-        "--max-tokens",
-        "-m",
-        type=click.IntRange(min=-1),
-        help="Most tokens to generate, thinking included; -1 for no limit [default: "
-        "what thinking can take and 2,048 more; 8,192 if nothing bounds it].",
-    ),
-    click.option(
-        "--temp", type=float, default=0.0, show_default=True, help="Temperature."
-    ),
-    SAMPLING_OPTIONS,
-    click.option(
-        "--min-tokens-to-keep",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="Tokens that min-p leaves at least.",
-    ),
-    click.option("--xtc-probability", type=SHARE, default=0.0, help="Chance of XTC."),
-    click.option(
-        "--xtc-threshold",
-        type=click.FloatRange(0, 0.5),
-        default=0.1,
-        help="Threshold of XTC.",
-    ),
-    SEED_OPTION,
-)
 MAX_KV_SIZE_OPTION = click.option(
-    "--max-kv-size", type=click.IntRange(min=1), help="Most tokens in the KV cache."
-)
-COUNT = click.IntRange(min=1)
-BATCH_SIZE_OPTION = click.option(
-    "--batch-size",
-    type=COUNT,
-    default=8,
-    show_default=True,
-    help="Most replies to generate at a time.",
-)
-DATA_HELP = (
-    "File of prompts: JSON lines with prompt, question or messages, or text with a "
-    "prompt on each line."
+    "--max-kv-size", type=COUNT, help="Most tokens in the KV cache."
 )
 PREFILL_OPTION = click.option(
     "--prefill-step-size",
-    type=click.IntRange(min=1),
-    default=2048,
+    type=COUNT,
+    default=PREFILL_STEP_SIZE,
     show_default=True,
     help="Prompt tokens to process at a time.",
 )
-KV_OPTIONS = _add(
+KV_OPTIONS = together(
     click.option(
         "--kv-bits", type=click.IntRange(2, 8), help="Bits of a quantised KV cache."
     ),
     click.option(
         "--kv-group-size",
-        type=click.IntRange(min=1),
+        type=COUNT,
         default=64,
         show_default=True,
         help="Group of a quantised KV cache.",
@@ -274,36 +264,30 @@ KV_OPTIONS = _add(
 )
 
 
-def model_or_demo(model: str | None) -> str:
-    """The model to use: the built-in one, and a line that says so, if none is given."""
-    if model is not None:
-        return model
-    click.echo(demo.NOTICE, err=True)
-    return demo.NAME
+def tell_of_demo() -> None:
+    """Says that the built-in model is used, where no --model was given."""
+    if not is_given("model"):
+        click.echo(demo.NOTICE, err=True)
 
 
-def pick(options: dict, *names: str) -> dict:
-    """Takes some of the options out."""
-    return {name: options.pop(name) for name in names}
-
-
-def check_options(model: str | None, options: dict) -> None:
+def check_reply(
+    source: ModelSource, thinking: ThinkingBudget, max_tokens: int | None
+) -> None:
     """Checks what can be checked of a reply's options before minutes of loading.
 
     Raises:
         ValueError: Naming the option that cannot be honoured.
     """
+    if max_tokens == 0:
+        raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
+    folder = demo.FOLDER if source.model == demo.NAME else Path(source.model)
+    if not thinking.tokens or source.predictor is not None or not folder.is_dir():
+        return
+    from ..engine.sampler import check_enforceable
     from ..method.predictor import is_predictor_folder
 
-    budget = check_budget(options["thinking_budget"])
-    check_hard_stop(options.get("hard_stop"))
-    check_temperature(options["temp"])
-    folder = Path(model or demo.FOLDER)
-    if folder.is_dir() and options["predictor"] is None:
-        if not is_predictor_folder(folder):
-            check_enforceable(budget, None, None)
-    if options["max_tokens"] == 0:
-        raise ValueError("--max-tokens must be 1 or more, or -1 for no limit.")
+    if not is_predictor_folder(folder):
+        check_enforceable(thinking, None)
 
 
 def read_prompt(prompt: str) -> str:

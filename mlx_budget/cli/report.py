@@ -8,31 +8,31 @@ from pathlib import Path
 
 import click
 
-from ..evaluate.plots import NO_PLOTS, draw
-from ..evaluate.run import read_records, read_settings
-from ..evaluate.summary import (
-    comparison_table,
-    markdown,
-    speed_table,
-    summarize,
-    table,
-    write_summary,
-)
-from ..files.texts import write_text
-
 MARKDOWN_FILE = "summary.md"
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def report(folder: Path, as_json: bool):
+def report(folder: Path, as_json: bool) -> None:
     """Make tables and plots again from the records of an evaluation."""
-    run_report(folder, as_json)
+    show_report(folder, as_json)
 
 
-def run_report(folder: Path, as_json: bool) -> None:
+def show_report(folder: Path, as_json: bool) -> None:
     """Makes tables, `summary.json` and plots from the records of a folder."""
+    from ..evaluate.plots import NO_PLOTS, draw
+    from ..evaluate.run import read_records, read_settings
+    from ..evaluate.summary import (
+        comparison_table,
+        markdown,
+        speed_table,
+        summarize,
+        table,
+        write_summary,
+    )
+    from ..files.texts import write_text
+
     records = read_records(folder)
     summary = summarize(records, read_settings(folder))
     write_summary(folder, summary)

@@ -4,33 +4,30 @@ Knows options; what they do is in `server`, which is imported when it runs.
 """
 
 from argparse import Namespace
+from typing import Any
 
 import click
 
+from ..engine.fields import keywords_of
+from ..engine.settings import (
+    ANSWER_TOKENS,
+    ModelSource,
+    PromptOptions,
+    Sampling,
+    ThinkingBudget,
+)
 from .options import (
-    ADAPTER_OPTION,
     COUNT,
     KV_OPTIONS,
-    MARKER_OPTIONS,
-    MODEL_OR_DEMO_OPTIONS,
     PREFILL_OPTION,
-    SAMPLING_OPTIONS,
-    STEERING_OPTIONS,
-    TRUST_OPTION,
-    budget_option,
-    json_object,
-    model_or_demo,
-    settle_budget,
+    Read,
+    Shown,
+    options_from,
+    tell_of_demo,
 )
 
 
-def _origins(context, parameter, text: str) -> list[str]:
-    return text.split(",")
-
-
-def _bytes(context, parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
+def _bytes(text: str) -> int:
     from mlx_lm.utils import _parse_size
 
     try:
@@ -42,17 +39,13 @@ def _bytes(context, parameter, text: str | None) -> int | None:
 
 
 @click.command()
-@MODEL_OR_DEMO_OPTIONS
-@ADAPTER_OPTION
-@TRUST_OPTION
-@budget_option(", for requests that do not say")
+@options_from(source=ModelSource, without=["revision"])
+@options_from(thinking=ThinkingBudget)
 @click.option(
     "--max-thinking-budget",
     type=click.IntRange(min=0),
     help="Ceiling of every request's budget, and the budget of those without one.",
 )
-@STEERING_OPTIONS
-@MARKER_OPTIONS
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address.")
 @click.option(
     "--port",
@@ -65,30 +58,26 @@ def _bytes(context, parameter, text: str | None) -> int | None:
     "--allowed-origins",
     default="*",
     show_default=True,
-    callback=_origins,
+    type=Read("text", lambda text: text.split(",")),
     help="Comma-separated origins of web pages that may ask.",
 )
 @click.option(
     "--max-tokens",
     type=COUNT,
-    help="Most tokens of a reply, for requests that do not say [default: 512 without a "
-    "budget; with one what thinking can take and 2,048 more].",
+    cls=Shown,
+    shown="512 without a budget; with one what thinking can take and "
+    f"{ANSWER_TOKENS:,} more",
+    help="Most tokens of a reply, for requests that do not say.",
 )
-@click.option(
-    "--temp", type=float, default=0.0, show_default=True, help="Default temperature."
-)
-@SAMPLING_OPTIONS
+@options_from(sampling=Sampling, only=["temp", "top_p", "min_p", "top_k"])
 @click.option("--chat-template", default="", help="Chat template for the tokenizer.")
 @click.option(
     "--use-default-chat-template",
     is_flag=True,
     help="Use the tokenizer's default chat template if it has none.",
 )
-@click.option(
-    "--chat-template-args",
-    default="{}",
-    callback=json_object,
-    help="More arguments for the chat template, as a JSON object.",
+@options_from(
+    template=PromptOptions(chat_template_config={}), only=["chat_template_config"]
 )
 @click.option(
     "--decode-concurrency",
@@ -114,7 +103,7 @@ def _bytes(context, parameter, text: str | None) -> int | None:
 )
 @click.option(
     "--prompt-cache-bytes",
-    callback=_bytes,
+    type=Read("text", _bytes),
     help="Most memory for them, such as 4GB.",
 )
 @KV_OPTIONS
@@ -136,22 +125,37 @@ def _bytes(context, parameter, text: str | None) -> int | None:
     show_default=True,
     help="What to log on stderr.",
 )
-def serve(thinking_budget, max_thinking_budget: int | None, log_level: str, **options):
-    """Serve OpenAI's interface with thinking budgets, as `mlx_lm.server` does."""
+def serve(
+    source: ModelSource,
+    thinking: ThinkingBudget,
+    max_thinking_budget: int | None,
+    sampling: Sampling,
+    template: PromptOptions,
+    log_level: str,
+    **options: Any,
+) -> None:
+    """Serve OpenAI's interface with thinking budgets, as `mlx_lm.server` does.
+
+    What is set here of budgets and sampling is for requests that do not say.
+    """
     import logging
 
-    from ..engine.settings import check_budget, check_temperature
     from ..server import serve
     from ..server.budgets import BudgetPolicy
 
-    options = settle_budget(options)
-    names = ("hard_stop", "guidance_tolerance", "thinking_budget_message")
-    steering = {name: options.pop(name) for name in names if name in options}
-    budget = check_budget(thinking_budget)
-    policy = BudgetPolicy(budget, max_thinking_budget, **steering)
-    check_temperature(options["temp"])
-    options["model"] = model_or_demo(options["model"])
+    policy = BudgetPolicy(
+        thinking.tokens,
+        max_thinking_budget,
+        thinking.hard_stop,
+        thinking.guidance_tolerance,
+        thinking.message,
+    )
+    tell_of_demo()
     logging.basicConfig(
         level=log_level, format="%(asctime)s - %(levelname)s - %(message)s"
     )
+    # By the names that mlx_lm.server has for them.
+    options |= keywords_of(source) | keywords_of(sampling)
+    options |= {"thinking_start": thinking.start, "thinking_end": thinking.end}
+    options["chat_template_args"] = template.chat_template_config
     serve(Namespace(**options), policy)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
 _METADATA = "option"
+_ITS_OWN: Any = object()
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Option:
         off_help: What that switch does.
         least, most: Limits of a number, both allowed.
         choices: The only values allowed, if they are few.
+        words: Words that stand for values on the command line.
         shown: What help shows as the default where that is not the field's own
             value, such as "a tenth of all".
     """
@@ -42,6 +44,7 @@ class Option:
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
+    words: dict[str, Any] = field(default_factory=dict)
     shown: str = ""
 
 
@@ -62,6 +65,38 @@ def options_of(settings: Any) -> Iterator[tuple[dataclasses.Field, Option]]:
             keyword = option.keyword or f.name
             flags = option.flags or (f"--{keyword.replace('_', '-')}",)
             yield f, replace(option, keyword=keyword, flags=flags)
+
+
+def like(settings: type, name: str, default: Any = _ITS_OWN, **option: Any) -> Any:
+    """A dataclass field with the option of another settings class's field.
+
+    Args:
+        settings (type): The other class.
+        name (str): Of its field.
+        default (optional): In place of that field's own; `MISSING` for none.
+        option: Attributes of `Option` that differ.
+    """
+    found = {f.name: (f.default, its) for f, its in options_of(settings)}
+    its_default, its_option = found[name]
+    if default is _ITS_OWN:
+        default = its_default
+    return field(default=default, metadata={_METADATA: replace(its_option, **option)})
+
+
+def all_options_of(settings: Any) -> Iterator[tuple[Any, dataclasses.Field, Option]]:
+    """`options_of`, with those of the settings that its fields hold, in order.
+
+    Yields:
+        tuple: The default, the field and the option. The default is what the value
+        has, or the field's own if `settings` is a class; `MISSING` if there is none.
+    """
+    options = {f.name: option for f, option in options_of(settings)}
+    for f in dataclasses.fields(settings):
+        default = f.default if isinstance(settings, type) else getattr(settings, f.name)
+        if (option := options.get(f.name)) is not None:
+            yield default, f, option
+        elif is_dataclass(default):
+            yield from all_options_of(default)
 
 
 def take(cls: type[T], keywords: dict[str, Any], base: T | None = None) -> T:
@@ -101,11 +136,7 @@ def take_all(cls: type[T], keywords: dict[str, Any]) -> T:
 
 def keywords_of(settings: Any) -> dict[str, Any]:
     """The keyword arguments that `take` makes an equal value from."""
-    keywords = {o.keyword: getattr(settings, f.name) for f, o in options_of(settings)}
-    for f in dataclasses.fields(settings):
-        if is_dataclass(value := getattr(settings, f.name)) and f.name not in keywords:
-            keywords |= keywords_of(value)
-    return keywords
+    return {option.keyword: value for value, _, option in all_options_of(settings)}
 
 
 def check_numbers(settings: Any) -> None:
@@ -136,12 +167,13 @@ def _number(value: Any, is_whole: bool, option: Option) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
         kind = "an integer" if is_whole else "a number"
         raise ValueError(f"{name} must be {kind}, not {value!r}.")
+    number: Any = value
     least = -math.inf if option.least is None else option.least
     most = math.inf if option.most is None else option.most
     # NaN is within no limits.
-    if not least <= value <= most or math.isinf(value):
+    if not least <= number <= most or math.isinf(number):
         raise ValueError(f"{name} must be {_allowed(option)}, not {value!r}.")
-    return int(value) if is_whole else float(value)
+    return int(number) if is_whole else float(number)
 
 
 def _allowed(option: Option) -> str:

@@ -5,15 +5,17 @@ Knows chat templates and prompt files; nothing of models or budgets.
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 # A question with the budget stated in words, for models that follow them.
 BUDGET_PROMPT = "{question}\n\nThink for at most {budget} tokens."
 
 
 def encode_chat(
-    tokenizer: TokenizerWrapper,
+    tokenizer: "TokenizerWrapper",
     prompt: str | list[dict],
     *,
     system_prompt: str | None = None,

@@ -5,6 +5,8 @@ options; inside, the values travel whole. Knows nothing of MLX or of how a value
 used.
 """
 
+import hashlib
+import json
 import math
 import re
 from dataclasses import dataclass, replace
@@ -23,6 +25,8 @@ MAX_SEED = 2**64 - 1
 # bounds, in tokens.
 ANSWER_TOKENS = 2048
 UNBOUNDED_TOKENS = 8192
+# Prompt tokens that a model reads at a time, mlx-lm's default.
+PREFILL_STEP_SIZE = 2048
 
 _AUTO = re.compile(r"auto(?::(\d*\.?\d+))?")
 
@@ -255,6 +259,17 @@ class Sampling:
             object.__setattr__(self, "xtc_special_tokens", tokens)
 
 
+def seed_of(seed: int, *names: object) -> int:
+    """The seed of one reply of many, which follows from that of all and its names.
+
+    Args:
+        seed (int): Of the whole run.
+        names: What tells the reply from the others, as JSON has it.
+    """
+    text = json.dumps([seed, *names])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
 @dataclass(frozen=True)
 class PromptOptions:
     """How a question becomes a prompt.
@@ -299,6 +314,7 @@ class ModelSource:
         None,
         "Folder or Hub name of the predictor, if it is not beside the model; none for "
         "the hard stop alone.",
+        words={"none": False},
     )
     adapter_path: str | None = setting(None, "Folder of LoRA adapters for the model.")
     revision: str | None = setting(None, "Branch, tag or commit of the model.")

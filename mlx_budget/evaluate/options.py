@@ -4,17 +4,23 @@ Knows the options and their limits; nothing of how a run uses them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+from ..engine.fields import check_numbers, keywords_of, setting
 from ..engine.settings import (
-    DEFAULT_HARD_STOP,
+    PREFILL_STEP_SIZE,
     UNBOUNDED_TOKENS,
-    check_hard_stop,
-    check_temperature,
+    PromptOptions,
+    Sampling,
+    ThinkingBudget,
 )
 from .strategies import STRATEGIES, WITHOUT_BUDGET, BudgetRequest, parse_budgets
 
 DEFAULT_STRATEGIES = ("full", "guidance", "budget-forcing")
 DEFAULT_BUDGETS = "25%,50%,63%,100%"
+# Options that decide which replies are asked for, or how fast they come, but not what
+# they are.
+_FREE = ("strategies", "budgets", "batch_size", "prefill_step_size", "thinking_budget")
 
 
 @dataclass(frozen=True)
@@ -25,63 +31,67 @@ class EvaluateOptions:
         strategies: Names of `STRATEGIES`; "full" is added where a budget is a share.
         budgets: For every strategy that takes one.
         num_samples: Replies to each question.
-        seed: Of the sampling. A reply's draws depend on it, the question and the number
-            of the sample, and on nothing else.
         batch_size: Most replies to generate at a time.
         max_tokens: Most tokens of a reply, thinking included.
-        temp, top_p, min_p, top_k: As in ``mlx_lm.sample_utils.make_sampler``.
-        hard_stop: Of guidance, a factor of the budget.
-        thinking_budget_message: What guidance's hard stop and "truncate" put before
-            the closing marker.
-        system_prompt: Put before the question.
-        chat_template_config: More arguments for the chat template.
-        ignore_chat_template: Whether to ask the questions as they are.
-        thinking_start: Opening marker, in place of the tokenizer's.
-        thinking_end: Closing marker, in place of the tokenizer's.
+        sampling: How tokens are drawn. A reply's draws depend on the seed, the question
+            and the number of the sample, and on nothing else.
+        thinking: The markers; how guidance holds its budgets, by a hard stop or none;
+            what its hard stop and "truncate" put before the closing marker.
+        prompt: How a question becomes a prompt.
         prefill_step_size: Prompt tokens to process at a time.
+
+    Raises:
+        ValueError: Naming the option that is not allowed.
     """
 
-    strategies: tuple[str, ...] = DEFAULT_STRATEGIES
-    budgets: tuple[BudgetRequest, ...] = parse_budgets(DEFAULT_BUDGETS)
-    num_samples: int = 1
-    seed: int = 0
-    batch_size: int = 8
-    max_tokens: int = UNBOUNDED_TOKENS
-    temp: float = 0.6
-    top_p: float = 1.0
-    min_p: float = 0.0
-    top_k: int = 0
-    hard_stop: float = DEFAULT_HARD_STOP
-    thinking_budget_message: str | None = None
-    system_prompt: str | None = None
-    chat_template_config: dict | None = None
-    ignore_chat_template: bool = False
-    thinking_start: str | None = None
-    thinking_end: str | None = None
-    prefill_step_size: int = 2048
+    strategies: tuple[str, ...] = setting(
+        DEFAULT_STRATEGIES, f"Comma-separated, or all: {', '.join(STRATEGIES)}."
+    )
+    budgets: tuple[BudgetRequest, ...] = setting(
+        parse_budgets(DEFAULT_BUDGETS),
+        "Comma-separated: tokens, or shares of the mean without a budget.",
+    )
+    num_samples: int = setting(
+        1, "Replies to each question, for each strategy and budget.", least=1
+    )
+    batch_size: int = setting(8, "Most replies to generate at a time.", least=1)
+    max_tokens: int = setting(
+        UNBOUNDED_TOKENS,
+        "Most tokens of a reply, thinking included.",
+        flags=("--max-tokens", "-m"),
+        least=1,
+    )
+    sampling: Sampling = Sampling(temp=0.6, seed=0)
+    thinking: ThinkingBudget = ThinkingBudget()
+    prompt: PromptOptions = PromptOptions()
+    prefill_step_size: int = setting(
+        PREFILL_STEP_SIZE, "Prompt tokens to process at a time.", least=1
+    )
 
-    def __post_init__(self):
-        for name in ("num_samples", "batch_size", "max_tokens", "prefill_step_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be 1 or more, not {getattr(self, name)}."
-                )
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, not {self.seed}.")
+    def __post_init__(self) -> None:
+        check_numbers(self)
         unknown = [name for name in self.strategies if name not in STRATEGIES]
         if unknown or not self.strategies:
             raise ValueError(
                 f"strategies must be some of {', '.join(STRATEGIES)}, not "
                 f"{', '.join(unknown) or 'none'}."
             )
-        check_temperature(self.temp)
-        check_hard_stop(self.hard_stop)
-        if self.hard_stop is None:
+        if self.thinking.tokens is not None:
             raise ValueError(
-                "The strategy guidance has a hard stop: leave it on, and choose "
-                "guidance-no-hard-stop for guidance alone."
+                "An evaluation takes budgets for its strategies, not a thinking_budget."
             )
-        if self.temp == 0 and self.num_samples > 1:
+        twins = {"guidance", "guidance-no-hard-stop"}
+        if self.thinking.hard_stop is None and twins <= set(self.strategies):
+            raise ValueError(
+                "Without a hard stop the strategy guidance is guidance-no-hard-stop: "
+                "leave the hard stop on, or choose guidance-no-hard-stop alone."
+            )
+        if self.sampling.seed is None:
+            raise ValueError(
+                "seed must be a number, not None: a run that is gone on with draws by "
+                "it as before."
+            )
+        if self.sampling.temp == 0 and self.num_samples > 1:
             raise ValueError(
                 f"At temp 0 all {self.num_samples} samples of a question would be the "
                 "same: set a temperature above 0, or take one sample of each."
@@ -91,32 +101,12 @@ class EvaluateOptions:
             raise ValueError(
                 f"The strategies {', '.join(sorted(with_budget))} need budgets."
             )
-
         if "auto" in self.strategies and not any(b.share for b in self.budgets):
             raise ValueError(
                 "The strategy auto takes budgets that are shares, such as 63%, and "
                 "there is none: add one, or leave the strategy out."
             )
 
-    @property
-    def sampling(self) -> dict:
-        """How the next token is drawn, the same for every strategy."""
-        return {
-            name: getattr(self, name) for name in ("temp", "top_p", "min_p", "top_k")
-        }
-
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """What all records of a folder have in common."""
-        shared = (
-            "num_samples",
-            "seed",
-            "max_tokens",
-            "hard_stop",
-            "thinking_budget_message",
-            "system_prompt",
-            "chat_template_config",
-            "ignore_chat_template",
-            "thinking_start",
-            "thinking_end",
-        )
-        return {**self.sampling, **{name: getattr(self, name) for name in shared}}
+        return {n: v for n, v in keywords_of(self).items() if n not in _FREE}

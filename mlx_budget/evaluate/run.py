@@ -18,8 +18,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.estimate import estimate
+from ..engine.fields import keywords_of, take_all
 from ..engine.prompts import encode_chat
-from ..engine.settings import AutoBudget
+from ..engine.settings import AutoBudget, seed_of
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.records import RecordFile, open_records
@@ -77,7 +78,7 @@ def evaluate(
         output (str or Path): The folder.
         model_name (str): What tells the model from others.
         progress (Callable): Called at the start of each arm and after each reply.
-        options: The fields of `EvaluateOptions`.
+        options: The fields of `EvaluateOptions`, and of the values that it holds.
 
     Returns:
         list[dict]: The records of the folder, in a fixed order.
@@ -86,25 +87,25 @@ def evaluate(
         ValueError: In one line, if an option cannot be used, a strategy needs what the
             model does not have, or the folder is of another run or in use.
     """
-    options = EvaluateOptions(**options)
+    asked = take_all(EvaluateOptions, options)
     grading.check_available()
-    markers = find_markers(tokenizer, options.thinking_start, options.thinking_end)
-    for strategy in options.strategies:
+    markers = find_markers(tokenizer, asked.thinking.start, asked.thinking.end)
+    for strategy in asked.strategies:
         if needs_predictor(strategy) and not isinstance(predictor, Predictor):
             raise ValueError(
                 f"The strategy {strategy} needs a predictor, and there is none: name "
                 "one with --predictor, or leave the strategy out."
             )
     output = Path(output)
-    settings = {"model": model_name, **_describe(task), **options.settings()}
+    settings = {"model": model_name, **_describe(task), **asked.settings()}
     advice = "and run the same again: it goes on where it ended"
     file = output / RECORDS_FILE
     with full_disk_in_one_line(file, advice), open_records(file) as records:
         _check_settings(output / SETTINGS_FILE, settings)
-        run = _Run(model, tokenizer, predictor, task, options, markers.end, progress)
+        run = _Run(model, tokenizer, predictor, task, asked, markers.end, progress)
         run.take_up(records)
         run.expect_lengths()
-        if "full" in options.strategies or any(b.share for b in options.budgets):
+        if "full" in asked.strategies or any(b.share for b in asked.budgets):
             run.answer(Arm("full"), records)
         for arm in run.arms():
             run.answer(arm, records)
@@ -150,8 +151,8 @@ class _Run:
                     *self._loaded,
                     self._predictor,
                     self._encode(problem.question),
-                    thinking_start=self._options.thinking_start,
-                    thinking_end=self._options.thinking_end,
+                    thinking_start=self._options.thinking.start,
+                    thinking_end=self._options.thinking.end,
                     prefill_step_size=self._options.prefill_step_size,
                 ).median
 
@@ -197,21 +198,17 @@ class _Run:
         self._progress(Progress(arm.name, done, len(wanted), correct))
         if not missing:
             return
-        options = arm.generation(
-            self._predictor,
-            self._options.hard_stop,
-            self._options.thinking_budget_message,
-        )
+        options = {
+            **keywords_of(self._options.sampling),
+            **arm.generation(self._predictor, self._options.thinking),
+            "seed": [self._seed(*wanted[name]) for name in missing],
+        }
         replies = stream_batch_generate(
             *self._loaded,
             [self._encode(arm.question(wanted[n][0].question)) for n in missing],
-            seed=[self._seed(*wanted[name]) for name in missing],
             max_tokens=self._options.max_tokens,
             batch_size=self._options.batch_size,
             prefill_step_size=self._options.prefill_step_size,
-            thinking_start=self._options.thinking_start,
-            thinking_end=self._options.thinking_end,
-            **self._options.sampling,
             **options,
         )
         before = time.perf_counter()
@@ -278,17 +275,10 @@ class _Run:
     def _encode(self, question: str) -> list[int]:
         instruction = self._task.instruction
         text = f"{question}\n\n{instruction}" if instruction else question
-        return encode_chat(
-            self._loaded[1],
-            text,
-            system_prompt=self._options.system_prompt,
-            chat_template_config=self._options.chat_template_config,
-            ignore_chat_template=self._options.ignore_chat_template,
-        )
+        return encode_chat(self._loaded[1], text, **keywords_of(self._options.prompt))
 
     def _seed(self, problem: Problem, sample: int) -> int:
-        text = json.dumps([self._options.seed, problem.id, sample])
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return seed_of(self._options.sampling.seed or 0, problem.id, sample)
 
 
 def read_records(folder: Path) -> list[dict]:
@@ -331,12 +321,15 @@ def _describe(task: Task) -> dict:
 
 
 def _check_settings(file: Path, settings: dict) -> None:
-    """Keeps the settings of a new folder; those of an old one must be the same."""
+    """Keeps the settings of a new folder; those of an old one must be the same.
+
+    What an old one does not name had its default.
+    """
     if not file.exists():
         write_json(file, settings)
         return
-    there = read_settings(file.parent)
-    for name, value in settings.items():
+    there = {**EvaluateOptions().settings(), **read_settings(file.parent)}
+    for name, value in json.loads(json.dumps(settings)).items():
         if there.get(name) != value:
             raise ValueError(
                 f"{file.parent} is of a run with {name} {there.get(name)!r}, not "

@@ -5,20 +5,23 @@ in what is set here alone. Knows nothing of questions or grading.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from ..engine.fields import keywords_of
 from ..engine.prompts import BUDGET_PROMPT
-from ..engine.settings import AutoBudget
-from ..method.predictor import Predictor
-from .wait import make_wait_sampler
+from ..engine.settings import AutoBudget, ThinkingBudget
+
+if TYPE_CHECKING:
+    from ..method.predictor import Predictor
 
 # What budget forcing puts where it cuts, as the paper's baseline does.
 FORCED_ANSWER = "\n**Final Answer**\n"
 STRATEGIES = {
     "full": "no budget",
     "no-thinking": "a budget of 0: the answer at once",
-    "guidance": "budget guidance with the hard stop",
+    "guidance": "budget guidance, with the hard stop unless there is to be none",
     "guidance-no-hard-stop": "budget guidance alone, as in the paper",
     "budget-forcing": "cut at the budget, then **Final Answer**",
     "truncate": "cut at the budget, then the closing marker alone",
@@ -45,11 +48,14 @@ class BudgetRequest:
     tokens: int | None = None
     share: float | None = None
 
+    def __str__(self) -> str:
+        return self.label
+
     def resolve(self, mean_tokens: float) -> int:
         """The budget in tokens, where thinking takes so many without a budget."""
         if self.tokens is not None:
             return self.tokens
-        return max(1, round(self.share * mean_tokens))
+        return max(1, round((self.share or 0) * mean_tokens))
 
 
 def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
@@ -117,42 +123,38 @@ class Arm:
         return BUDGET_PROMPT.format(question=question, budget=self.budget)
 
     def generation(
-        self,
-        predictor: Predictor | bool | None,
-        hard_stop: float,
-        message: str | None,
-    ) -> dict:
+        self, predictor: "Predictor | bool | None", thinking: ThinkingBudget
+    ) -> dict[str, Any]:
         """The options of `stream_batch_generate` that make the strategy.
 
         Args:
             predictor (Predictor, optional): That guides.
-            hard_stop (float): Of guidance.
-            message (str, optional): What a forced close puts before the marker, budget
-                forcing aside.
+            thinking (ThinkingBudget): The markers; how guidance holds its budget; what
+                a forced close puts before the marker, budget forcing aside.
         """
-        options = {"predictor": False, "thinking_budget": None}
+        options: dict[str, Any] = {"predictor": False}
+        plain = ThinkingBudget(start=thinking.start, end=thinking.end)
         if self.strategy in _GUIDED:
-            options |= {
-                "predictor": predictor,
-                "thinking_budget": self.budget,
-                "hard_stop": hard_stop,
-                "thinking_budget_message": message,
-            }
+            options["predictor"] = predictor
+            thinking = replace(thinking, tokens=self.budget)
             if self.strategy == "guidance-no-hard-stop":
-                options["hard_stop"] = None
+                thinking = replace(thinking, hard_stop=None)
         elif self.strategy in ("budget-forcing", "truncate"):
             is_forcing = self.strategy == "budget-forcing"
-            options |= {
-                "thinking_budget": self.budget,
-                "hard_stop": 1.0,
-                "thinking_budget_message": FORCED_ANSWER if is_forcing else message,
-            }
+            message = FORCED_ANSWER if is_forcing else thinking.message
+            thinking = replace(
+                plain, tokens=self.budget, hard_stop=1.0, message=message
+            )
         elif self.strategy == "no-thinking":
-            options["thinking_budget"] = 0
-        elif self.strategy == "wait":
-            minimum = self.budget
-            options["make_sampler"] = partial(make_wait_sampler, minimum=minimum)
-        return options
+            thinking = replace(plain, tokens=0)
+        else:
+            thinking = plain
+        if self.strategy == "wait" and isinstance(self.budget, int):
+            # Imported here, so that strategies can be listed without waiting for MLX.
+            from .wait import make_wait_sampler
+
+            options["make_sampler"] = partial(make_wait_sampler, minimum=self.budget)
+        return {**options, **keywords_of(thinking)}
 
 
 def needs_predictor(strategy: str) -> bool:

@@ -15,7 +15,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
 from .. import demo
+from ..engine.fields import keywords_of
 from ..engine.recorder import HiddenStateRecorder
+from ..engine.settings import ModelSource
 from ..files import hub
 from ..files.shards import find_shards
 from ..files.tensors import read_header
@@ -90,6 +92,19 @@ def load(
     if isinstance(predictor, Predictor):
         check_fits(predictor, model)
     return model, tokenizer, predictor
+
+
+def load_source(
+    source: ModelSource, **options: Any
+) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
+    """`load`, of a source.
+
+    Args:
+        source (ModelSource): Which model and which predictor.
+        options: The other options of `load`.
+    """
+    keywords = keywords_of(source)
+    return load(keywords.pop("model"), **keywords, **options)
 
 
 def fetch_model(

@@ -22,7 +22,7 @@ from ..files.locks import in_use
 from ..files.texts import write_json
 from ..method.guidance import GuidanceThresholds
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
-from ..models.loading import load
+from ..models.loading import load_source
 from ..models.model_card import write_trained_card
 from . import checkpoints
 from .cache import StateCache, batches
@@ -103,14 +103,8 @@ def train(
             used, the output exists, the disk is full, or the loss is not finite.
     """
     with _output_folder(options):
-        model, tokenizer, _ = load(
-            options.model,
-            predictor=False,
-            adapter_path=options.adapter_path,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-        )
-        find_markers(tokenizer, options.thinking_start, options.thinking_end)
+        model, tokenizer, _ = load_source(options.source)
+        find_markers(tokenizer, options.thinking.start, options.thinking.end)
         dataset = Dataset(options, model, tokenizer)
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
         steps, schedule = _plan(options, survey)  # raises before the long part

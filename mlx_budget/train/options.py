@@ -1,17 +1,133 @@
-"""What a training run is told: one frozen dataclass.
+"""What a run is told: the options of traces and of training, frozen.
 
-Knows the options and their limits; nothing of how a run uses them.
+Knows the options, their help and their limits; nothing of how a run uses them.
 """
 
+import hashlib
+import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..method.predictor_config import SIZES
-from .schedules import SCHEDULES, make_schedule
+from ..engine.fields import check_numbers, keywords_of, like, setting, take
+from ..engine.settings import (
+    PREFILL_STEP_SIZE,
+    UNBOUNDED_TOKENS,
+    ModelSource,
+    PromptOptions,
+    Sampling,
+    ThinkingBudget,
+)
+from ..method.sizes import SIZES
+from .schedules import SCHEDULES, UBA_PHI, make_schedule
+
+if TYPE_CHECKING:
+    from ..engine.thinking import ThinkingMarkers
 
 CACHE_DTYPES = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """The options of `write_traces`.
+
+    Attributes:
+        num_samples: Replies to each prompt.
+        limit: How many of the prompts to take, from the first; None for all.
+        prompt_template: What to send in place of a prompt that is a text: its first
+            ``{}`` stands for the prompt.
+        batch_size: Most replies to generate at a time.
+        max_tokens: Most tokens of a reply, thinking included; -1 for no limit.
+        sampling: How replies are drawn. Predictions hold for the distribution that
+            their training data was drawn from. Each reply has a seed of its own, which
+            follows from this one, its prompt's index and its sample's; without a seed
+            the draws differ from run to run.
+        thinking_only: Whether to end each reply when its thinking is closed. That is
+            faster, and leaves no answer to be concise with.
+        start: Opening marker, in place of the tokenizer's.
+        end: Closing marker, in place of the tokenizer's.
+        prompt: How a prompt becomes a model's input.
+        prefill_step_size: Prompt tokens to process at a time.
+        model_name: What tells the model from others.
+
+    Raises:
+        ValueError: Naming the option that is not allowed.
+    """
+
+    num_samples: int = setting(1, "Replies to each prompt.", least=1)
+    limit: int | None = setting(None, "Take the first so many prompts.", least=1)
+    prompt_template: str | None = setting(
+        None,
+        "Text to send in place of each prompt that is a text; its first {} stands for "
+        "the prompt.",
+    )
+    batch_size: int = setting(8, "Most replies to generate at a time.", least=1)
+    max_tokens: int = setting(
+        UNBOUNDED_TOKENS,
+        "Most tokens of a reply, thinking included; -1 for no limit.",
+        flags=("--max-tokens", "-m"),
+        least=-1,
+    )
+    sampling: Sampling = Sampling(temp=1.0)
+    thinking_only: bool = setting(
+        False,
+        "End each reply when its thinking is closed: faster, but there is no answer "
+        "for --augment concise.",
+    )
+    start: str | None = like(ThinkingBudget, "start")
+    end: str | None = like(ThinkingBudget, "end")
+    prompt: PromptOptions = PromptOptions()
+    prefill_step_size: int = setting(
+        PREFILL_STEP_SIZE, "Prompt tokens to process at a time.", least=1
+    )
+    model_name: str = setting("")
+
+    def __post_init__(self) -> None:
+        if self.max_tokens == 0:
+            raise ValueError("max_tokens must be 1 or more, or -1 for no limit, not 0.")
+        check_numbers(self)
+        if self.sampling.temp == 0 and self.num_samples > 1:
+            raise ValueError(
+                f"At temp 0 all {self.num_samples} samples of a prompt would be the "
+                "same: set a temperature above 0, or take one sample of each."
+            )
+        if self.prompt_template is not None and "{}" not in self.prompt_template:
+            raise ValueError(
+                f"The prompt template {self.prompt_template!r} has no {{}} to stand "
+                "for the prompt."
+            )
+
+    @property
+    def thinking(self) -> ThinkingBudget:
+        """The markers of thinking, without a budget."""
+        return ThinkingBudget(start=self.start, end=self.end)
+
+    def settings(self, markers: "ThinkingMarkers") -> str:
+        """A digest of what decides which replies a prompt can get."""
+        default = keywords_of(Sampling())
+        values = {
+            name: float(value) if isinstance(value, int) else value
+            for name, value in keywords_of(self.sampling).items()
+            # What is not used is left out, so that files without it can be gone on
+            # with. Any seed may go on: replies are drawn from the same distribution.
+            if not name.startswith(("xtc_", "min_tokens", "seed"))
+            or (value != default[name] and name != "seed")
+        }
+        values |= {
+            "model": self.model_name,
+            "max_tokens": self.max_tokens,
+            "thinking_only": self.thinking_only,
+            "markers": [markers.start, markers.end],
+            "system_prompt": self.prompt.system_prompt,
+            "template": [
+                self.prompt.ignore_chat_template,
+                self.prompt.chat_template_config or {},
+            ],
+        }
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -57,71 +173,99 @@ class TrainOptions:
         cache_dtype: Their type; by default the model's own if it has 16 bits, else
             float16.
         resume: Whether to go on with the run that ``output`` holds.
+
+    Raises:
+        ValueError: Naming the option that is not allowed.
     """
 
-    model: str
-    data: str
-    output: Path
-    adapter_path: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    thinking_start: str | None = None
-    thinking_end: str | None = None
-    system_prompt: str | None = None
-    chat_template_config: dict | None = None
-    positions: str | int = "newline"
-    augment: str | None = None
-    max_length: int = 16384
-    limit: int | None = None
-    strict: bool = False
-    min_count: int = 2
-    size: str = "base"
-    width: int | None = None
-    layers: int | None = None
-    heads: int | None = None
-    intermediate: int | None = None
-    steps: int | None = None
-    epochs: float = 10.0
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    warmup: int | None = None
-    schedule: str = "rex"
-    phi: float = 1.0
-    weight_decay: float = 0.01
-    seed: int = 0
-    val_fraction: float = 0.1
-    eval_every: int = 50
-    save_every: int = 100
-    keep: str = "best"
-    prefill_step_size: int = 512
-    cache_dir: Path | None = None
-    cache_dtype: str | None = None
-    resume: bool = False
+    model: str = like(ModelSource, "model", MISSING, shown="")
+    data: str = setting(
+        help="Chat records with thinking: a file of `mlx-budget traces` or another "
+        "*.jsonl or *.parquet with messages; or a dataset on the Hub, or a file or "
+        "folder in one, as owner/name/path.",
+    )
+    output: Path = setting(help="Predictor folder to make.")
+    adapter_path: str | None = like(ModelSource, "adapter_path")
+    revision: str | None = like(ModelSource, "revision")
+    trust_remote_code: bool = like(ModelSource, "trust_remote_code")
+    thinking_start: str | None = like(ThinkingBudget, "start")
+    thinking_end: str | None = like(ThinkingBudget, "end")
+    system_prompt: str | None = like(PromptOptions, "system_prompt")
+    chat_template_config: dict | None = like(PromptOptions, "chat_template_config")
+    positions: str | int = setting(
+        "newline",
+        "Where to train: newline (where guidance acts), all, or so many positions of "
+        "each record drawn at random.",
+    )
+    augment: str | None = setting(
+        None,
+        "Add to each record one whose thinking is its answer alone.",
+        choices=("concise",),
+    )
+    max_length: int = setting(
+        16384,
+        "Tokens of a record, the prompt included; longer ones are cut, their lengths "
+        "stay.",
+        least=1,
+    )
+    limit: int | None = setting(None, "Take the first so many usable records.", least=1)
+    strict: bool = setting(False, "Stop at the first record that cannot be used.")
+    min_count: int = setting(
+        2,
+        "How often a token must come next where guidance acts to be one that guidance "
+        "may favour.",
+        least=1,
+    )
+    size: str = setting(
+        "base", "Size of the predictor; base is BERT-base.", choices=tuple(SIZES)
+    )
+    width: int | None = setting(None, "Its width, in place of the size's.", least=1)
+    layers: int | None = setting(None, "Its layers, likewise.", least=1)
+    heads: int | None = setting(None, "Its attention heads, likewise.", least=1)
+    intermediate: int | None = setting(
+        None, "Its feed-forward width, likewise.", least=1
+    )
+    steps: int | None = setting(None, "Updates to make, in place of --epochs.", least=1)
+    epochs: float = setting(10.0, "Passes over the positions.")
+    batch_size: int = setting(64, "Positions of an update.", least=1)
+    learning_rate: float = setting(2e-4, "Highest learning rate.")
+    warmup: int | None = setting(
+        None,
+        "Updates over which it rises.",
+        least=0,
+        shown="a tenth of all, at most 100",
+    )
+    schedule: str = setting("rex", "How it falls.", choices=SCHEDULES)
+    phi: float = setting(UBA_PHI, "Shape of the schedule uba.")
+    weight_decay: float = setting(0.01, "AdamW's.", least=0)
+    seed: int = like(Sampling, "seed", 0)
+    val_fraction: float = setting(0.1, "Share of the prompts to validate on.")
+    eval_every: int = setting(50, "Updates between validations.", least=1)
+    save_every: int = setting(100, "Updates between checkpoints.", least=1)
+    keep: str = setting(
+        "best",
+        "Which weights to keep: those of the lowest validation loss, or the last.",
+        choices=("best", "last"),
+    )
+    prefill_step_size: int = setting(
+        512, "Tokens that the model reads at a time.", least=1
+    )
+    cache_dir: Path | None = setting(
+        None, "Folder for the hidden states.", shown="OUTPUT/training/states"
+    )
+    cache_dtype: str | None = setting(
+        None,
+        "Their type.",
+        choices=CACHE_DTYPES,
+        shown="the model's if it has 16 bits, else float16",
+    )
+    resume: bool = setting(False, "Go on with the run that OUTPUT holds.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "output", Path(self.output))
         if self.cache_dir is not None:
             object.__setattr__(self, "cache_dir", Path(self.cache_dir))
-        for name, known in (
-            ("size", tuple(SIZES)),
-            ("schedule", SCHEDULES),
-            ("augment", (None, "concise")),
-            ("keep", ("best", "last")),
-            ("cache_dtype", (None, *CACHE_DTYPES)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(str, known))}, not "
-                    f"{getattr(self, name)!r}."
-                )
-        counts = ["max_length", "min_count", "batch_size", "eval_every", "save_every"]
-        counts += ["prefill_step_size"]
-        optional = ("limit", "steps", "width", "layers", "heads", "intermediate")
-        counts += [name for name in optional if getattr(self, name) is not None]
-        for name in counts:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, not {value!r}.")
+        check_numbers(self)
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0, not {self.epochs!r}.")
         if not 0 < self.val_fraction < 1:
@@ -129,8 +273,6 @@ class TrainOptions:
                 f"val_fraction must be between 0 and 1, not {self.val_fraction!r}: "
                 "validation chooses the weights that are kept and fills the report."
             )
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be >= 0, not {self.weight_decay!r}.")
         sizes = self.predictor_sizes()
         if sizes["width"] % sizes["heads"]:
             raise ValueError(
@@ -140,6 +282,21 @@ class TrainOptions:
         # Raises what is wrong with these before time goes into hidden states.
         rest = self.steps or sys.maxsize, self.warmup or 0, self.phi
         make_schedule(self.schedule, self.learning_rate, *rest)
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the language model comes from; its predictor is not needed."""
+        return take(ModelSource, {**keywords_of(self), "predictor": False})
+
+    @property
+    def prompt(self) -> PromptOptions:
+        """How the prompts of records become a model's input."""
+        return take(PromptOptions, keywords_of(self))
+
+    @property
+    def thinking(self) -> ThinkingBudget:
+        """The markers of thinking, without a budget."""
+        return take(ThinkingBudget, keywords_of(self))
 
     def predictor_sizes(self) -> dict[str, int]:
         """The sizes of the predictor's encoder, as `PredictorConfig` takes them."""

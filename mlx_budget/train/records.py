@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.fields import keywords_of
 from ..engine.prompts import encode_chat
+from ..engine.settings import PromptOptions, ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
 from ..files.rows import Row, read_rows
 from .options import TrainOptions
@@ -90,10 +92,8 @@ def read_records(
     positions: str | int = "newline",
     max_length: int = TrainOptions.max_length,
     augment: str | None = None,
-    thinking_start: str | None = None,
-    thinking_end: str | None = None,
-    system_prompt: str | None = None,
-    chat_template_config: dict | None = None,
+    thinking: ThinkingBudget = ThinkingBudget(),  # noqa: B008
+    prompt: PromptOptions = PromptOptions(),  # noqa: B008
     limit: int | None = None,
     seed: int = 0,
     strict: bool = False,
@@ -116,10 +116,9 @@ def read_records(
             the whole reply; positions behind this are left out.
         augment (str, optional): "concise" adds to each record one whose thinking is its
             answer alone (paper, section on data augmentation).
-        thinking_start (str, optional): Opening marker, in place of the tokenizer's.
-        thinking_end (str, optional): Closing marker, in place of the tokenizer's.
-        system_prompt (str, optional): For records that have none.
-        chat_template_config (dict, optional): More arguments for the template.
+        thinking (ThinkingBudget): The markers, in place of the tokenizer's.
+        prompt (PromptOptions): How prompts are encoded; its system prompt is for
+            records that have none.
         limit (int, optional): Usable records to stop after, added ones not counted.
         seed (int): Of the positions that are drawn.
         strict (bool): Whether a bad record is an error. What is left out because of
@@ -143,12 +142,11 @@ def read_records(
         raise ValueError(f"augment must be None or concise, not {augment!r}.")
     targets = _Targets(
         tokenizer,
-        find_markers(tokenizer, thinking_start, thinking_end),
+        find_markers(tokenizer, thinking.start, thinking.end),
         check_positions(positions),
         max_length,
         seed,
-        system_prompt,
-        chat_template_config,
+        prompt,
     )
     rows = read_rows(data, _COLUMNS)
     return _read(rows, targets, augment, limit, strict, skipped)
@@ -272,8 +270,7 @@ class _Targets:
     positions: str | int
     max_length: int
     seed: int
-    system_prompt: str | None
-    chat_template_config: dict | None
+    prompt: PromptOptions
 
     def encode(self, chat: _Chat) -> _Reply:
         """Prompt and reply as the model met them."""
@@ -327,14 +324,11 @@ class _Targets:
         if chat.is_raw:
             text = chat.messages[0]["content"]
             return encode_chat(self.tokenizer, text, ignore_chat_template=True)
-        has_system = any(m["role"] == "system" for m in chat.messages)
+        prompt = self.prompt
+        if any(m["role"] == "system" for m in chat.messages):
+            prompt = replace(prompt, system_prompt=None)
         try:
-            return encode_chat(
-                self.tokenizer,
-                chat.messages,
-                system_prompt=None if has_system else self.system_prompt,
-                chat_template_config=self.chat_template_config,
-            )
+            return encode_chat(self.tokenizer, chat.messages, **keywords_of(prompt))
         except ValueError as e:
             reason = str(e.__cause__ or e).strip().partition("\n")[0].rstrip(". ")
             raise UnusableRecord(f"chat template fails ({reason})") from None

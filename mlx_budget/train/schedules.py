@@ -5,8 +5,10 @@ Knows nothing of models, losses or optimizers: a schedule is a function of the s
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import mlx.core as mx
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 SCHEDULES = ("constant", "linear", "cosine", "rex", "uba")
 UBA_PHI = 1.0
@@ -14,7 +16,7 @@ UBA_PHI = 1.0
 
 def make_schedule(
     name: str, learning_rate: float, steps: int, warmup: int = 0, phi: float = UBA_PHI
-) -> Callable[[mx.array | int], mx.array]:
+) -> "Callable[[mx.array | int], mx.array]":
     """Makes a learning rate that follows the steps of a run, for mlx.optimizers.
 
     The first ``warmup`` steps rise on a straight line, from ``learning_rate / (warmup +
@@ -48,8 +50,10 @@ def make_schedule(
         ValueError: On an unknown name or a number out of range.
     """
     _check(name, learning_rate, steps, warmup, phi)
+    # Imported here, so that options can be listed without waiting for it.
+    import mlx.core as mx
 
-    def schedule(step: mx.array | int) -> mx.array:
+    def schedule(step: "mx.array | int") -> "mx.array":
         # An optimizer counts in unsigned integers, which must not go below 0.
         step = mx.array(step).astype(mx.float32)
         left = mx.clip((steps - step) / (steps - warmup), 0, 1)
@@ -61,8 +65,10 @@ def make_schedule(
     return schedule
 
 
-def _share_of_peak(name: str, left: mx.array, phi: float) -> mx.array:
+def _share_of_peak(name: str, left: "mx.array", phi: float) -> "mx.array":
     """Of the peak learning rate, with ``left`` = 1 - z of the steps to go."""
+    import mlx.core as mx
+
     if name == "constant":
         return mx.ones_like(left)
     if name == "linear":
@@ -74,7 +80,7 @@ def _share_of_peak(name: str, left: mx.array, phi: float) -> mx.array:
     return cosine if name == "cosine" else _hold(cosine, phi)
 
 
-def _hold(share: mx.array, phi: float) -> mx.array:
+def _hold(share: "mx.array", phi: float) -> "mx.array":
     """Keeps a falling share high for longer (phi < 2) or less long; 1 and 0 stay.
 
     UBA is this with c = 2 share of a cosine, REX with phi = 1 of a straight line.

@@ -4,8 +4,6 @@ Knows prompts, replies and what is written of them; nothing of training or of ho
 options are parsed.
 """
 
-import hashlib
-import json
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -13,102 +11,21 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.fields import keywords_of, take_all
 from ..engine.prompts import encode_chat
-from ..engine.settings import UNBOUNDED_TOKENS, check_temperature
-from ..engine.thinking import ThinkingMarkers, find_markers
+from ..engine.settings import seed_of
+from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.records import open_records, to_line
+from .options import TraceOptions
 
 _ID = re.compile("([0-9]+)-([0-9]+)")
-_SAMPLING = ("temp", "top_p", "min_p", "top_k")
-
-
-@dataclass(frozen=True)
-class TraceOptions:
-    """The options of `write_traces`.
-
-    Attributes:
-        num_samples: Replies to each prompt.
-        limit: How many of the prompts to take, from the first; None for all.
-        batch_size: Most replies to generate at a time.
-        max_tokens: Most tokens of a reply, thinking included; -1 for no limit.
-        temp: Sampling temperature. Predictions hold for the distribution that their
-            training data was drawn from.
-        top_p, min_p, top_k: As in ``mlx_lm.sample_utils.make_sampler``.
-        thinking_only: Whether to end each reply when its thinking is closed. That is
-            faster, and leaves no answer to be concise with.
-        seed: Of the sampling; None for one that differs from run to run.
-        thinking_start: Opening marker, in place of the tokenizer's.
-        thinking_end: Closing marker, in place of the tokenizer's.
-        system_prompt: Put before the messages.
-        chat_template_config: More arguments for the chat template.
-        ignore_chat_template: Whether to use the prompts as they are.
-        prompt_template: What to send in place of a prompt that is a text: its first
-            ``{}`` stands for the prompt.
-        prefill_step_size: Prompt tokens to process at a time.
-        model_name: What tells the model from others.
-    """
-
-    num_samples: int = 1
-    limit: int | None = None
-    batch_size: int = 8
-    max_tokens: int = UNBOUNDED_TOKENS
-    temp: float = 1.0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    top_k: int = 0
-    thinking_only: bool = False
-    seed: int | None = None
-    thinking_start: str | None = None
-    thinking_end: str | None = None
-    system_prompt: str | None = None
-    chat_template_config: dict | None = None
-    ignore_chat_template: bool = False
-    prompt_template: str | None = None
-    prefill_step_size: int = 2048
-    model_name: str = ""
-
-    def __post_init__(self):
-        for name in ("num_samples", "limit", "batch_size", "prefill_step_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, not {value}.")
-        if self.max_tokens < -1 or self.max_tokens == 0:
-            raise ValueError(
-                f"max_tokens must be 1 or more, or -1 for no limit, not "
-                f"{self.max_tokens}."
-            )
-        check_temperature(self.temp)
-        if self.temp == 0 and self.num_samples > 1:
-            raise ValueError(
-                f"At temp 0 all {self.num_samples} samples of a prompt would be the "
-                "same: set a temperature above 0, or take one sample of each."
-            )
-        if self.prompt_template is not None and "{}" not in self.prompt_template:
-            raise ValueError(
-                f"The prompt template {self.prompt_template!r} has no {{}} to stand "
-                "for the prompt."
-            )
-
-    def settings(self, markers: ThinkingMarkers) -> str:
-        """A digest of what decides which replies a prompt can get."""
-        values = {
-            **{name: float(getattr(self, name)) for name in _SAMPLING},
-            "model": self.model_name,
-            "max_tokens": self.max_tokens,
-            "thinking_only": self.thinking_only,
-            "markers": [markers.start, markers.end],
-            "system_prompt": self.system_prompt,
-            "template": [self.ignore_chat_template, self.chat_template_config or {}],
-        }
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -160,7 +77,7 @@ def write_traces(
     output: str | Path,
     *,
     progress: Callable[[TraceStats], None] = lambda _: None,
-    **options,
+    **options: Any,
 ) -> TraceStats:
     """Generates replies without a budget; appends each to a file when it is finished.
 
@@ -178,8 +95,10 @@ def write_traces(
     meets no chat template is a user message, and its record has ``"raw_prompt": true``.
 
     A run on an existing file goes on with it: what a killed run left of a line is cut
-    off, and what is there already is not generated again. Greedy replies are those of
-    a run that was never stopped; sampled ones are other draws of the same distribution.
+    off, and what is there already is not generated again. The replies are those of a
+    run that was never stopped, to the rounding of batched arithmetic: a sampled one
+    depends on the seed, its prompt's index and its sample's alone. Without a seed they
+    are other draws of the same distribution.
 
     Args:
         model, tokenizer: As `mlx_budget.load` returns them.
@@ -187,7 +106,7 @@ def write_traces(
             returns them.
         output (str or Path): The file, *.jsonl.
         progress (Callable): Called at the start and after each record.
-        options: The fields of `TraceOptions`.
+        options: The fields of `TraceOptions`, and of the values that it holds.
 
     Returns:
         TraceStats: Of the file and this run.
@@ -196,17 +115,16 @@ def write_traces(
         ValueError: In one line, if an option or a prompt cannot be used, the file is of
             another run or in use, or the disk is full.
     """
-    options = TraceOptions(**options)
+    run = take_all(TraceOptions, options)
     output = check_output(output)
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
-    markers = find_markers(tokenizer, options.thinking_start, options.thinking_end)
-    settings = options.settings(markers)
-    prompts = [_fill(options.prompt_template, prompt) for prompt in prompts]
-    chats = [_messages(prompt, options.system_prompt) for prompt in prompts]
+    settings = run.settings(find_markers(tokenizer, run.start, run.end))
+    prompts = [_fill(run.prompt_template, prompt) for prompt in prompts]
+    chats = [_messages(prompt, run.prompt.system_prompt) for prompt in prompts]
     # What is written of a reply, besides the reply.
     constants = {"settings": settings}
-    if options.ignore_chat_template or not tokenizer.has_chat_template:
+    if run.prompt.ignore_chat_template or not tokenizer.has_chat_template:
         constants["raw_prompt"] = True
     advice = "and run the same again: it goes on where it ended"
     with full_disk_in_one_line(output, advice), open_records(output) as file:
@@ -219,26 +137,27 @@ def write_traces(
         # Every prompt once before any a second time, in case the run is stopped.
         missing = [
             (index, sample)
-            for sample in range(options.num_samples)
-            for index in range(len(prompts[: options.limit]))
+            for sample in range(run.num_samples)
+            for index in range(len(prompts[: run.limit]))
             if (index, sample) not in there
         ]
-        encoded = _encode(tokenizer, prompts, {index for index, _ in missing}, options)
+        encoded = _encode(tokenizer, prompts, {index for index, _ in missing}, run)
         stats = replace(stats, total=stats.records + len(missing))
         progress(stats)
-        _seed(options.seed, stats.records)
+        sampling = keywords_of(run.sampling)
+        if run.sampling.seed is not None:
+            sampling["seed"] = [seed_of(run.sampling.seed, *names) for names in missing]
         replies = stream_batch_generate(
             model,
             tokenizer,
             [encoded[index] for index, _ in missing],
             predictor=False,
-            max_tokens=options.max_tokens,
-            stop_after_thinking=options.thinking_only,
-            thinking_start=options.thinking_start,
-            thinking_end=options.thinking_end,
-            batch_size=options.batch_size,
-            prefill_step_size=options.prefill_step_size,
-            **{name: getattr(options, name) for name in _SAMPLING},
+            max_tokens=run.max_tokens,
+            stop_after_thinking=run.thinking_only,
+            batch_size=run.batch_size,
+            prefill_step_size=run.prefill_step_size,
+            **keywords_of(run.thinking),
+            **sampling,
         )
         started = time.perf_counter()
         with closing(replies):
@@ -292,29 +211,15 @@ def _encode(
     for index in sorted(indices):
         prompt = prompts[index]
         try:
-            to_line({"prompt": prompt, "system_prompt": options.system_prompt})
+            to_line({"prompt": prompt, "system_prompt": options.prompt.system_prompt})
             encoded[index] = encode_chat(
-                tokenizer,
-                prompt,
-                system_prompt=options.system_prompt,
-                chat_template_config=options.chat_template_config,
-                ignore_chat_template=options.ignore_chat_template,
+                tokenizer, prompt, **keywords_of(options.prompt)
             )
         except ValueError as e:
             raise ValueError(
                 f"Prompt {index} (the first is 0) cannot be used: {e}"
             ) from e
     return encoded
-
-
-def _seed(seed: int | None, records: int) -> None:
-    """Seeds the sampling, otherwise where records are there that were sampled so."""
-    if seed is None:
-        return
-    if records:
-        digest = hashlib.sha256(f"{seed} {records}".encode()).digest()
-        seed = int.from_bytes(digest[:8], "little")
-    mx.random.seed(seed)
 
 
 def _record(name: str, chat: list[dict], reply: BatchReply, constants: dict) -> dict:

@@ -9,6 +9,12 @@ from chat_terminal import FIRST, SECOND, copy_demo, first_reply
 from mlx_budget import demo
 from mlx_budget.cli import cli
 from mlx_budget.cli.chat_session import run_chat
+from mlx_budget.engine.settings import (
+    ModelSource,
+    PromptOptions,
+    Sampling,
+    ThinkingBudget,
+)
 from recipes.demo.chat import TEMPLATE
 
 
@@ -197,7 +203,7 @@ def test_any_text_can_be_said():
 def test_without_standard_input_there_is_no_chat(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(ValueError, match="no standard input"):
-        run_chat(None)
+        run_chat(ModelSource(), ThinkingBudget(), Sampling(), PromptOptions())
 
 
 @pytest.mark.parametrize(

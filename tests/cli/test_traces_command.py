@@ -155,7 +155,7 @@ def test_a_model_without_markers_is_refused_before_its_weights_are_read(
     assert not output.exists()
     asked = []
     monkeypatch.setattr(
-        "mlx_budget.cli.traces.load",
+        "mlx_budget.models.loading.load",
         lambda *names, **options: asked.append(options) or load(*names, **options),
     )
     given = ["--thinking-start-token", "", "--thinking-end-token", "So", "--limit", 1]

@@ -213,8 +213,13 @@ def test_a_folder_of_another_run_is_refused(loaded, tmp_path, change, message):
         ),
         ({"num_samples": 2}, "At temp 0 all 2 samples of a question"),
         ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
-        ({"hard_stop": None}, "choose guidance-no-hard-stop"),
-        ({"seed": -1}, "seed must be 0 or more"),
+        (
+            {"hard_stop": None, "strategies": ("guidance", "guidance-no-hard-stop")},
+            "choose guidance-no-hard-stop",
+        ),
+        ({"thinking_budget": 5}, "takes budgets for its strategies"),
+        ({"seed": -1}, "seed must be 0 to"),
+        ({"seed": None}, "seed must be a number, not None"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(

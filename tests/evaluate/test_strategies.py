@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_budget import batch_generate, stream_batch_generate
-from mlx_budget.engine.settings import AutoBudget
+from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
 from mlx_budget.evaluate.strategies import (
     FORCED_ANSWER,
     STRATEGIES,
@@ -20,7 +20,8 @@ START, END = 423, 424
 
 def say(loaded, script: list[int], arm: Arm, **options):
     """The reply of a model that wants to say ``script`` and then the end."""
-    given = arm.generation(loaded[2], 1.1, options.pop("message", None))
+    thinking = ThinkingBudget(message=options.pop("message", None))
+    given = arm.generation(loaded[2], thinking)
     (reply,) = batch_generate(
         ScriptedBatch(script, 2),
         loaded[1],
@@ -74,16 +75,20 @@ def test_only_prompt_states_the_budget():
 
 def test_guided_strategies_differ_in_the_hard_stop_and_the_budget(loaded):
     predictor = loaded[2]
-    with_stop = Arm("guidance", "9", 9).generation(predictor, 1.3, "Time.")
+    thinking = ThinkingBudget(hard_stop=1.3, message="Time.", guidance_tolerance=0)
+    with_stop = Arm("guidance", "9", 9).generation(predictor, thinking)
     assert with_stop == {
         "predictor": predictor,
         "thinking_budget": 9,
         "hard_stop": 1.3,
         "thinking_budget_message": "Time.",
+        "guidance_tolerance": 0,
+        "thinking_start": None,
+        "thinking_end": None,
     }
-    alone = Arm("guidance-no-hard-stop", "9", 9).generation(predictor, 1.3, None)
+    alone = Arm("guidance-no-hard-stop", "9", 9).generation(predictor, thinking)
     assert alone["hard_stop"] is None and alone["predictor"] is predictor
-    auto = Arm("auto", "50%", AutoBudget(0.5)).generation(predictor, 1.3, None)
+    auto = Arm("auto", "50%", AutoBudget(0.5)).generation(predictor, thinking)
     assert auto["thinking_budget"] == AutoBudget(0.5) and auto["hard_stop"] == 1.3
     assert [s for s in STRATEGIES if needs_predictor(s)] == [
         "guidance",
@@ -145,8 +150,7 @@ def test_wait_needs_a_closing_marker_of_one_token(loaded):
     replies = stream_batch_generate(
         *loaded[:2],
         [[5, START]],
-        thinking_end="</my thought>",
-        **arm.generation(None, 1.1, None),
+        **arm.generation(None, ThinkingBudget(end="</my thought>")),
     )
     with pytest.raises(ValueError, match="wait needs a closing marker of one token"):
         next(replies)

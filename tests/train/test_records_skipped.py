@@ -6,6 +6,7 @@ from mlx_lm.tokenizer_utils import load as load_tokenizer
 from chats import USER, chat, read
 from conversions import REFERENCE
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.engine.settings import ThinkingBudget
 from mlx_budget.train.records import SkippedRecords, read_records
 
 
@@ -108,7 +109,7 @@ def test_skipped_records_are_summed_up():
         ({"limit": 0}, "limit must be an integer >= 1, not 0"),
         ({"seed": -1}, "seed must be an integer >= 0, not -1"),
         ({"augment": "long"}, "augment must be None or concise, not 'long'"),
-        ({"thinking_end": " "}, "closing thinking marker"),
+        ({"thinking": ThinkingBudget(end=" ")}, "closing thinking marker"),
     ],
 )
 def test_bad_options_are_refused_before_reading(tokenizer, options, message):

@@ -291,8 +291,8 @@ def test_states_are_shared_by_the_runs_of_one_cache_dir(make_options, whole, tmp
     ("changes", "message"),
     [
         ({"size": "huge"}, "size must be one of base, small, mini, tiny, not 'huge'"),
-        ({"steps": 0}, "steps must be an integer >= 1, not 0"),
-        ({"width": 0}, "width must be an integer >= 1, not 0"),
+        ({"steps": 0}, "steps must be 1 or more, not 0"),
+        ({"width": 0}, "width must be 1 or more, not 0"),
         ({"heads": 3}, "heads must divide the predictor's width of 32, which 3 does"),
         ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1, not 1.0"),
         ({"epochs": 0.0}, "epochs must be above 0, not 0.0"),
@@ -302,7 +302,7 @@ def test_states_are_shared_by_the_runs_of_one_cache_dir(make_options, whole, tmp
         ({"learning_rate": 0.0}, "learning rate must be a number above 0, not 0.0"),
         ({"warmup": STEPS}, f"below the {STEPS} steps of the run, not {STEPS}"),
         ({"phi": -1.0}, "phi of uba must be a number above 0, not -1.0"),
-        ({"weight_decay": -1.0}, "weight_decay must be >= 0, not -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more, not -1.0"),
     ],
 )
 def test_bad_options_are_refused_at_once(make_options, changes, message):

@@ -1,0 +1,10 @@
+"""The named sizes of predictors. Knows numbers alone."""
+
+# BERT-base, as in the published checkpoints, and three of the
+# smaller BERTs of Turc et al., "Well-Read Students Learn Better", arXiv 1908.08962.
+SIZES = {
+    "base": {"width": 768, "layers": 12, "heads": 12, "intermediate": 3072},
+    "small": {"width": 512, "layers": 4, "heads": 8, "intermediate": 2048},
+    "mini": {"width": 256, "layers": 4, "heads": 4, "intermediate": 1024},
+    "tiny": {"width": 128, "layers": 2, "heads": 2, "intermediate": 512},
+}
