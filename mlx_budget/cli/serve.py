@@ -16,6 +16,7 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
+from ..server.budgets import MAX_TOKENS, BudgetPolicy
 from .options import (
     COUNT,
     KV_OPTIONS,
@@ -65,7 +66,7 @@ def _bytes(text: str) -> int:
     "--max-tokens",
     type=COUNT,
     cls=Shown,
-    shown="512 without a budget; with one what thinking can take and "
+    shown=f"{MAX_TOKENS} without a budget; with one what thinking can take and "
     f"{ANSWER_TOKENS:,} more",
     help="Most tokens of a reply, for requests that do not say.",
 )
@@ -140,16 +141,8 @@ def serve(
     """
     import logging
 
-    from ..server import serve
-    from ..server.budgets import BudgetPolicy
+    from ..server.run import serve
 
-    policy = BudgetPolicy(
-        thinking.tokens,
-        max_thinking_budget,
-        thinking.hard_stop,
-        thinking.guidance_tolerance,
-        thinking.message,
-    )
     tell_of_demo()
     logging.basicConfig(
         level=log_level, format="%(asctime)s - %(levelname)s - %(message)s"
@@ -158,4 +151,4 @@ def serve(
     options |= keywords_of(source) | keywords_of(sampling)
     options |= {"thinking_start": thinking.start, "thinking_end": thinking.end}
     options["chat_template_args"] = template.chat_template_config
-    serve(Namespace(**options), policy)
+    serve(Namespace(**options), BudgetPolicy(thinking, max_thinking_budget))

@@ -51,7 +51,7 @@ class ThinkingEstimate:
 def estimate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
-    predictor: Predictor,
+    predictor: Predictor | bool | None,
     prompt: Prompt,
     *,
     thinking_start: str | None = None,

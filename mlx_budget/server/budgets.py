@@ -4,18 +4,15 @@ Knows the fields and the server's limits; nothing of HTTP or of models.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..engine.generate import default_max_tokens
 from ..engine.settings import (
     ANSWER_TOKENS,
-    DEFAULT_HARD_STOP,
     AutoBudget,
+    Budget,
+    ThinkingBudget,
     check_budget,
-    check_hard_stop,
-    check_tolerance,
-    limit_budget,
 )
-from ..method.candidates import DEFAULT_TOLERANCE
 
 # The first is ours; the others are what other servers taught clients.
 FIELDS = (
@@ -24,7 +21,7 @@ FIELDS = (
     "thinking_budget_tokens",
     "chat_template_kwargs.thinking_budget",
 )
-EFFORTS = {
+EFFORTS: dict[str, Budget] = {
     "none": 0,
     "low": AutoBudget(0.4),
     "medium": AutoBudget(0.7),
@@ -33,6 +30,8 @@ EFFORTS = {
 # Of max_tokens, thinking under a budget leaves this share for the answer, or as many
 # tokens as an answer gets by default if those are fewer.
 ANSWER_SHARE = 0.25
+# What mlx_lm.server generates at most for a request that sets no limit.
+MAX_TOKENS = 512
 
 
 class RequestError(ValueError):
@@ -54,61 +53,32 @@ class BudgetPolicy:
     """How the server treats thinking.
 
     Attributes:
-        default: Budget of requests that set none.
+        thinking: What requests get that do not say.
         most: Tokens that no budget passes, if any.
-        hard_stop, guidance_tolerance: As in `make_budget_sampler`.
-        thinking_budget_message: Of requests that set none.
-
-    Raises:
-        ValueError: If one of them is none.
     """
 
-    default: int | AutoBudget | None = None
+    thinking: ThinkingBudget = ThinkingBudget()
     most: int | None = None
-    hard_stop: float | None = DEFAULT_HARD_STOP
-    guidance_tolerance: float = DEFAULT_TOLERANCE
-    thinking_budget_message: str | None = None
-
-    def __post_init__(self):
-        check_hard_stop(self.hard_stop)
-        check_tolerance(self.guidance_tolerance)
 
 
-@dataclass(frozen=True)
-class ThinkingRequest:
-    """What one request gets.
+def leaving_room(
+    thinking: ThinkingBudget, max_tokens: int, forced: int
+) -> ThinkingBudget:
+    """The same, with thinking that leaves room for an answer.
 
-    Attributes:
-        budget: Tokens, or how to find them, or None for no budget.
-        message: Text put before the closing marker on a forced close.
-        policy: The server's.
+    Args:
+        thinking (ThinkingBudget): What a request gets.
+        max_tokens (int): Most tokens of the reply.
+        forced (int): Tokens that a forced close puts in.
     """
-
-    budget: int | AutoBudget | None
-    message: str | None
-    policy: BudgetPolicy
-
-    def leaving_room(self, max_tokens: int, forced: int) -> "ThinkingRequest":
-        """The same, with thinking that leaves room for an answer.
-
-        Args:
-            max_tokens (int): Most tokens of the reply.
-            forced (int): Tokens that a forced close puts in.
-        """
-        if self.budget is None:
-            return self
-        room = min(int(max_tokens * ANSWER_SHARE), max(ANSWER_TOKENS - forced, 0))
-        left = max(max_tokens - room - forced, 0)
-        most = int(left / (self.policy.hard_stop or 1))
-        return replace(self, budget=limit_budget(self.budget, most))
-
-    @property
-    def default_max_tokens(self) -> int:
-        """Room for the thinking that the budget allows, and for an answer."""
-        return default_max_tokens(self.budget, self.policy.hard_stop)
+    if thinking.tokens is None:
+        return thinking
+    room = min(int(max_tokens * ANSWER_SHARE), max(ANSWER_TOKENS - forced, 0))
+    left = max(max_tokens - room - forced, 0)
+    return thinking.at_most(int(left / (thinking.hard_stop or 1)))
 
 
-def read_thinking(body: dict, policy: BudgetPolicy) -> ThinkingRequest:
+def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
     """What a request's body asks for, within the server's policy.
 
     Args:
@@ -119,7 +89,7 @@ def read_thinking(body: dict, policy: BudgetPolicy) -> ThinkingRequest:
         RequestError: If a field has a wrong type or value, or two disagree.
     """
     asked = _asked_budgets(body)
-    (first, budget), *others = asked.items() or [(None, policy.default)]
+    (first, budget), *others = asked.items() or [("", policy.thinking.tokens)]
     for other, value in others:
         if value != budget:
             raise RequestError(
@@ -127,16 +97,17 @@ def read_thinking(body: dict, policy: BudgetPolicy) -> ThinkingRequest:
             )
     message = body.get("thinking_budget_message")
     if message is None:
-        message = policy.thinking_budget_message
+        message = policy.thinking.message
     elif not isinstance(message, str):
         raise RequestError(
             "thinking_budget_message must be a text.", "thinking_budget_message"
         )
-    return ThinkingRequest(limit_budget(budget, policy.most), message, policy)
+    thinking = replace(policy.thinking, tokens=budget, message=message)
+    return thinking.at_most(policy.most)
 
 
-def _asked_budgets(body: dict) -> dict[str, int | AutoBudget | None]:
-    asked = {}
+def _asked_budgets(body: dict[str, Any]) -> dict[str, Budget]:
+    asked: dict[str, Budget] = {}
     for field in FIELDS:
         parent, _, name = field.rpartition(".")
         place = body.get(parent) if parent else body
@@ -154,7 +125,7 @@ def _asked_budgets(body: dict) -> dict[str, int | AutoBudget | None]:
     return asked
 
 
-def _read_budget(field: str, value: object) -> int | AutoBudget | None:
+def _read_budget(field: str, value: object) -> Budget:
     try:
         return check_budget(value)
     except ValueError as e:

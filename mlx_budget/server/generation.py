@@ -29,7 +29,7 @@ from ..engine.settings import MAX_SEED, Sampling, ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor, is_predictor_folder
 from ..models.loading import check_fits, fetch_model, load_predictor
-from .budgets import BudgetPolicy, RequestError, ThinkingRequest
+from .budgets import BudgetPolicy, RequestError, leaving_room
 
 # What no prompt and no reply has, for mlx-lm to look for.
 _NO_TEXT, _NO_TOKENS = "\0", (-1,)
@@ -67,17 +67,14 @@ class BudgetModelProvider(server.ModelProvider):
         """Loads the default model; a failure is kept for `wait_until_loaded`."""
         try:
             super().load_default()
-            budget = self._policy.default
-            if self._policy.most is not None:
-                budget = self._policy.most
-            if budget is not None:
+            thinking = self._policy.thinking.at_most(self._policy.most)
+            if thinking.tokens is not None:
                 if self.cli_args.draft_model is not None:
                     raise ValueError(
                         "Speculative decoding (--draft-model) cannot be combined with "
                         "a thinking budget: leave out one of them."
                     )
                 find_markers(self.tokenizer, *self.named_markers)
-                thinking = ThinkingBudget(budget, self._policy.hard_stop)
                 check_enforceable(thinking, self.predictor)
         except Exception as e:  # whatever a model's files make its loader raise
             self._failure = e
@@ -157,7 +154,7 @@ class Steering:
         reply: Follows its reply, once generation has begun.
     """
 
-    request: ThinkingRequest
+    request: ThinkingBudget
     connection: socket.socket | None = None
     reply: ReplyFollower | None = None
 
@@ -294,7 +291,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                     "logit_bias",
                 )
         is_drafted = self.model_provider.draft_model is not None
-        if is_drafted and request.steering.request.budget is not None:
+        if is_drafted and request.steering.request.tokens is not None:
             raise RequestError(
                 "Speculative decoding cannot be combined with a thinking budget: leave "
                 "out one of them."
@@ -319,16 +316,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         start, end = self.model_provider.named_markers
         if tokenizer.has_thinking:
             forced += len(find_markers(tokenizer, start, end).end_tokens)
-        thinking = steering.request.leaving_room(args.max_tokens, forced)
-        steering.request = thinking
-        return ThinkingBudget(
-            thinking.budget,
-            thinking.policy.hard_stop,
-            thinking.message,
-            thinking.policy.guidance_tolerance,
-            start,
-            end,
-        )
+        thinking = leaving_room(steering.request, args.max_tokens, forced)
+        steering.request = replace(thinking, start=start, end=end)
+        return steering.request
 
     def _is_batchable(self, args: server.GenerationArguments) -> bool:
         # Our draws are a request's own, so a seed is no reason to be served alone.

@@ -109,11 +109,11 @@ class BudgetHandler(server.APIHandler):
             super().validate_model_parameters()
         except (ValueError, TypeError, OverflowError) as e:
             raise RequestError(str(e)) from None
-        budget = self._thinking.budget
+        budget = self._thinking.tokens
         asked = ("max_completion_tokens", "max_tokens")
         is_given = any(name in self.body for name in asked)
         if not is_given and self.default_max_tokens is None and budget is not None:
-            self.max_tokens = self._thinking.default_max_tokens
+            self.max_tokens = self._thinking.max_tokens
         template = self.chat_template_kwargs
         if template and "thinking_budget" in template:
             # A template that writes the budget down shall write the one that holds.

@@ -12,13 +12,11 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from mlx_lm import server
 from mlx_lm.models.cache import LRUPromptCache
 
-from .budgets import BudgetPolicy
+from .budgets import MAX_TOKENS, BudgetPolicy
 from .generation import BudgetModelProvider, BudgetResponseGenerator, take_sampler
 from .handler import make_handler
 from .seams import check_seams, samplers_made_by
 
-# What mlx_lm.server generates at most for a request that sets no limit.
-MAX_TOKENS = 512
 # Whether a thread of this process has loaded a model.
 has_computed = False
 

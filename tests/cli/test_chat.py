@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from chat_terminal import FIRST, SECOND, copy_demo, first_reply
-from mlx_budget import demo
+from mlx_budget import demo, generate, load
 from mlx_budget.cli import cli
 from mlx_budget.cli.chat_session import run_chat
+from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import (
     ModelSource,
     PromptOptions,
@@ -35,6 +36,25 @@ def said(*lines, args=()) -> list[str]:
 @pytest.fixture(scope="module")
 def reply():
     return first_reply()
+
+
+@pytest.fixture(scope="module")
+def demo_model():
+    return load("demo")
+
+
+def test_a_seed_repeats_a_chat_from_its_first_turn_on(demo_model):
+    def said(seed: int, *lines: str) -> str:
+        args = ("--temp", 2, "--thinking-budget", 0, "-m", 8, "--seed", seed)
+        return chat(lines, *args).stdout
+
+    options = {"temp": 2.0, "thinking_budget": 0, "max_tokens": 8, "seed": 2**40}
+    ids = encode_chat(demo_model[1], FIRST)
+    alone = generate(*demo_model[:2], ids, predictor=demo_model[2], **options) + "\n"
+    two = said(2**40, FIRST, FIRST)
+    assert two.startswith(alone)
+    assert said(2**40, FIRST, FIRST, "/reset", FIRST) == two + alone
+    assert said(2**40 + 1, FIRST) != alone
 
 
 def test_a_pipe_gets_the_replies_alone(reply):

@@ -138,6 +138,16 @@ def test_seeds_repeat_a_run(converted):
     assert generate(converted, *options).stdout == generate(converted, *options).stdout
 
 
+@pytest.mark.parametrize("seed", [2, 2**64 - 1])
+def test_a_seed_is_that_of_python(converted, loaded, seed):
+    model, tokenizer, predictor = loaded
+    options = {"temp": 1.0, "thinking_budget": 20, "max_tokens": 40, "seed": seed}
+    ids = encode_chat(tokenizer, QUESTION)
+    text = mlx_budget.generate(model, tokenizer, ids, predictor=predictor, **options)
+    args = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+    assert generate(converted, *args).stdout == text + "\n"
+
+
 def test_a_saved_prompt_cache_changes_nothing(converted, loaded, tmp_path):
     model, tokenizer, _ = loaded
     file = tmp_path / "cache.safetensors"

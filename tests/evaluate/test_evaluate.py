@@ -230,6 +230,43 @@ def test_bad_options_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_without_a_hard_stop_guidance_is_left_alone_with_closing(loaded, tmp_path):
+    options = dict(budgets=parse_budgets("12"))
+    free = run(
+        loaded, tmp_path / "a", strategies=("guidance",), hard_stop=None, **options
+    )
+    alone = run(
+        loaded, tmp_path / "b", strategies=("guidance-no-hard-stop",), **options
+    )
+    replies = [[r["reply"] for r in records] for records in (free, alone)]
+    assert replies[0] == replies[1]
+    assert max(r["thinking_tokens"] for r in free) > 1.1 * 12
+    assert read_settings(tmp_path / "a")["hard_stop"] is None
+
+
+def test_how_tokens_are_drawn_is_kept_with_a_run(loaded, tmp_path):
+    options = dict(strategies=("no-thinking",), budgets=(), temp=1.0)
+    odds = {"xtc_probability": 1.0, "xtc_threshold": 0.01, "min_tokens_to_keep": 2}
+    plain = run(loaded, tmp_path / "plain", **options)
+    drawn = run(loaded, tmp_path / "drawn", **options, **odds)
+    assert [r["reply"] for r in plain] != [r["reply"] for r in drawn]
+    with pytest.raises(ValueError, match="run with min_tokens_to_keep 2, not 1"):
+        run(loaded, tmp_path / "drawn", **options)
+
+
+def test_settings_that_a_folder_does_not_name_had_their_defaults(loaded, tmp_path):
+    options = dict(strategies=("no-thinking",), budgets=())
+    run(loaded, tmp_path, **options)
+    file = tmp_path / "settings.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("guidance_tolerance", "xtc_probability", "min_tokens_to_keep"):
+        del settings[name]
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    run(loaded, tmp_path, **options)
+    with pytest.raises(ValueError, match="guidance_tolerance 0.001, not 0.0"):
+        run(loaded, tmp_path, **options, guidance_tolerance=0.0)
+
+
 def test_guidance_without_a_predictor_is_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="strategy guidance needs a predictor"):
         run((*loaded[:2], None), tmp_path / "run")

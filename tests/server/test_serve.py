@@ -8,10 +8,9 @@ import openai
 import pytest
 
 from mlx_budget import demo
-from mlx_budget.engine.generate import default_max_tokens
 from mlx_budget.engine.prompts import encode_chat
-from mlx_budget.engine.settings import AutoBudget
-from mlx_budget.server.budgets import EFFORTS, BudgetPolicy, ThinkingRequest
+from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
+from mlx_budget.server.budgets import EFFORTS, leaving_room
 from mlx_budget.server.stops import StopWords
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
 from serve_scripted import TOOLS
@@ -208,13 +207,13 @@ def test_stop_words_are_found_across_pieces():
         (500, 60, 1, 40),
         (500, 60, 25, 18),
         (500, 1, 9, 0),
-        (20_000, default_max_tokens(20_000, 1.1), 1, 20_000),
+        (20_000, ThinkingBudget(20_000, 1.1).max_tokens, 1, 20_000),
         (AutoBudget(2), 8192, 1, AutoBudget(2, most=5585)),
     ],
 )
 def test_thinking_leaves_room_for_an_answer(budget, max_tokens, forced, lowered):
-    request = ThinkingRequest(budget, None, BudgetPolicy())
-    assert request.leaving_room(max_tokens, forced).budget == lowered
+    thinking = leaving_room(ThinkingBudget(budget), max_tokens, forced)
+    assert thinking.tokens == lowered
 
 
 def test_named_or_not_the_default_model_is_one(tmp_path, endless):

@@ -4,6 +4,7 @@ import fcntl
 import json
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from chats import read
 from mlx_budget import stream_batch_generate, stream_generate
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.engine.settings import Sampling
+from mlx_budget.engine.thinking import ThinkingMarkers
 from mlx_budget.train.traces import TraceOptions
 from traced import PROMPTS, records_of, write
 
@@ -289,6 +292,31 @@ def test_seeds_repeat_a_run(loaded, tmp_path):
     assert written[0] == written[1] != written[2]
 
 
+@pytest.mark.parametrize("there", [1, 3, 7])
+def test_a_stopped_run_draws_as_if_it_never_was(loaded, tmp_path, there):
+    options = {"temp": 1.0, "max_tokens": 20, "num_samples": 2, "seed": 2**64 - 1}
+    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    write(loaded, whole, **options)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    stopped.write_bytes(b"".join(lines[:there]))
+    write(loaded, stopped, **options, batch_size=2)
+    assert records_of(stopped) == records_of(whole)
+
+
+@pytest.mark.parametrize(
+    "options", [{"xtc_probability": 1.0, "xtc_threshold": 0.01}, {"seed": 8}]
+)
+def test_other_draws_are_of_other_tokens(loaded, tmp_path, options):
+    files = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
+    for file, more in zip(files, ({}, options), strict=True):
+        given = {"temp": 1.0, "max_tokens": 20, "seed": 7, **more}
+        write(loaded, file, PROMPTS[:1], **given)
+    one, other = (records_of(file)["0-0"] for file in files)
+    assert one["tokens"] != other["tokens"]
+    # Any seed may go on with a file; other odds may not.
+    assert (one["settings"] == other["settings"]) == ("seed" in options)
+
+
 def test_prompts_all_come_before_any_comes_again(loaded, output):
     write(loaded, output, num_samples=2, temp=1.0, max_tokens=3, batch_size=1)
     names = [json.loads(line)["id"] for line in output.read_text().splitlines()]
@@ -378,6 +406,19 @@ def test_bad_options_are_named(loaded, output, options, message):
 def test_the_output_must_be_json_lines(loaded, tmp_path):
     with pytest.raises(ValueError, match=r"must be a file \*.jsonl, not .*x.json"):
         write(loaded, tmp_path / "x.json")
+
+
+def test_write_traces_takes_no_budget(loaded, output):
+    with pytest.raises(TypeError, match="thinking_budget"):
+        write(loaded, output, thinking_budget=3)
+
+
+def test_a_digest_is_that_of_files_of_before_all_of_sampling_was_an_option():
+    markers = ThinkingMarkers("<a>", "</a>", (1,), (2,))
+    options = TraceOptions(sampling=Sampling(temp=0.5, top_p=0.9, top_k=3))
+    assert options.settings(markers) == "471c09e4ef5d"
+    more = replace(options, sampling=Sampling(min_tokens_to_keep=2))
+    assert more.settings(markers) != options.settings(markers)
 
 
 def test_there_is_no_budget():
