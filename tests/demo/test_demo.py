@@ -1,11 +1,12 @@
 """The built-in demo model: what ships, that it reasons, and that a budget steers it."""
 
+import functools
+import io
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,9 +18,10 @@ from tokenizers import Tokenizer
 from mlx_budget import batch_generate, demo, load
 from mlx_budget.cli import cli
 from mlx_budget.engine.prompts import encode_chat
+from recipes.demo import pretrain as pretraining
 from recipes.demo.chat import make_chat, make_tokenizer, write_prompt, write_reply
 from recipes.demo.make import draw_problems, quantise, write_problems
-from recipes.demo.pretrain import Pool, Stage, pretrain
+from recipes.demo.pretrain import Pool, Stage
 from recipes.demo.problems import is_held_out
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
@@ -70,25 +72,34 @@ def test_the_problems_are_those_of_the_seed_and_were_never_trained_on(tmp_path):
     assert all(is_held_out(p.chain) for p in problems)
 
 
+def mean_thinking(replies) -> float:
+    return sum(r.thinking_tokens for r in replies) / len(replies)
+
+
 def test_it_is_right_most_of_the_time_and_steered_to_less_thinking(model):
-    free, right = ask(model, 48)
-    assert right >= 0.85 * 48
-    mean = sum(r.thinking_tokens for r in free) / 48
-    tight, still_right = ask(model, 48, thinking_budget=round(0.45 * mean))
-    assert sum(r.thinking_tokens for r in tight) / 48 < 0.55 * mean
+    count = 16
+    free, right = ask(model, count)
+    assert right >= 0.85 * count
+    mean = mean_thinking(free)
+    budget = round(0.45 * mean)
+    tight, still_right = ask(model, count, thinking_budget=budget)
+    assert mean_thinking(tight) < 0.55 * mean
     cut, guessed = ask(
-        (*model[:2], False), 48, thinking_budget=round(0.45 * mean), hard_stop=1.0
+        (*model[:2], False), count, thinking_budget=budget, hard_stop=1.0
     )
-    assert still_right >= guessed + 12
+    assert mean_thinking(cut) <= budget
+    assert still_right >= guessed + count / 4
 
 
 @pytest.mark.parametrize("earlier", [1, 3])
 def test_later_questions_of_a_chat_are_answered_and_steered_too(model, earlier):
-    _, right = ask(model, 32, earlier)
-    assert right >= 0.85 * 32
-    steered, still_right = ask(model, 32, earlier, thinking_budget=70)
-    assert still_right >= 0.75 * 32
+    count = 12
+    free, right = ask(model, count, earlier)
+    assert right >= 0.85 * count
+    steered, still_right = ask(model, count, earlier, thinking_budget=70)
+    assert still_right >= 0.75 * count
     assert all(r.thinking_tokens <= 1.1 * 70 for r in steered)
+    assert mean_thinking(steered) < 0.6 * mean_thinking(free)
 
 
 def test_commands_without_a_model_use_it_and_say_so():
@@ -109,20 +120,44 @@ def test_a_model_that_is_named_brings_no_notice():
     assert demo.NOTICE not in result.stderr
 
 
-def test_the_first_token_comes_within_ten_seconds():
-    """From the command on, in a process of its own."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlx_budget", "generate", "-p", QUESTION],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout.read(1)
-    seconds = time.perf_counter() - start
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert seconds < 10
+def cpu_seconds(*arguments: str) -> float:
+    """What a Python process of its own costs."""
+    before = os.times()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
+
+
+def test_a_first_token_costs_little_more_than_importing_mlx_lm():
+    options = ("-p", QUESTION, "--max-tokens", "1")
+    ours = cpu_seconds("-m", "mlx_budget", "generate", *options)
+    # A quarter more is usual.
+    assert ours < 2 * cpu_seconds("-c", "import mlx_lm")
+
+
+def test_a_token_is_shown_when_it_comes(model, monkeypatch):
+    kind, passes = type(model[0]), []
+    call = kind.__call__
+
+    @functools.wraps(call)
+    def counted(self, *args, **kwargs):
+        passes.append(1)
+        return call(self, *args, **kwargs)
+
+    class Out(io.StringIO):
+        passes_before: list[int] = []
+
+        def write(self, text: str) -> int:
+            self.passes_before.append(len(passes))
+            return super().write(text)
+
+    monkeypatch.setattr(kind, "__call__", counted)
+    monkeypatch.setattr(sys, "stdout", Out())
+    cli(["generate", "-p", QUESTION, "--max-tokens", "20"], standalone_mode=False)
+    first, *_, last = Out.passes_before
+    # The prompt in two parts, and a step that is computed ahead.
+    assert first <= 4
+    assert last - first >= 15
 
 
 @pytest.mark.parametrize("earlier", [0, 2])
@@ -144,12 +179,36 @@ def test_the_template_writes_what_it_was_trained_on(model, earlier):
     assert write_prompt(asked_next).startswith(history)
 
 
+# Sizes that are trained in no time.
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+}
+
+
+def pretrain_briefly(folder: Path, progress=lambda *_: None) -> None:
+    """Two updates of a small model on a few sequences, from where it was stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "SHAPE", {**pretraining.SHAPE, **SMALL})
+        patch.setattr(pretraining, "BATCH_SIZE", 4)
+        pretraining.pretrain(
+            folder,
+            folder.parent / "work",
+            Stage(2, 1e-3, seed=0),
+            save_every=1,
+            progress=progress,
+        )
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
     """A folder with a tokenizer and a model of two updates."""
     folder = tmp_path_factory.mktemp("raw") / "model"
     make_tokenizer(folder, texts=200)
-    pretrain(folder, folder.parent / "work", Stage(2, 1e-3, seed=0), save_every=1)
+    pretrain_briefly(folder)
     return folder
 
 
@@ -165,23 +224,12 @@ def test_pretraining_goes_on_where_it_was_stopped(raw, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        pretrain(
-            folder,
-            tmp_path / "work",
-            Stage(2, 1e-3, seed=0),
-            save_every=1,
-            progress=stop,
-        )
+        pretrain_briefly(folder, stop)
     seen = []
-    pretrain(
-        folder,
-        tmp_path / "work",
-        Stage(2, 1e-3, seed=0),
-        save_every=1,
-        progress=lambda step, *_: seen.append(step),
-    )
+    pretrain_briefly(folder, lambda step, *_: seen.append(step))
     assert seen == [2]
     one, two = (mx.load(str(f / "model.safetensors")) for f in (raw, folder))
+    assert one.keys() == two.keys()
     assert all(mx.allclose(one[k], two[k], rtol=1e-4, atol=1e-6) for k in one)
 
 

@@ -48,12 +48,12 @@ def post(server, path: str = CHAT, **body) -> tuple:
 
 @functools.cache
 def short_reply() -> dict:
-    """What the server says to the question when it thinks for two tokens."""
-    return alone(load("demo"), QUESTION["content"], 2)
+    """What the server says to the question in 20 tokens, two of them of thinking."""
+    return alone(load("demo"), QUESTION["content"], 2, max_tokens=20)
 
 
 def assert_serving(server):
-    status, answer = post(server, messages=[QUESTION], thinking_budget=2)
+    status, answer = post(server, messages=[QUESTION], thinking_budget=2, max_tokens=20)
     assert status == 200
     (choice,) = answer["choices"]
     message = choice["message"]
@@ -185,7 +185,7 @@ def test_what_would_end_the_generation_thread_is_refused(server, body):
     assert status == 400
     assert answer["error"]["message"]
     assert_serving(server)
-    sampled = {"messages": [QUESTION], "temperature": 1, "thinking_budget": 2}
+    sampled = {"messages": [QUESTION], "temperature": 1, "max_tokens": 2}
     assert post(server, **sampled)[0] == 200
 
 
