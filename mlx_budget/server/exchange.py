@@ -5,6 +5,7 @@ Knows replies as they pass: their thinking, stop words and clients; nothing of H
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from mlx_lm import server
 
@@ -39,7 +40,7 @@ class Exchange:
         self.status: int | None = None
         self.field: str | None = None
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
 
     def generate(
@@ -78,7 +79,7 @@ class Exchange:
             raise
         return context, self._follow(responses, stops)
 
-    def thinking(self) -> dict | None:
+    def thinking(self) -> dict[str, Any] | None:
         """How the reply's thinking went, or None if the model does not think."""
         reply = self.steering.reply
         if reply is None or not reply.thinks:
@@ -91,7 +92,7 @@ class Exchange:
 
     def _follow(
         self, responses: Iterator[server.Response], stops: StopWords
-    ) -> Iterator:
+    ) -> Iterator[server.Response]:
         previous = None
         for response in responses:
             self._check_client()

@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, Literal, cast
 
 from mlx_lm import server
 
@@ -26,11 +26,11 @@ _SECONDS_TO_READ = 60
 class _ErrorWriter:
     """Writes to a client; a refusal in mlx-lm's form becomes one in OpenAI's."""
 
-    def __init__(self, out: BinaryIO, field: Callable[[], str | None]):
+    def __init__(self, out: io.BufferedIOBase, field: Callable[[], str | None]):
         self._out = out
         self._field = field
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._out, name)
 
     def write(self, data: bytes) -> int:
@@ -72,11 +72,13 @@ class BudgetHandler(server.APIHandler):
     policy: BudgetPolicy
     model: str
     default_max_tokens: int | None
+    response_generator: Any  # the server's, and then `_exchange` in its place
     _exchange: Exchange | None = None
 
     def setup(self) -> None:
         super().setup()
-        self.wfile = _ErrorWriter(self.wfile, self._wrong_field)
+        writer = _ErrorWriter(self.wfile, self._wrong_field)
+        self.wfile = cast(io.BufferedIOBase, writer)
 
     def do_POST(self) -> None:
         if not self.path.endswith("/completions"):
@@ -140,18 +142,22 @@ class BudgetHandler(server.APIHandler):
         self.wfile.write(json.dumps({"status": status}).encode())
 
     def generate_response(
-        self, text: str, finish_reason: str | None, *args, **kwargs
-    ) -> dict:
+        self,
+        text: str,
+        finish_reason: Literal["length", "stop"] | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         response = super().generate_response(text, finish_reason, *args, **kwargs)
         (choice,) = response["choices"]
         if self.object_type == "text_completion" and kwargs.get("reasoning_text"):
             choice["reasoning"] = kwargs["reasoning_text"]
-        thinking = self._exchange.thinking()
+        thinking = self._reply_thinking()
         if finish_reason is not None and thinking is not None:
             choice["thinking"] = thinking
         return self._with_details(response)
 
-    def completion_usage_response(self, *args, **kwargs) -> dict:
+    def completion_usage_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self._with_details(super().completion_usage_response(*args, **kwargs))
 
     def handle_models_request(self) -> None:
@@ -174,15 +180,18 @@ class BudgetHandler(server.APIHandler):
             status_code = self._exchange.status
         super()._set_completion_headers(status_code)
 
-    def _with_details(self, response: dict) -> dict:
-        thinking = self._exchange.thinking()
+    def _reply_thinking(self) -> dict[str, Any] | None:
+        return None if self._exchange is None else self._exchange.thinking()
+
+    def _with_details(self, response: dict[str, Any]) -> dict[str, Any]:
+        thinking = self._reply_thinking()
         if "usage" in response and thinking is not None:
             response["usage"]["completion_tokens_details"] = {
                 "reasoning_tokens": thinking["tokens"]
             }
         return response
 
-    def _read_body(self) -> dict | None:
+    def _read_body(self) -> dict[str, Any] | None:
         """The request's JSON object, left to be read again; None if it has no length.
 
         Fields that are null are left out, as not given.
@@ -249,7 +258,7 @@ class BudgetHandler(server.APIHandler):
             event = b"data: " + error_body(str(error)) + b"\n\n"
             self.wfile.write(event)
         else:
-            self._headers_buffer = []
+            self._headers_buffer: list[bytes] = []
             self._refuse(RequestError(str(error), status=500))
 
     def _read_over(self) -> None:
@@ -280,7 +289,7 @@ def _read_float(text: str) -> float:
     return value
 
 
-def check_body(body: dict) -> None:
+def check_body(body: dict[str, Any]) -> None:
     """Checks the fields whose types mlx-lm takes for granted.
 
     Args:
@@ -318,7 +327,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_part(part: dict) -> bool:
+def _is_part(part: dict[str, Any]) -> bool:
     kind = part.get("type")
     return isinstance(part.get("text"), str) if kind == "text" else _is_text(kind)
 

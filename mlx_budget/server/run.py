@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from http.server import ThreadingHTTPServer
+from typing import Any, cast
 
 import mlx.core as mx
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -27,7 +28,7 @@ class _HTTPServer(ThreadingHTTPServer):
 
     def server_activate(self) -> None:
         super().server_activate()
-        host, port = self.server_address[:2]
+        host, port = cast(tuple[str, int], self.server_address[:2])
         host = f"[{host}]" if ":" in host else host
         print(
             f"Serving at http://{host}:{port}/v1 (Ctrl-C stops). Like mlx_lm.server it "
@@ -36,7 +37,7 @@ class _HTTPServer(ThreadingHTTPServer):
             flush=True,
         )
 
-    def handle_error(self, request, client_address) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         if isinstance(sys.exc_info()[1], ConnectionError):
             logging.info("A client has hung up.")
         else:
@@ -67,7 +68,8 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
     # mlx-lm lets as many run as may be read, if those are more.
     args.prompt_concurrency = min(args.prompt_concurrency, args.decode_concurrency)
     if mx.metal.is_available():
-        mx.set_wired_limit(mx.device_info()["max_recommended_working_set_size"])
+        most = cast(int, mx.device_info()["max_recommended_working_set_size"])
+        mx.set_wired_limit(most)
     # mlx-lm lists the Hub's cache, which is not there before the first download.
     os.makedirs(HF_HUB_CACHE, exist_ok=True)
     # mlx-lm's warning against production is a part of the line that we print.

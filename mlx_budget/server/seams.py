@@ -7,6 +7,7 @@ server starts: a release of mlx-lm that moves one is told apart from one that wo
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlx_lm
 from mlx_lm import server
@@ -97,16 +98,17 @@ def check_seams() -> None:
 @contextmanager
 def samplers_made_by(make: Callable) -> Iterator[None]:
     """Lets `mlx_lm.server` make its samplers with ``make(args, tokenizer)``."""
-    original = server._make_sampler
-    server._make_sampler = make
+    place: Any = server
+    original = place._make_sampler
+    place._make_sampler = make
     try:
         yield
     finally:
-        server._make_sampler = original
+        place._make_sampler = original
 
 
 def _find(name: str) -> Callable:
-    found = server
+    found: Any = server
     for part in name.split("."):
         found = getattr(found, part, None)
         if found is None:
