@@ -1,16 +1,14 @@
 """The commands `evaluate` and `report`, as a user runs them."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from dying import KILL, failing
 from mlx_budget import demo
 from mlx_budget.cli import cli
 
@@ -70,8 +68,9 @@ def test_a_table_and_files_come_of_it_and_come_again(converted, questions, tmp_p
 
 
 def test_the_same_seed_prints_the_same_table(converted, questions, tmp_path):
+    options = ("--temp", 1, "--budgets", 15, "--strategies", "full,guidance")
     tables = [
-        evaluate(converted, questions, tmp_path / name, "--temp", 1, "--seed", seed)
+        evaluate(converted, questions, tmp_path / name, *options, "--seed", seed)
         for name, seed in (("a", 5), ("b", 5), ("c", 6))
     ]
     one, two, other = (table.stdout for table in tables)
@@ -120,37 +119,25 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
     """The built-in model, killed at three moments, against a run left alone."""
 
     def command(output: Path) -> list[str]:
-        options = ["--limit", "24", "--budgets", "40", "--max-tokens", "300"]
-        program = [sys.executable, "-m", "mlx_budget", "evaluate"]
-        return [*program, "--model", "demo", *options, "--output", str(output)]
+        options = ["--limit", "5", "--budgets", "40", "--max-tokens", "60"]
+        return ["evaluate", "--model", "demo", *options, "--output", str(output)]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    for wanted in (3, 20, 40):
-        process = subprocess.Popen(
-            command(killed),
+    # After 2, 6 and 11 of the 15 records, with half of the next.
+    for number, kept in ((3, 2), (5, 6), (6, 11)):
+        process = failing(
+            number,
+            KILL,
+            *command(killed),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment,
         )
-        deadline = time.monotonic() + 120
-        while len(_lines(killed)) < wanted and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    results = [
-        subprocess.run(
-            command(output),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=300,
-        )
-        for output in (killed, whole)
-    ]
-    assert [r.returncode for r in results] == [0, 0], results[0].stderr
-    assert len(_lines(killed)) == len(_lines(whole)) == 3 * 24
+        assert process.wait() == -signal.SIGKILL
+        *lines, begun = (killed / "records.jsonl").read_bytes().split(b"\n")
+        assert (len(lines), len(begun)) == (kept, 150)
+    results = [run(*command(output)) for output in (killed, whole)]
+    assert [r.exit_code for r in results] == [0, 0], results[0].stderr
+    assert len(_lines(killed)) == len(_lines(whole)) == 3 * 5
     ids = {json.loads(line)["id"] for line in _lines(killed)}
     assert ids == {json.loads(line)["id"] for line in _lines(whole)}
     assert results[0].stdout == results[1].stdout
@@ -168,7 +155,4 @@ def test_the_built_in_model_has_its_own_problems(tmp_path):
 
 
 def _lines(folder: Path) -> list[bytes]:
-    file = folder / "records.jsonl"
-    if not file.exists():
-        return []
-    return [line for line in file.read_bytes().split(b"\n") if line]
+    return (folder / "records.jsonl").read_bytes().splitlines()
