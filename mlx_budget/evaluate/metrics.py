@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ..files.records import Record
+
 RESAMPLES = 10_000
 
-# What JSON holds of a finished reply, and what is measured of many.
-Record = dict[str, Any]
+# What is measured of many replies, as JSON has it.
 Measures = dict[str, Any]
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution

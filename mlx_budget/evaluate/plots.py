@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .metrics import Measures, Record
+from ..files.records import Record
+from .metrics import Measures
 from .strategies import STRATEGIES
 from .summary import Summary
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -23,7 +24,7 @@ from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget, seed_of
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
-from ..files.records import RecordFile, open_records
+from ..files.records import Record, RecordFile, open_records
 from ..files.texts import read_json, write_json
 from ..method.predictor import Predictor
 from . import grading
@@ -61,8 +62,8 @@ def evaluate(
     *,
     model_name: str = "",
     progress: Callable[[Progress], None] = lambda _: None,
-    **options,
-) -> list[dict]:
+    **options: Any,
+) -> list[Record]:
     """Runs every strategy at every budget over a task's questions.
 
     ``output`` gets `RECORDS_FILE`, a JSON object for each reply, and `SETTINGS_FILE`.
@@ -129,7 +130,7 @@ class _Run:
         self._options = options
         self._marker = marker
         self._progress = progress
-        self._records: dict[str, dict] = {}
+        self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
 
     def take_up(self, file: RecordFile) -> None:
@@ -224,7 +225,7 @@ class _Run:
                 correct += record["correct"]
                 self._progress(Progress(arm.name, done, len(wanted), correct))
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[Record]:
         """All records, in an order that does not depend on how they came."""
         return sorted(self._records.values(), key=lambda record: record["id"])
 
@@ -236,7 +237,7 @@ class _Run:
         sample: int,
         reply: BatchReply,
         seconds: float,
-    ) -> dict:
+    ) -> Record:
         answer = None if reply.is_thinking else reply.answer
         grade = grading.grade(answer, problem.answer, problem.choices)
         budget = reply.thinking_budget
@@ -281,7 +282,7 @@ class _Run:
         return seed_of(self._options.sampling.seed or 0, problem.id, sample)
 
 
-def read_records(folder: Path) -> list[dict]:
+def read_records(folder: Path) -> list[Record]:
     """The records of a folder, each once, in a fixed order.
 
     Raises:
@@ -299,7 +300,7 @@ def read_records(folder: Path) -> list[dict]:
     return [found[name] for name in sorted(found)]
 
 
-def read_settings(folder: Path) -> dict:
+def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of a folder's run."""
     file = Path(folder) / SETTINGS_FILE
     settings = read_json(file, f"There is no {file}.")
@@ -308,7 +309,7 @@ def read_settings(folder: Path) -> dict:
     return settings
 
 
-def _describe(task: Task) -> dict:
+def _describe(task: Task) -> dict[str, Any]:
     """A task in a few words, and a digest of its questions and answers."""
     asked = [asdict(problem) for problem in task.problems]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
@@ -320,7 +321,7 @@ def _describe(task: Task) -> dict:
     }
 
 
-def _check_settings(file: Path, settings: dict) -> None:
+def _check_settings(file: Path, settings: dict[str, Any]) -> None:
     """Keeps the settings of a new folder; those of an old one must be the same.
 
     What an old one does not name had its default.
@@ -337,7 +338,7 @@ def _check_settings(file: Path, settings: dict) -> None:
             )
 
 
-def _check_budget(arm: Arm, there: Sequence[dict]) -> None:
+def _check_budget(arm: Arm, there: Sequence[Record]) -> None:
     """Checks that what is there of an arm had the same budget."""
     for record in there:
         budget = record["thinking_budget"]
@@ -349,6 +350,14 @@ def _check_budget(arm: Arm, there: Sequence[dict]) -> None:
 
 
 def _check_record(record: object, where: str) -> None:
+    if not isinstance(record, dict) or not _is_of_evaluation(record):
+        raise ValueError(
+            f"{where} is no record of an evaluation: choose another --output, or "
+            "remove the line."
+        )
+
+
+def _is_of_evaluation(record: Record) -> bool:
     fields = {
         "id": str,
         "strategy": str,
@@ -356,11 +365,6 @@ def _check_record(record: object, where: str) -> None:
         "thinking_tokens": int,
         "correct": bool,
     }
-    is_record = isinstance(record, dict) and "predicted_tokens" in record
-    if not is_record or not all(
+    return "predicted_tokens" in record and all(
         isinstance(record.get(name), kind) for name, kind in fields.items()
-    ):
-        raise ValueError(
-            f"{where} is no record of an evaluation: choose another --output, or "
-            "remove the line."
-        )
+    )

@@ -13,15 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..files.records import Record
 from ..files.texts import write_text
 from ..method.correlation import rank_correlation
-from .metrics import (
-    Measures,
-    Record,
-    area_under_accuracy,
-    measure_arm,
-    paired_difference,
-)
+from .metrics import Measures, area_under_accuracy, measure_arm, paired_difference
 from .strategies import STRATEGIES
 
 SUMMARY_FILE = "summary.json"

@@ -12,6 +12,9 @@ from typing import Any
 
 from .locks import claim
 
+# What a line holds: texts, numbers, lists and objects by name, as JSON has them.
+Record = dict[str, Any]
+
 # How every line begins that is written here.
 _BEGINNING = b'{"id": "'
 
@@ -43,7 +46,7 @@ class RecordFile:
         self._path = path
         self._descriptor = descriptor
 
-    def read(self, check: Callable[[object, str], None]) -> Iterator[dict[str, Any]]:
+    def read(self, check: Callable[[object, str], None]) -> Iterator[Record]:
         """The records that are there; in the end the last line is mended.
 
         A line that a killed program left incomplete is cut off.
@@ -74,7 +77,7 @@ class RecordFile:
         if not is_ended:
             os.write(self._descriptor, b"\n")
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Appends a whole line or nothing, and waits until it is on the disk."""
         line, end = to_line(record), os.fstat(self._descriptor).st_size
         try:
@@ -87,7 +90,7 @@ class RecordFile:
             raise
 
 
-def to_line(record: dict[str, Any]) -> bytes:
+def to_line(record: Record) -> bytes:
     """The line of a record.
 
     Raises:

@@ -5,17 +5,21 @@ Knows files and trees of arrays; nothing of what is trained.
 
 import json
 from pathlib import Path
+from typing import Any
 
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
-from ..files.tensors import read_header, read_tensors, write_tensors
+from ..files.tensors import named_tensors, read_header, read_tensors, write_tensors
 from ..files.texts import write_text
+
+# Of arrays, under names of any depth.
+Tree = dict[str, Any]
 
 _PREFIX, _SUFFIX = "checkpoint-", ".safetensors"
 _KEPT = 2
 
 
-def save(folder: Path, step: int, state: dict) -> None:
+def save(folder: Path, step: int, state: Tree) -> None:
     """Writes the state after an update, and removes all but the two newest.
 
     Args:
@@ -28,7 +32,7 @@ def save(folder: Path, step: int, state: dict) -> None:
         file.unlink()
 
 
-def load_newest(folder: Path) -> tuple[int, dict] | None:
+def load_newest(folder: Path) -> tuple[int, Tree] | None:
     """Step and state of the newest checkpoint that is whole, or None."""
     for file in reversed(_files(folder)):
         try:
@@ -39,12 +43,12 @@ def load_newest(folder: Path) -> tuple[int, dict] | None:
     return None
 
 
-def write_tree(file: Path, tree: dict) -> None:
+def write_tree(file: Path, tree: Tree) -> None:
     """Writes a tree of arrays, which appears whole or not at all."""
-    write_tensors(file, dict(tree_flatten(tree)))
+    write_tensors(file, named_tensors(tree))
 
 
-def read_tree(file: Path) -> dict:
+def read_tree(file: Path) -> Tree:
     """Reads what `write_tree` wrote."""
     return tree_unflatten(list(read_tensors(file).items()))
 
@@ -60,7 +64,7 @@ class LearningCurves:
 
     def __init__(self, file: Path, step: int):
         self._file = file
-        self.rows = []
+        self.rows: list[dict[str, float]] = []
         if step and file.exists():
             for line in file.read_text(encoding="utf-8").split("\n"):
                 try:

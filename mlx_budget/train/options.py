@@ -20,7 +20,7 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
-from ..method.sizes import SIZES
+from ..method.sizes import SIZES, EncoderSizes
 from .schedules import SCHEDULES, UBA_PHI, make_schedule
 
 if TYPE_CHECKING:
@@ -298,8 +298,12 @@ class TrainOptions:
         """The markers of thinking, without a budget."""
         return take(ThinkingBudget, keywords_of(self))
 
-    def predictor_sizes(self) -> dict[str, int]:
+    def predictor_sizes(self) -> EncoderSizes:
         """The sizes of the predictor's encoder, as `PredictorConfig` takes them."""
-        sizes = dict(SIZES[self.size])
-        sizes.update({n: v for n in sizes if (v := getattr(self, n)) is not None})
-        return sizes
+        size = SIZES[self.size]
+        return EncoderSizes(
+            width=self.width or size["width"],
+            layers=self.layers or size["layers"],
+            heads=self.heads or size["heads"],
+            intermediate=self.intermediate or size["intermediate"],
+        )

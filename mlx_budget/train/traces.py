@@ -22,7 +22,7 @@ from ..engine.prompts import encode_chat
 from ..engine.settings import seed_of
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
-from ..files.records import open_records, to_line
+from ..files.records import Record, open_records, to_line
 from .options import TraceOptions
 
 _ID = re.compile("([0-9]+)-([0-9]+)")
@@ -60,7 +60,7 @@ class TraceStats:
         """Tokens of finished replies by the time of this run."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def adding(self, record: dict) -> "TraceStats":
+    def adding(self, record: Record) -> "TraceStats":
         """The statistics with one more record in the file."""
         return replace(
             self,
@@ -123,7 +123,7 @@ def write_traces(
     prompts = [_fill(run.prompt_template, prompt) for prompt in prompts]
     chats = [_messages(prompt, run.prompt.system_prompt) for prompt in prompts]
     # What is written of a reply, besides the reply.
-    constants = {"settings": settings}
+    constants: Record = {"settings": settings}
     if run.prompt.ignore_chat_template or not tokenizer.has_chat_template:
         constants["raw_prompt"] = True
     advice = "and run the same again: it goes on where it ended"
@@ -222,7 +222,9 @@ def _encode(
     return encoded
 
 
-def _record(name: str, chat: list[dict], reply: BatchReply, constants: dict) -> dict:
+def _record(
+    name: str, chat: list[dict], reply: BatchReply, constants: Record
+) -> Record:
     return {
         "id": name,
         "messages": [*chat, {"role": "assistant", "content": reply.text}],
@@ -257,13 +259,13 @@ def _check_trace(
         )
 
 
-def _indices(record: dict) -> tuple[int, int]:
+def _indices(record: Record) -> tuple[int, int]:
     """Indices of prompt and sample of a record."""
-    index, sample = _ID.fullmatch(record["id"]).groups()
+    index, sample = record["id"].split("-")
     return int(index), int(sample)
 
 
-def _is_trace(record: dict) -> bool:
+def _is_trace(record: Record) -> bool:
     name = record.get("id")
     return (
         isinstance(name, str)
