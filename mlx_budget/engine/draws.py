@@ -5,6 +5,7 @@ Knows `Sampling` and mlx-lm's sampler; nothing of budgets or requests.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_sampler
@@ -66,12 +67,13 @@ class TokenDraw:
         seed = self._sampling.seed
         if seed is None or self._sampling.temp == 0:
             return self._draw(logprobs)
-        state = mx.random.state[0]
+        random: Any = mx.random  # whose state MLX calls an object
+        state = random.state[0]
         mx.random.seed((seed + position * _STEP) & MAX_SEED)
         try:
             return self._draw(logprobs)
         finally:
-            mx.random.state[0][:] = state
+            random.state[0][:] = state
 
 
 def at_temperature_1(sampling: Sampling) -> Sampling:

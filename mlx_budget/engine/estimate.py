@@ -5,6 +5,7 @@ paper's reading of question difficulty. Knows nothing of files, Hub or terminal.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -111,14 +112,19 @@ def estimate(
     forward, token = seen[0]
     concentration, rate = (p[0, token] for p in predictor(forward.states([0])))
     lengths = quantile_lengths(QUANTILES, concentration, rate)
-    mode = log_to_length(gamma.mode(concentration, rate)).item()
+    mode = log_to_length(gamma.mode(concentration, rate))
+    trusted = predictor.config.thresholds.trust(concentration, rate).item()
     return ThinkingEstimate(
-        mode=mode,
+        mode=_number(mode),
         low=lengths[0],
         median=lengths[1],
         high=lengths[2],
-        concentration=concentration.item(),
-        rate=rate.item(),
+        concentration=_number(concentration),
+        rate=_number(rate),
         token=token,
-        trusted=predictor.config.thresholds.trust(concentration, rate).item(),
+        trusted=bool(trusted),
     )
+
+
+def _number(value: mx.array) -> float:
+    return cast(float, value.item())

@@ -39,7 +39,7 @@ def follow_batches() -> None:
         _followers += 1
         if _original is None:
             _original = step
-            GenerationBatch._step = _telling(step)
+            _set_step(_telling(step))
 
 
 def unfollow_batches() -> None:
@@ -47,8 +47,8 @@ def unfollow_batches() -> None:
     global _followers, _original
     with _changing:
         _followers -= 1
-        if _followers == 0:
-            GenerationBatch._step = _original
+        if _followers == 0 and _original is not None:
+            _set_step(_original)
             _original = None
 
 
@@ -107,10 +107,15 @@ def _find_step() -> Callable:
     return step
 
 
+def _set_step(step: Callable) -> None:
+    batch: Any = GenerationBatch
+    batch._step = step
+
+
 def _telling(step: Callable) -> Callable:
     @functools.wraps(step)
     def step_telling_samplers(self: GenerationBatch) -> Any:
-        before, here = current_step(), BatchStep(self.samplers)
+        before, here = current_step(), BatchStep(self.samplers or [])
         _this_thread.step = here
         try:
             tokens = step(self)
