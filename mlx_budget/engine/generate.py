@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import mlx.nn as nn
 import mlx_lm
 from mlx_lm.generate import GenerationResponse
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .drafts import check_draftable
 from .fields import take
 from .follower import ReplyFollower
 from .sampler import Prompt, encode_prompt, steer
@@ -109,11 +111,15 @@ def stream_generate(
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
+    if max_tokens is None:
+        max_tokens = thinking.max_tokens
+    if loop.get("draft_model") is not None:
+        cache = loop.get("prompt_cache")
+        cache = make_prompt_cache(model) if cache is None else cache
+        check_draftable(cache[: len(model.layers)], len(ids), max_tokens)
     sampler = steer(model, tokenizer, predictor, ids, thinking, sampling)
     if loop.get("sampler") is None:
         loop["sampler"] = sampler
-    if max_tokens is None:
-        max_tokens = thinking.max_tokens
     reply = ReplyFollower(
         tokenizer, markers_of(tokenizer, thinking), ids, sampler.record
     )

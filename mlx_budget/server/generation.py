@@ -15,13 +15,16 @@ import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm import server
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
 from .. import demo
+from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
 from ..engine.sampler import BudgetSampler, PlainSampler, check_enforceable, steer
@@ -240,7 +243,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             if not prompt:
                 raise RequestError("The prompt is empty.", "prompt")
             self._check_length(len(prompt))
-            self._check(request, args)
+            self._check(request, args, len(prompt))
             self._try(prompt, tokenizer, args)
             thinking = self._thinking(tokenizer, request, args)
             sampler = steer(
@@ -281,7 +284,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 f"most {most:,}."
             )
 
-    def _check(self, request, args) -> None:
+    def _check(self, request, args, prompt_tokens: int) -> None:
         tokens = self.model_provider.vocabulary_size
         for token, bias in (args.logits.logit_bias or {}).items():
             if not 0 <= token < tokens or not math.isfinite(bias):
@@ -296,6 +299,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 "Speculative decoding cannot be combined with a thinking budget: leave "
                 "out one of them."
             )
+        if is_drafted:
+            model: Any = self.model_provider.model
+            check_draftable(make_prompt_cache(model), prompt_tokens, args.max_tokens)
 
     def _try(self, prompt, tokenizer, args) -> None:
         """Lets whatever in a request's settings raises do so here, not in the batch."""

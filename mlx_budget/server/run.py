@@ -11,11 +11,11 @@ from typing import Any, cast
 import mlx.core as mx
 from huggingface_hub.constants import HF_HUB_CACHE
 from mlx_lm import server
-from mlx_lm.models.cache import LRUPromptCache
 
 from .budgets import MAX_TOKENS, BudgetPolicy
 from .generation import BudgetModelProvider, BudgetResponseGenerator, take_sampler
 from .handler import make_handler
+from .prompt_cache import PromptCache
 from .seams import check_seams, samplers_made_by
 
 # Whether a thread of this process has loaded a model.
@@ -77,7 +77,8 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
     with samplers_made_by(take_sampler):
         provider = BudgetModelProvider(args, policy)
         has_computed = True
-        cache = LRUPromptCache(args.prompt_cache_size)
+        start = args.quantized_kv_start if args.kv_bits is not None else None
+        cache = PromptCache(args.prompt_cache_size, start)
         generator = BudgetResponseGenerator(provider, cache)
         try:
             provider.wait_until_loaded()

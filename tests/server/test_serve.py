@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import mlx_lm
 import openai
 import pytest
 
@@ -258,6 +259,40 @@ def test_text_completions_are_steered_and_split_alike(client, model):
     assert "".join(c.choices[0].text for c in chunks) == want["content"]
     thoughts = "".join(getattr(c.choices[0], "reasoning", "") for c in chunks)
     assert thoughts == want["reasoning"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        pytest.param(
+            ("--kv-bits", 8),
+            marks=pytest.mark.skipif(
+                mlx_lm.__version__.startswith("0.31"), reason="has no --kv-bits"
+            ),
+        ),
+    ],
+)
+def test_a_text_is_continued_from_where_its_reply_was_cut(model, options):
+    """mlx-lm has that prompt stored as a whole, with nothing left to read."""
+    text = model[1].apply_chat_template(
+        [{"role": "user", "content": QUESTION}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    with serving(*options) as server, server.client() as client:
+
+        def reply(prompt: str, length: int) -> str:
+            (choice,) = client.completions.create(
+                model="demo", prompt=prompt, max_tokens=length
+            ).choices
+            return choice.reasoning
+
+        whole = reply(text, 12)
+        for length in (1, 4, 7):
+            begun = reply(text, length)
+            assert whole.startswith(begun)
+            assert whole == begun + " " + reply(text + begun, 12 - length)
 
 
 @pytest.mark.parametrize("field", [None, "reasoning", "reasoning_content"])

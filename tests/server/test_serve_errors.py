@@ -4,6 +4,7 @@ import argparse
 import functools
 import json
 import math
+import operator
 import socket
 import subprocess
 import sys
@@ -329,12 +330,7 @@ def test_mlx_lms_server_is_where_we_extend_it():
 @pytest.mark.parametrize("name", [*seams.SEAMS, *seams.CALLS])
 def test_a_seam_that_has_moved_is_named(monkeypatch, name):
     owner, _, attribute = f"server.{name}".rpartition(".")
-    owner = {
-        "server": mlx_lm.server,
-        "server.ModelProvider": mlx_lm.server.ModelProvider,
-        "server.ResponseGenerator": mlx_lm.server.ResponseGenerator,
-        "server.APIHandler": mlx_lm.server.APIHandler,
-    }[owner]
+    owner = operator.attrgetter(owner)(mlx_lm)
     monkeypatch.setattr(owner, attribute, lambda self: None)
     if len(seams.SEAMS.get(name, ("self",))) > 1 or name in seams.CALLS:
         with pytest.raises(ValueError, match=f"server.{name} .*Install another"):
