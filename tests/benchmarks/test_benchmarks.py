@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import mlx.core as mx
+import mlx_lm
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import demo_reliability
 import timing
 import workload
-from mlx_budget import generate
+from mlx_budget import make_budget_sampler
 from mlx_budget.method import guidance
 
 
@@ -93,17 +94,29 @@ def test_a_twin_shares_weights_and_nothing_else(loaded):
 
 def test_a_free_predictor_guides_at_the_same_steps(loaded, cases, monkeypatch):
     model, tokenizer, predictor = loaded
+    prompt = cases["p0_b40"]["prompt_ids"]
+
+    def guided_steps(predictor) -> list[int]:
+        sampler = make_budget_sampler(
+            model, tokenizer, predictor, prompt=prompt, thinking_budget=40
+        )
+        for _ in mlx_lm.stream_generate(
+            model,
+            tokenizer,
+            prompt,
+            sampler=sampler,
+            max_tokens=20,
+            logits_processors=[workload.NewlineEvery(tokenizer, 448, 4, len(prompt))],
+        ):
+            pass
+        sampler.close()
+        return sampler.guided_steps
+
     free = workload.FreePredictor(predictor)
+    with_real = guided_steps(predictor)
+    assert with_real[:4] == [0, 4, 8, 12]
     monkeypatch.setattr(type(predictor), "encode", None)  # not to be called again
-    text = generate(
-        model,
-        tokenizer,
-        cases["p0_b40"]["prompt_ids"],
-        predictor=free,
-        thinking_budget=40,
-        max_tokens=20,
-    )
-    assert text
+    assert guided_steps(free) == with_real
 
 
 def test_calculations_are_told_apart_and_judged_by_their_own_expression():

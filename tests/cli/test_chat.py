@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from chat_terminal import FIRST, SECOND, copy_demo, first_reply
-from mlx_budget import demo, generate, load
+from mlx_budget import demo, estimate, generate, load
 from mlx_budget.cli import cli
 from mlx_budget.cli.chat_session import run_chat
 from mlx_budget.engine.prompts import encode_chat
@@ -91,9 +91,12 @@ def test_budgets_are_set_and_shown():
     assert said(*lines) == expected
 
 
-def test_an_automatic_budget_comes_from_the_question():
-    result = chat(["/budget auto:0.5", FIRST])
-    assert re.search(r"Thinking: \d+ of \d+ tokens", result.stderr)
+def test_an_automatic_budget_comes_from_the_question(demo_model):
+    for question in (FIRST, SECOND):
+        ids = encode_chat(demo_model[1], question)
+        budget = round(0.5 * estimate(*demo_model, ids).median)
+        result = chat(["/budget auto:0.5", question])
+        assert f" of {budget} tokens, closed by " in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """The predicted thinking length at the first thinking token."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mlx_budget import estimate
+from mlx_budget import Predictor, estimate
 from mlx_budget.engine.recorder import active_recorder
+from mlx_budget.method.guidance import GuidanceThresholds
 
 
 def test_it_reads_the_golden_prediction(loaded, golden):
@@ -44,9 +46,20 @@ def test_the_block_is_opened_where_the_prompt_does_not(loaded, golden):
 
 
 def test_trust_follows_the_thresholds(loaded, golden):
-    found = estimate(*loaded, golden[0][0]["prompt_ids"])
-    trusted = found.rate >= 10 and found.concentration > 1 and found.mode >= 0.9
-    assert found.trusted is trusted
+    model, tokenizer, predictor = loaded
+    prompt = golden.cases[0]["prompt_ids"]
+    found = estimate(*loaded, prompt)
+    concentration, rate, mode = found.concentration, found.rate, found.mode
+    for thresholds, trusted in (
+        (GuidanceThresholds(), rate >= 10 and concentration > 1 and mode >= 0.9),
+        (GuidanceThresholds(0, 0, 0), True),
+        (GuidanceThresholds(rate * 1.01, 0, 0), False),
+        (GuidanceThresholds(0, concentration * 1.01, 0), False),
+        (GuidanceThresholds(0, 0, mode * 1.01), False),
+    ):
+        other = Predictor(replace(predictor.config, thresholds=thresholds))
+        other.update(predictor.parameters())
+        assert estimate(model, tokenizer, other, prompt).trusted is trusted
 
 
 @pytest.mark.parametrize("predictor", [None, False])

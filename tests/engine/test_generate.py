@@ -5,8 +5,9 @@ import mlx.nn as nn
 import mlx_lm
 import pytest
 from mlx_lm.models import qwen3
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
 
+from counting import counting
 from mlx_budget import Predictor, PredictorConfig, generate, stream_generate
 from mlx_budget.engine.generate import default_max_tokens, statistics
 from mlx_budget.engine.recorder import active_recorder
@@ -230,30 +231,68 @@ def test_a_long_prompt_is_read_in_chunks(loaded, cases):
     prompt = cases["p2_b40"]["prompt_ids"]
     options = {"thinking_budget": 40, "max_tokens": 40}
     whole = [r.token for r in run(loaded, prompt, **options)]
+    read = []
+    options["prompt_progress_callback"] = lambda done, total: read.append(done)
     chunked = run(loaded, prompt, prefill_step_size=7, **options)
     assert [r.token for r in chunked] == whole
+    n = len(prompt)
+    # The last token is read with the first step.
+    assert read == [*range(0, n - 1, 7), n - 1, n]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0},
-        {"max_kv_size": 16},
-        {"logits_processors": [lambda _, logits: logits.at[:, 9].add(-1e4)]},
-    ],
-)
-def test_options_of_mlx_lm_work_under_guidance(loaded, wide_heads, options):
+@pytest.fixture
+def guided(wide_heads):
+    """That model with a predictor that is counted, and the rows of its encodings."""
     model, predictor = wide_heads
-    prompt = [5, 6, 7, START]
+    encoded = []
+    yield model, counting(predictor, encoded.append), encoded
+    # At the first thinking token, at least.
+    assert encoded and set(encoded) == {1}
+    assert active_recorder(model) is None
+
+
+def test_a_quantised_kv_cache_works_under_guidance(loaded, guided):
+    model, predictor, _ = guided
+    cache = make_prompt_cache(model)
     responses = run(
         (model, loaded[1], predictor),
-        prompt,
+        [5, 6, 7, START],
         thinking_budget=20,
         max_tokens=40,
-        **options,
+        prompt_cache=cache,
+        kv_bits=8,
+        kv_group_size=32,
+        quantized_kv_start=0,
     )
+    assert {type(layer) for layer in cache} == {QuantizedKVCache}
     assert 0 < responses[-1].thinking_tokens <= 22
-    assert active_recorder(model) is None
+
+
+def test_a_kv_cache_of_limited_size_works_under_guidance(loaded, guided):
+    model, predictor, _ = guided
+    prompt = [5, 6, 7, START]
+
+    def tokens(**options) -> list[int]:
+        parts = model, loaded[1], predictor
+        options = {"thinking_budget": 20, "max_tokens": 40, **options}
+        return [r.token for r in run(parts, prompt, **options)]
+
+    limited = tokens(max_kv_size=16)
+    assert limited == tokens(prompt_cache=make_prompt_cache(model, 16))
+    assert limited != tokens()
+
+
+def test_logits_processors_work_under_guidance(loaded, guided):
+    model, predictor, encoded = guided
+    responses = run(
+        (model, loaded[1], predictor),
+        [5, 6, 7, START],
+        thinking_budget=20,
+        max_tokens=22,
+        logits_processors=[lambda _, logits: logits.at[:, 9].add(1e4)],
+    )
+    assert [r.token for r in responses] == [9] * 22
+    assert encoded == [1]  # the first token alone, since 9 is no newline
 
 
 def test_a_quantised_model_is_guided(loaded, wide_heads):
@@ -261,12 +300,17 @@ def test_a_quantised_model_is_guided(loaded, wide_heads):
     quantised = qwen3.Model(model.args)
     quantised.update(model.parameters())
     nn.quantize(quantised, group_size=64, bits=4)
+    encoded = []
     responses = run(
-        (quantised, loaded[1], predictor.quantize(8, 32)),
+        (quantised, loaded[1], counting(predictor.quantize(8, 32), encoded.append)),
         [5, 6, START],
         thinking_budget=20,
+        max_tokens=40,
     )
     assert responses[-1].closed_by in ("model", "budget")
+    thoughts = [r.token for r in responses if r.is_thinking]
+    newlines = [t for t in thoughts[:20] if "\n" in loaded[1].decode([t])]
+    assert encoded == [1] * (1 + len(newlines))
 
 
 def test_seeds_repeat_a_sampled_run(loaded, cases):

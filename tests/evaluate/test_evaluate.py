@@ -67,7 +67,7 @@ def test_greedy_replies_are_those_that_each_question_gets_alone(loaded, whole):
         if record["strategy"] != "guidance":
             continue
         ids = encode_chat(tokenizer, record["question"])
-        text = ""
+        text, answer_tokens = "", 0
         for response in stream_generate(
             model,
             tokenizer,
@@ -77,7 +77,10 @@ def test_greedy_replies_are_those_that_each_question_gets_alone(loaded, whole):
             max_tokens=90,
         ):
             text += response.text
+            is_answer = not response.is_thinking and response.finish_reason != "stop"
+            answer_tokens += is_answer
         assert record["reply"] == text
+        assert record["answer_tokens"] == answer_tokens
         assert record["thinking_tokens"] == response.thinking_tokens
         assert record["closed_by"] == response.closed_by
 
@@ -88,9 +91,10 @@ def test_shares_are_of_the_mean_without_a_budget(whole):
     assert budgets == {round(0.5 * sum(full) / 4)}
 
 
-def test_tokens_add_up(whole):
-    for record in whole[1]:
-        assert record["answer_tokens"] >= 0
+def test_a_reply_that_never_ends_its_thinking_has_no_answer(loaded, whole, tmp_path):
+    cut = run(loaded, tmp_path / "run", strategies=("full",), budgets=(), max_tokens=9)
+    assert {record["closed_by"] for record in cut} == {None}
+    for record in [*cut, *whole[1]]:
         if record["closed_by"] is None:
             assert record["answer_tokens"] == 0
             assert not record["correct"]
@@ -182,7 +186,9 @@ def test_automatic_budgets_are_beside_a_fixed_one_of_the_same_mean(loaded, tmp_p
 def test_more_strategies_can_be_added(loaded, whole, tmp_path):
     folder = tmp_path / "run"
     run(loaded, folder, strategies=("full",))
+    before = (folder / RECORDS_FILE).read_bytes()
     assert without_times(run(loaded, folder)) == without_times(whole[1])
+    assert (folder / RECORDS_FILE).read_bytes().startswith(before)
 
 
 @pytest.mark.parametrize(

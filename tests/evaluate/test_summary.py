@@ -1,6 +1,7 @@
 """Summaries: what is compared with what, and tables that are the same for the same."""
 
 import json
+import re
 
 import pytest
 
@@ -83,6 +84,13 @@ def test_a_run_that_is_incomplete_is_summarised(records, left_out):
 def test_the_table_is_aligned_narrow_and_without_times(records):
     first = table(summarize(records))
     assert max(map(len, first.split("\n"))) < 100
+    heading, *rows = first.split("\n")[2:9]
+    assert heading.split()[:3] == ["strategy", "budget", "n"]
+    _, *ends = (found.end() for found in re.finditer(r"\(95 %\)|\S+", heading))
+    for row in rows:
+        assert len(row) == ends[-1]
+        for end in ends:
+            assert row[end - 1] != " " and row[end : end + 1] in (" ", "")
     slower = [{**r, "seconds": 9 * r["seconds"]} for r in records]
     assert table(summarize(slower)) == first
     assert comparison_table(summarize(slower)) == comparison_table(summarize(records))

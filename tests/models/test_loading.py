@@ -7,9 +7,11 @@ import shutil
 import mlx.core as mx
 import mlx_lm
 import pytest
+from mlx.utils import tree_flatten
 
 from conversions import REFERENCE
-from mlx_budget import Predictor, load, stream_generate
+from counting import counting
+from mlx_budget import load, stream_generate
 
 
 @pytest.fixture
@@ -39,8 +41,11 @@ def test_stock_mlx_lm_opens_the_converted_folder(converted, loaded):
     assert mx.array_equal(model(ids), loaded[0](ids))
 
 
-def test_the_predictor_beside_the_model_is_found(loaded):
-    assert isinstance(loaded[2], Predictor)
+def test_the_predictor_beside_the_model_is_found(converted, loaded):
+    found = dict(tree_flatten(loaded[2].parameters()))
+    saved = mx.load(str(converted / "predictor.safetensors"))
+    assert found.keys() == saved.keys()
+    assert all(mx.array_equal(found[name], saved[name]) for name in saved)
 
 
 def test_a_predictor_of_its_own_is_attached(apart, loaded, golden):
@@ -89,10 +94,14 @@ def test_adapters_are_applied_and_guided(converted, loaded, golden, tmp_path):
     adapted = load(str(converted), adapter_path=str(tmp_path))
 
     def tokens(model, tokenizer, predictor) -> list[int]:
-        options = {"predictor": predictor, "thinking_budget": 40, "max_tokens": 40}
+        options = {"predictor": predictor, "thinking_budget": 5, "max_tokens": 40}
         return [r.token for r in stream_generate(model, tokenizer, prompt, **options)]
 
-    assert tokens(*adapted) != tokens(*loaded)
+    encoded = []
+    guided = tokens(*adapted[:2], counting(adapted[2], encoded.append))
+    assert guided != tokens(*loaded)
+    assert encoded
+    assert guided != tokens(*adapted[:2], False)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from chats import read
+from counting import counting
 from mlx_budget import load, stream_generate
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.train import TrainOptions, train
@@ -59,9 +60,17 @@ def test_a_run_makes_a_predictor_that_guides_its_model(make_options, converted):
     assert (config.width, config.layers, config.heads) == (32, 1, 2)
     assert config.known_tokens == result.report["known_tokens"]
     ids = encode_chat(tokenizer, "What is 3 + 4?")
+    encoded = []
     responses = list(
-        stream_generate(model, tokenizer, ids, predictor=predictor, thinking_budget=10)
+        stream_generate(
+            model,
+            tokenizer,
+            ids,
+            predictor=counting(predictor, encoded.append),
+            thinking_budget=10,
+        )
     )
+    assert encoded and set(encoded) == {1}
     assert responses[-1].thinking_tokens <= 11
     assert responses[0].token in predictor.tokens.tolist()
 
