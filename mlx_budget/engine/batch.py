@@ -46,6 +46,8 @@ class BatchReply:
         guided_tokens: Number of tokens that were chosen under guidance.
         answer_tokens: Tokens behind the thinking, or of all of a reply without any.
         thinking, answer: The two parts of the text, without markers.
+        after_close_tokens: Tokens that were reasoned on behind the close.
+        no_answer: Why the reply has no answer, if it has none.
     """
 
     index: int
@@ -61,6 +63,8 @@ class BatchReply:
     answer_tokens: int
     thinking: str = field(default="", compare=False)
     answer: str = field(default="", compare=False)
+    after_close_tokens: int = 0
+    no_answer: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -288,6 +292,8 @@ class _Request:
             closed_by=reply.closed_by,
             guided_tokens=reply.guided_tokens,
             answer_tokens=reply.answer_tokens,
+            after_close_tokens=reply.after_close_tokens,
+            no_answer=reply.why_no_answer(finish_reason),
         )
 
 

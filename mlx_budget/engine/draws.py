@@ -1,4 +1,5 @@
-"""How a token is drawn from a distribution: mlx-lm's sampler, with draws of its own.
+"""How a token is drawn from a distribution: mlx-lm's sampler, with draws of its own,
+and what may not be drawn.
 
 Knows `Sampling` and mlx-lm's sampler; nothing of budgets or requests.
 """
@@ -11,6 +12,7 @@ import mlx.core as mx
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .markers import ThinkingMarkers
 from .settings import MAX_SEED, Sampling
 
 # A step of a Weyl sequence: 2^64 over the golden ratio, which is odd, so that no two
@@ -79,3 +81,42 @@ class TokenDraw:
 def at_temperature_1(sampling: Sampling) -> Sampling:
     """The same for a distribution that is at its temperature already."""
     return replace(sampling, temp=1.0) if sampling.temp > 0 else sampling
+
+
+class EndOfReply:
+    """The tokens that end a reply or open thinking, taken out of a distribution."""
+
+    def __init__(self, tokenizer: TokenizerWrapper, markers: ThinkingMarkers):
+        self._ends = mx.array(sorted(tokenizer.eos_token_ids))
+        self._close = markers.end_tokens
+        self._open = markers.start_tokens
+
+    def without(self, logprobs: mx.array) -> mx.array:
+        """Log-probabilities (1, V) in which the reply cannot end here."""
+        return _without(logprobs, self._ends)
+
+    def without_opening(self, logprobs: mx.array) -> mx.array:
+        """Log-probabilities (1, V) in which no thinking block begins here."""
+        return _without(logprobs, mx.array(self._open[:1]))
+
+    def as_close(self, logprobs: mx.array) -> mx.array:
+        """Log-probabilities (1, V) in which the end of thinking takes the place of that
+        of the reply.
+
+        A closing marker of several tokens gets nothing: its first token may as well
+        begin something else.
+        """
+        rest = self.without(logprobs)
+        if len(self._close) != 1:
+            return rest
+        (close,) = self._close
+        mass = mx.logsumexp(logprobs[:, self._ends], axis=-1)
+        rest[:, close] = mx.logaddexp(rest[:, close], mass)
+        return rest
+
+
+def _without(logprobs: mx.array, tokens: mx.array) -> mx.array:
+    kept = mx.array(logprobs)
+    if tokens.size:
+        kept[:, tokens] = -mx.inf
+    return kept

@@ -11,7 +11,8 @@ from enum import Enum
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .thinking import ThinkingMarkers, ThinkingTracker
+from .markers import ThinkingMarkers
+from .thinking import Mark, MarkKind, ThinkingTracker
 
 
 class Step(Enum):
@@ -48,29 +49,39 @@ class SteeringRecord:
         return [index for index, step in enumerate(self.steps) if step is kind]
 
 
+class Part(Enum):
+    """What a piece of a reply's text is."""
+
+    THINKING = "thinking"
+    ANSWER = "answer"
+    MARKER = "marker"
+
+
 @dataclass(frozen=True)
-class _Mark:
-    """A marker that the tracker has found.
+class Piece:
+    """A piece of a reply's text.
 
     Attributes:
-        text: The marker.
-        offset: Where in the reply's text it may begin at the earliest, in characters.
-        opens: Whether thinking follows it.
+        part: What it is.
+        text: The text; the pieces of a reply put together are the whole of it.
+        mark: What it does, where a marker tells two parts apart.
     """
 
+    part: Part
     text: str
-    offset: int
-    opens: bool
+    mark: MarkKind | None = None
 
 
 class ReplyFollower:
     """Takes the tokens of one reply in order, and says what each of them is.
 
+    Thinking and answer are told apart by where the markers were found, whatever else
+    the reply quotes.
+
     Attributes:
         tokens: The reply so far, without a token that only ends it.
         is_thinking: Whether the last token belongs to thinking, markers included.
         guided_tokens: Tokens that were chosen under guidance.
-        answer_tokens: Tokens outside of thinking.
     """
 
     def __init__(
@@ -91,15 +102,17 @@ class ReplyFollower:
         self._tracker = None
         if markers is not None:
             self._tracker = ThinkingTracker(tokenizer, markers, prompt)
-        self._detokenizer = tokenizer.detokenizer
         self._record = record
-        self._begins_thinking = self.is_in_thinking
-        self._marks: list[_Mark] = []
+        self._detokenizer = tokenizer.detokenizer
         self._offsets: list[int] = []  # where the text of each token may begin
+        # Marks whose text is still to come, each with where it may begin.
+        self._marks: list[tuple[Mark, int]] = []
+        self._told = 0  # characters of the text that are in the pieces
+        self._part = Part.THINKING if self.is_in_thinking else Part.ANSWER
+        self._pieces: list[Piece] = []
         self.tokens: list[int] = []
         self.is_thinking = self.is_in_thinking
         self.guided_tokens = 0
-        self.answer_tokens = 0
 
     @property
     def thinks(self) -> bool:
@@ -112,14 +125,26 @@ class ReplyFollower:
         return self._tracker is not None and self._tracker.thinking
 
     @property
-    def may_be_opening(self) -> bool:
-        """Whether the reply may be in the middle of an opening marker."""
-        return self._tracker is not None and self._tracker.may_be_opening
+    def is_holding(self) -> bool:
+        """Whether text waits until it is known to be a marker or not."""
+        return self._told < len(self._detokenizer.text)
 
     @property
     def thinking_tokens(self) -> int:
         """Tokens of thinking so far; markers and forced tokens are not counted."""
         return 0 if self._tracker is None else self._tracker.thinking_tokens
+
+    @property
+    def after_close_tokens(self) -> int:
+        """Tokens that were reasoned on behind the close, markers not counted."""
+        return 0 if self._tracker is None else self._tracker.after_close_tokens
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer so far; markers and forced tokens are not counted."""
+        return (
+            len(self.tokens) if self._tracker is None else self._tracker.answer_tokens
+        )
 
     @property
     def thinking_budget(self) -> int | None:
@@ -137,47 +162,117 @@ class ReplyFollower:
         self._detokenizer.finalize()
         return self._detokenizer.text
 
-    def take(self, token: int) -> bool:
+    def take(self, token: int) -> list[Piece]:
         """Takes the next token.
 
         Returns:
-            bool: Whether it belongs to thinking, markers included.
+            list[Piece]: The text that can be told now. What may be the beginning of a
+            marker, or of a character, waits until that is known.
         """
         step = self._record.step(len(self.tokens))
         self._offsets.append(len(self._detokenizer.text))
         self._detokenizer.add_token(token)
         self.tokens.append(token)
         self.guided_tokens += step is Step.GUIDED
-        self.is_thinking = False
-        if (tracker := self._tracker) is not None:
-            was_thinking = tracker.thinking
-            if length := tracker.update(token, forced=step is Step.FORCED):
-                markers = tracker.markers
-                found = markers.start if tracker.thinking else markers.end
-                offset = self._offsets[-length]
-                self._marks.append(_Mark(found, offset, tracker.thinking))
-            self.is_thinking = was_thinking or tracker.thinking
-        self.answer_tokens += not self.is_thinking
-        return self.is_thinking
+        if (tracker := self._tracker) is None:
+            return self._tell(self._detokenizer.text)
+        was_thinking, is_forced = tracker.thinking, step is Step.FORCED
+        mark = tracker.update(token, is_forced)
+        if mark is not None:
+            self._marks.append((mark, self._offsets[-mark.length]))
+        is_part_of_answer = mark is not None and mark.is_of_the_answer
+        self.is_thinking = not is_part_of_answer and (
+            was_thinking or is_forced or tracker.thinking or mark is not None
+        )
+        # White space that is put in behind the closing marker belongs to it.
+        is_behind = is_forced and not was_thinking
+        text = self._detokenizer.text
+        return self._tell(
+            text, held=_begun(text, tracker.awaited()), is_behind=is_behind
+        )
+
+    def finish(self) -> list[Piece]:
+        """The text that was held back, when no more tokens come."""
+        return self._tell(self.text, is_last=True)
 
     def split(self) -> tuple[str, str]:
         """Thinking and answer so far, without markers.
 
-        They are told apart by where the markers were found, whatever else the reply
-        quotes. Blocks of thinking are stripped and put on lines of their own.
+        Blocks of thinking are stripped and put on lines of their own. What was reasoned
+        on behind the close, and closed again, is thinking.
         """
-        text, at = self.text, 0
-        thoughts, answers = [""] * self._begins_thinking, [""]
-        is_thinking = self._begins_thinking
-        for mark in self._marks:
+        self.finish()
+        blocks, answer, kept = [""], "", 0
+        for piece in self._pieces:
+            if piece.part is Part.THINKING:
+                blocks[-1] += piece.text
+            elif piece.part is Part.ANSWER:
+                answer += piece.text
+            if piece.mark in (MarkKind.TOOL, MarkKind.TOOL_END):
+                kept = len(answer)
+            elif piece.mark is MarkKind.OPEN:
+                blocks.append("")
+            elif piece.mark is MarkKind.CLOSE_AGAIN:
+                blocks.append(answer[kept:])
+                answer = answer[:kept]
+            elif piece.mark is not None:
+                kept = len(answer)
+        thoughts = (block.strip() for block in blocks)
+        return "\n".join(filter(None, thoughts)), answer
+
+    def why_no_answer(self, finish_reason: str | None) -> str | None:
+        """Why a reply that has ended has no answer, in words; None if it has one.
+
+        Args:
+            finish_reason (str, optional): "stop" if the model ended it, "length" at
+                the limit on tokens; of any other nothing is said.
+        """
+        if not self.thinks or self.split()[1].strip():
+            return None
+        if finish_reason == "length":
+            return "the limit on tokens cut it off"
+        if finish_reason != "stop":
+            return None
+        where = "inside" if self.is_in_thinking else "right behind"
+        return f"the model ended its reply {where} its thinking"
+
+    def _tell(
+        self,
+        text: str,
+        held: int = 0,
+        is_behind: bool = False,
+        is_last: bool = False,
+    ) -> list[Piece]:
+        """The pieces that end before the last ``held`` characters of the text."""
+        before = len(self._pieces)
+        while self._marks:
+            mark, offset = self._marks[0]
             # No other marker of its kind begins between the offset and the marker.
-            begin = text.find(mark.text, mark.offset)
+            begin = text.find(mark.text, offset)
             end = begin + len(mark.text)
-            if begin < 0:  # a detokenizer that shows no special tokens
-                begin = end = mark.offset
-            (thoughts if is_thinking else answers)[-1] += text[at:begin]
-            at, is_thinking = end, mark.opens
-            if is_thinking:
-                thoughts.append("")
-        (thoughts if is_thinking else answers)[-1] += text[at:]
-        return "\n".join(thought.strip() for thought in thoughts), "".join(answers)
+            if begin < 0:
+                if not is_last:  # its last character is still to come
+                    return self._pieces[before:]
+                begin = end = self._told  # special tokens that are not shown
+            del self._marks[0]
+            self._add(self._part, text[self._told : begin])
+            part = Part.ANSWER if mark.is_of_the_answer else Part.MARKER
+            self._part = Part.THINKING if mark.kind is MarkKind.OPEN else Part.ANSWER
+            self._pieces.append(Piece(part, text[begin:end], mark.kind))
+            self._told = end
+        told = max(len(text) - held, self._told)
+        self._add(Part.MARKER if is_behind else self._part, text[self._told : told])
+        self._told = told
+        return self._pieces[before:]
+
+    def _add(self, part: Part, text: str) -> None:
+        if text:
+            self._pieces.append(Piece(part, text))
+
+
+def _begun(text: str, markers: Sequence[str]) -> int:
+    """How many characters at the end of a text may be the beginning of a marker."""
+    lengths = (
+        n for m in markers for n in range(len(m) - 1, 0, -1) if text.endswith(m[:n])
+    )
+    return max(lengths, default=0)

@@ -17,9 +17,9 @@ from ..method.predictor import Predictor
 from .drafts import check_draftable
 from .fields import take
 from .follower import ReplyFollower
+from .markers import markers_of
 from .sampler import Prompt, encode_prompt, steer
 from .settings import ReplyOptions, Sampling, ThinkingBudget
-from .thinking import markers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,7 +53,9 @@ class BudgetResponse(GenerationResponse):
         thinking_budget: The budget in tokens, or None; an automatic one from the first
             thinking token on.
         closed_by: "model" or "budget" once thinking has ended, else None.
-        answer_tokens: Tokens outside of thinking so far.
+        after_close_tokens: Tokens that were reasoned on behind the close so far.
+        answer_tokens: Tokens of the answer so far.
+        no_answer: In the last response, why the reply has no answer, if it has none.
         reply: Follows the reply; ``reply.split()`` gives thinking and answer so far.
     """
 
@@ -61,7 +63,9 @@ class BudgetResponse(GenerationResponse):
     thinking_tokens: int = 0
     thinking_budget: int | None = None
     closed_by: str | None = None
+    after_close_tokens: int = 0
     answer_tokens: int = 0
+    no_answer: str | None = None
     reply: ReplyFollower | None = field(default=None, repr=False, compare=False)
 
 
@@ -131,8 +135,8 @@ def stream_generate(
             if response.finish_reason != "stop":
                 reply.take(response.token)
             held.append(_respond(response, reply))
-            # The beginning of an opening marker waits until it is known to be one.
-            if response.finish_reason is None and reply.may_be_opening:
+            # The beginning of a marker waits until it is known to be one.
+            if response.finish_reason is None and reply.is_holding:
                 continue
             for r in held:
                 r.is_thinking = held[-1].is_thinking
@@ -199,7 +203,9 @@ def _respond(response: GenerationResponse, reply: ReplyFollower) -> BudgetRespon
         thinking_tokens=reply.thinking_tokens,
         thinking_budget=reply.thinking_budget,
         closed_by=reply.closed_by,
+        after_close_tokens=reply.after_close_tokens,
         answer_tokens=reply.answer_tokens,
+        no_answer=reply.why_no_answer(response.finish_reason),
         reply=reply,
     )
 
@@ -214,12 +220,18 @@ def thinking_line(response: BudgetResponse) -> str:
     used = f"Thinking: {response.thinking_tokens}"
     if response.thinking_budget is not None:
         used += f" of {response.thinking_budget}"
+    used += " tokens"
     if response.closed_by is not None:
-        return f"{used} tokens, closed by the {response.closed_by}"
+        line = f"{used}, closed by the {response.closed_by}"
+        if response.after_close_tokens:
+            line += f", and {response.after_close_tokens} more behind the close"
+        if response.finish_reason == "stop" and response.no_answer is not None:
+            line += f"; there is no answer: {response.no_answer}"
+        return line
     if not response.is_thinking:
-        return f"{used} tokens, the model did not think"
+        return f"{used}, the model did not think"
     if response.finish_reason == "length":
-        return f"{used} tokens, cut off by the limit on tokens: there is no answer"
+        return f"{used}, cut off by the limit on tokens: there is no answer"
     if response.finish_reason == "stop":
-        return f"{used} tokens, the model ended its reply there: there is no answer"
-    return f"{used} tokens, interrupted"
+        return f"{used}, the model ended its reply there: there is no answer"
+    return f"{used}, interrupted"

@@ -16,7 +16,8 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
-from .draws import TokenDraw
+from .closing import Closing, closing_of
+from .draws import EndOfReply, TokenDraw
 from .fields import take
 from .follower import SteeringRecord, Step
 from .guide import Guide
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Prompt = str | list[int] | mx.array
+
+# A character has four bytes at most, and so as many tokens.
+_LONGEST_CHARACTER = 4
+# A model that goes on opening blocks when its budget is spent opens no more than these.
+_MOST_BLOCKS = 3
 
 
 def make_budget_sampler(
@@ -109,17 +115,15 @@ def steer(
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
-    # The closing marker follows anyway: a message that ends with it is not to have two.
-    text = (thinking.message or "").split(markers.end)[0]
-    message = tokenizer.encode(text, add_special_tokens=False) if text else ()
     return BudgetSampler(
         model,
         thinking,
         TokenDraw(sampling, tokenizer),
         Guide(predictor, thinking, sampling, tokenizer) if predictor else None,
         ThinkingTracker(tokenizer, markers, ids),
+        closing_of(tokenizer, markers, ids, thinking.message),
+        EndOfReply(tokenizer, markers),
         ids[-1],
-        tuple(message),
     )
 
 
@@ -225,8 +229,9 @@ class BudgetSampler(ReplySampler):
         draw: TokenDraw,
         guide: Guide | None,
         tracker: ThinkingTracker,
+        close: Closing,
+        end: EndOfReply,
         last_prompt_token: int,
-        message: tuple[int, ...] = (),
     ):
         """Attaches a recorder to the model, until it is closed or gone.
 
@@ -236,15 +241,17 @@ class BudgetSampler(ReplySampler):
             draw (TokenDraw): Draws the tokens that are left to the model.
             guide (optional): Draws the guided ones; None for the hard stop alone.
             tracker (ThinkingTracker): Of the prompt.
+            close (Closing): The tokens of a forced close.
+            end (EndOfReply): The tokens that end a reply.
             last_prompt_token (int): What the model reads first.
-            message (tuple): Tokens put before the closing marker on a forced close.
         """
         super().__init__()
         self._thinking = thinking
         self._draw = draw
         self._guide = guide
         self._tracker = tracker
-        self._message = message
+        self._close = close
+        self._end = end
         self._closing: deque[int] = deque()
         self._set_budget(thinking)
         self._token: mx.array | None = None  # the last one, until it is read
@@ -334,18 +341,57 @@ class BudgetSampler(ReplySampler):
             length = self._guide.expected_length(logprobs, forward, row, others)
             self._set_budget(self._thinking.for_length(length))
         if not self._closing and self._must_close():
-            self._closing.extend(self._closing_tokens())
+            self._begin_closing()
         if self._closing:
-            return mx.array([self._closing.popleft()], dtype=mx.uint32), Step.FORCED
+            return self._next_closing()
+        logprobs = self._allowed(logprobs)
         if self._guide is None or not self.is_guided():
-            return self._draw(logprobs, position), Step.MODEL
-        remaining = max(1, (self.budget or 0) - self._tracker.thinking_tokens)
-        token, is_full = self._guide.choose(
-            logprobs, forward, row, others, remaining, position
-        )
-        if is_full:
-            self.record.full_steps.append(position)
-        return token, Step.GUIDED
+            token, step = self._draw(logprobs, position), Step.MODEL
+        else:
+            remaining = max(1, (self.budget or 0) - self._tracker.thinking_tokens)
+            token, is_full = self._guide.choose(
+                logprobs, forward, row, others, remaining, position
+            )
+            step = Step.GUIDED
+            if is_full:
+                self.record.full_steps.append(position)
+        if self._would_break_character(token):
+            self._begin_closing()
+            return self._next_closing()
+        return token, step
+
+    def _begin_closing(self) -> None:
+        is_line_ended = self._tracker.after_newline
+        self._closing.extend(self._close.tokens(self._tracker, is_line_ended))
+
+    def _next_closing(self) -> tuple[mx.array, Step]:
+        return mx.array([self._closing.popleft()], dtype=mx.uint32), Step.FORCED
+
+    def _allowed(self, logprobs: mx.array) -> mx.array:
+        """Log-probabilities without what must not come now."""
+        tracker, thinking = self._tracker, self._thinking
+        if thinking.answer_anyway:
+            if tracker.thinking:
+                logprobs = self._end.as_close(logprobs)
+            elif tracker.may_open and tracker.blocks:
+                logprobs = self._end.without(logprobs)
+        has_reopened = tracker.may_open and tracker.blocks >= _MOST_BLOCKS
+        if has_reopened and thinking.limit is not None:
+            if tracker.thinking_tokens >= (self.budget or 0):
+                logprobs = self._end.without_opening(logprobs)
+        return logprobs
+
+    def _would_break_character(self, token: mx.array) -> bool:
+        """Whether the hard stop would come in the middle of a character.
+
+        To know, the host waits for the token; only just before the hard stop.
+        """
+        tracker, limit = self._tracker, self._thinking.limit
+        if limit is None or not tracker.thinking or tracker.is_mid_character:
+            return False
+        if tracker.thinking_tokens + _LONGEST_CHARACTER <= limit:
+            return False
+        return tracker.leaves_character_open(token.item())
 
     def _guided_after(self, row: int) -> list[int]:
         """Rows after ``row`` that the same predictor will guide in this step."""
@@ -375,12 +421,10 @@ class BudgetSampler(ReplySampler):
         if (limit := self._thinking.limit) is None:
             return False
         used = self._tracker.thinking_tokens
-        return used >= limit or (used >= budget and self._tracker.after_newline)
-
-    def _closing_tokens(self) -> tuple[int, ...]:
-        missing = self._tracker.missing_end_tokens()
-        is_begun = len(missing) < len(self._tracker.markers.end_tokens)
-        return missing if is_begun else self._message + missing
+        if used >= limit:
+            return True
+        is_past = used >= budget and self._tracker.after_newline
+        return is_past and not self._tracker.is_mid_character
 
 
 def _end_lease(recorder: HiddenStateRecorder) -> None:

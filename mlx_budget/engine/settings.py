@@ -109,10 +109,13 @@ class ThinkingBudget:
         hard_stop: Past the budget thinking is closed at the first newline, and at
             ``hard_stop * tokens`` wherever it is. None leaves it to guidance alone, as
             in the paper.
-        message: Text put before the closing marker on a forced close.
+        message: Text put before the closing marker on a forced close; "auto" for the
+            sentence that the model's family is known to obey.
         start: Opening marker, in place of the tokenizer's; "" if replies begin by
             thinking.
         end: Closing marker, in place of the tokenizer's.
+        answer_anyway: Whether a reply that the model would end inside its thinking, or
+            before it has answered, is made to close its thinking and answer.
         guidance_tolerance: Guided steps evaluate the likeliest tokens alone while the
             total variation distance to the result of the whole vocabulary, before
             top-p and the like, is at most this; at ``temp=0`` the token is the same,
@@ -139,8 +142,14 @@ class ThinkingBudget:
     )
     message: str | None = setting(
         None,
-        "Text to put before the closing marker when the budget closes thinking.",
+        "Text to put before the closing marker when the budget closes thinking; auto "
+        "for the sentence that the model's family is known to obey.",
         keyword="thinking_budget_message",
+    )
+    answer_anyway: bool = setting(
+        False,
+        "Let the model close its thinking and answer where it would end its reply "
+        "without an answer.",
     )
     guidance_tolerance: float = setting(
         1e-3,
@@ -330,6 +339,7 @@ class SharedOptions(TypedDict, total=False):
 
     hard_stop: float | None
     thinking_budget_message: str | None
+    answer_anyway: bool
     guidance_tolerance: float
     thinking_start: str | None
     thinking_end: str | None

@@ -4,111 +4,129 @@ Knows markers and token texts; nothing of budgets, predictors or models.
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .settings import ThinkingBudget
+from .markers import MarkerFinder, ThinkingMarkers, find_markers, markers_of
+from .template import opens_thinking
+
+__all__ = [
+    "Mark",
+    "MarkKind",
+    "ThinkingMarkers",
+    "ThinkingTracker",
+    "find_markers",
+    "markers_of",
+    "split_reply",
+]
+
+# What stands before a marker that a text mentions: a quotation mark, or a word and a
+# space. A reply that has reasoned on ends a line or a sentence before it closes.
+_MENTION = re.compile(r"""(["'`“‘«(\[{<]|\w[,;:]? )$""")
+
+
+class MarkKind(Enum):
+    """What a marker that was found does."""
+
+    OPEN = "opens thinking"
+    CLOSE = "closes thinking"
+    CLOSE_AGAIN = "closes what was reasoned behind the close"
+    TOOL = "begins a tool call, which ends thinking"
+    TOOL_END = "ends a tool call"
+    HEADER = "opens an answer without thinking before it"
 
 
 @dataclass(frozen=True)
-class ThinkingMarkers:
-    """The texts that open and close a thinking block.
-
-    A marker that is a token of its own, added to the vocabulary, is recognised by that
-    token; any other in the decoded text, however it is split into tokens.
+class Mark:
+    """A marker at the end of the reply so far.
 
     Attributes:
-        start: Opening marker; empty if the reply begins by thinking.
-        end: Closing marker.
-        start_tokens: Token ids that encode ``start``.
-        end_tokens: Token ids that encode ``end``.
+        kind: What it does.
+        text: The marker.
+        length: How many of the last tokens make it up.
     """
 
-    start: str
-    end: str
-    start_tokens: tuple[int, ...]
-    end_tokens: tuple[int, ...]
+    kind: MarkKind
+    text: str
+    length: int
 
-
-def find_markers(
-    tokenizer: TokenizerWrapper, start: str | None = None, end: str | None = None
-) -> ThinkingMarkers:
-    """The thinking markers of a tokenizer, or those given in their stead.
-
-    Args:
-        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
-        start (str, optional): Opening marker; "" if replies begin by thinking.
-        end (str, optional): Closing marker.
-
-    Raises:
-        ValueError: If the tokenizer has no markers and not both are given, or the
-            closing marker is empty.
-    """
-    start = tokenizer.think_start if start is None else start
-    end = tokenizer.think_end if end is None else end
-    if start is None or end is None:
-        raise ValueError(
-            "The model's tokenizer has no thinking markers, so its thinking cannot be "
-            "budgeted. If the model does think, name its markers with "
-            "--thinking-start-token and --thinking-end-token (thinking_start and "
-            "thinking_end in Python; an empty start marker means that replies begin "
-            "by thinking)."
-        )
-    if not end.strip():
-        raise ValueError("The closing thinking marker (--thinking-end-token) is blank.")
-    if start == end:
-        raise ValueError(f"Thinking cannot begin and end with the same marker {end!r}.")
-
-    def encode(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
-
-    return ThinkingMarkers(start, end, encode(start), encode(end))
-
-
-def markers_of(
-    tokenizer: TokenizerWrapper, thinking: ThinkingBudget
-) -> ThinkingMarkers | None:
-    """The markers that a reply is followed by; None if the model does not think."""
-    if not tokenizer.has_thinking and thinking.start is None and thinking.end is None:
-        return None
-    return find_markers(tokenizer, thinking.start, thinking.end)
+    @property
+    def is_of_the_answer(self) -> bool:
+        """Whether the marker itself belongs to the answer."""
+        return self.kind in (MarkKind.TOOL, MarkKind.TOOL_END)
 
 
 def split_reply(
-    runs: list[tuple[bool, str]], markers: ThinkingMarkers | None
+    runs: Sequence[tuple[bool, str]], markers: ThinkingMarkers | None
 ) -> tuple[str, str]:
-    """Thinking and answer of a reply, without markers.
+    """Thinking and answer of a reply that was kept as the pieces of a stream.
+
+    Who has the `ReplyFollower` of the reply asks that.
 
     Args:
-        runs (list): Its text in order, in pieces of thinking (True) or answer, markers
-            included.
+        runs (Sequence): Its text in order, as pieces of thinking (True, markers
+            included) or answer, such as the ``is_thinking`` and ``text`` of the
+            responses of `stream_generate`.
         markers (ThinkingMarkers, optional): Those of the model, if it has any.
     """
-    thoughts, answer = [], ""
+    thoughts: list[str] = []
+    answers: list[str] = []
     for is_thinking, pieces in itertools.groupby(runs, lambda run: run[0]):
-        text = "".join(text for _, text in pieces)
-        if is_thinking and markers is not None:
-            # The markers' outer tokens may reach into the answer.
-            if markers.start and markers.start in text:
-                before, _, text = text.partition(markers.start)
-                answer += before
-            text, _, after = text.partition(markers.end)
-            thoughts.append(text.strip())
-            answer += after
-        else:
-            answer += text
-    return "\n".join(thoughts), answer
+        texts = [text for _, text in pieces]
+        if not is_thinking or markers is None:
+            answers.append("".join(texts))
+            continue
+        opened, closed, rest = _split_block(texts, markers)
+        if closed and not opened.strip() and answers:
+            # It closes what was reasoned behind the close.
+            opened, answers = "".join(answers), []
+        thoughts += [thought.strip() for thought in opened.split(_BOUNDARY)]
+        answers.append(rest)
+    return "\n".join(thoughts), "".join(answers)
+
+
+# What parts two blocks of thinking in a run.
+_BOUNDARY = "\0"
+
+
+def _split_block(texts: list[str], markers: ThinkingMarkers) -> tuple[str, bool, str]:
+    """The thinking of a run, whether it was closed, and what reaches into the answer.
+
+    The closing marker is the one that ends with the run's last text; what the run
+    quotes before is thinking.
+    """
+    text = "".join(texts).rstrip()
+    last = next((len(t.rstrip()) for t in reversed(texts) if t.strip()), 0)
+    at, is_closed, rest = text.rfind(markers.end), False, ""
+    if at >= 0 and at + len(markers.end) > len(text) - last:
+        text, rest, is_closed = text[:at], text[at + len(markers.end) :], True
+    if markers.start:
+        if text.lstrip().startswith(markers.start):
+            text = text.lstrip()[len(markers.start) :]
+        side_by_side = re.escape(markers.end) + r"\s*" + re.escape(markers.start)
+        text = re.sub(side_by_side, _BOUNDARY, text)
+    return text, is_closed, rest
 
 
 class ThinkingTracker:
-    """Follows one reply token by token through its thinking block.
+    """Follows one reply token by token through its thinking.
+
+    Thinking begins where the prompt has opened it, at an opening marker at the start of
+    the reply, or at one right behind a closing marker, white space aside; anywhere else
+    an opening marker is text. It ends at the closing marker or at a tool call. A
+    closing marker in the answer means that all before it was thinking as well.
 
     Attributes:
+        markers: The markers that it looks for.
         thinking: Whether the last token left the reply inside a thinking block.
         thinking_tokens: Tokens inside thinking blocks so far, markers not counted, nor
             tokens that were put in to close a block.
+        after_close_tokens: Tokens of what was reasoned behind the close.
+        answer_tokens: Tokens of the answer so far, tool calls included.
         after_newline: Whether the text of the last token contains a newline.
         closed_by: "model" or "budget" once a block was closed, else None.
         blocks: Thinking blocks opened so far.
@@ -122,23 +140,57 @@ class ThinkingTracker:
     ):
         self._tokenizer = tokenizer
         self.markers = markers
+        self._start = MarkerFinder(tokenizer, markers.start)
+        self._end = MarkerFinder(tokenizer, markers.end)
+        self._tools = [
+            (MarkerFinder(tokenizer, tool.start), tool) for tool in markers.tool_formats
+        ]
+        self._tool_end: MarkerFinder | None = None  # while a tool is called
+        self._header = MarkerFinder(tokenizer, markers.answer_header)
         self._texts: dict[int, str] = {}
-        self._added = frozenset(tokenizer.added_tokens_decoder)
-        # Tokens since the last marker, and whether each was forced.
+        # Tokens since the last marker, and whether each was put in.
         self._block: list[int] = []
         self._forced: list[bool] = []
         self._earlier = 0
         self._in_block = 0
+        self._may_open = True
+        # Tokens of the answer that a closing marker would turn into thinking.
+        self._since_close = 0
+        self.after_close_tokens = 0
+        self.answer_tokens = 0
         self.after_newline = False
         self.closed_by: str | None = None
-        self.thinking = not markers.start or self._is_open(prompt)
+        self.thinking = not markers.start or opens_thinking(tokenizer, markers, prompt)
         self.blocks = int(self.thinking)
 
     @property
     def thinking_tokens(self) -> int:
         return self._earlier + self._in_block
 
-    def update(self, token: int, forced: bool = False) -> int:
+    @property
+    def may_open(self) -> bool:
+        """Whether an opening marker that came now would open thinking."""
+        return self._may_open and not self.thinking and bool(self.markers.start)
+
+    def awaited(self) -> list[str]:
+        """Markers of several tokens that may be about to come."""
+        if self.thinking:
+            finders = [self._end, *(finder for finder, _ in self._tools)]
+        elif self._tool_end is not None:
+            finders = [self._tool_end]
+        else:
+            finders = [self._end]
+            if self._may_open:
+                finders += [self._start, self._header]
+        return [finder.text for finder in finders if not finder.is_token]
+
+    @property
+    def is_mid_character(self) -> bool:
+        """Whether the last token left a character of several bytes incomplete."""
+        # It has four bytes, and so four tokens, at most.
+        return self._tokenizer.decode(self._block[-4:]).endswith("\ufffd")
+
+    def update(self, token: int, forced: bool = False) -> Mark | None:
         """Takes the next token of the reply.
 
         Args:
@@ -146,83 +198,116 @@ class ThinkingTracker:
             forced: Whether it was put in to close the block, not chosen by the model.
 
         Returns:
-            int: How many of the last tokens make up a marker that has just opened or
-            closed thinking, or 0.
+            Mark or None: The marker that the reply ends with now, if it tells its parts
+            apart.
         """
-        self.after_newline = "\n" in self._text(token)
+        text = self._text(token)
+        self.after_newline = "\n" in text
         self._block.append(token)
         self._forced.append(forced)
-        start, end = self.markers.start, self.markers.end
         if self.thinking:
-            self._in_block += not forced
-            if length := self._completed(end, self.markers.end_tokens):
-                self._earlier += self._forced[:-length].count(False)
-                self.closed_by = "budget" if forced else "model"
-                self._enter(thinking=False)
-            return length
-        if start and (length := self._completed(start, self.markers.start_tokens)):
-            self.blocks += 1
-            self._enter(thinking=True)
-            return length
-        return 0
-
-    @property
-    def may_be_opening(self) -> bool:
-        """Whether the reply may be in the middle of an opening marker."""
-        start = self.markers.start
-        if self.thinking or not start or self._is_added(self.markers.start_tokens):
-            return False
-        tail = self._tokenizer.decode(self._block[-len(start.encode()) :])
-        return any(tail.endswith(start[:n]) for n in range(1, len(start)))
+            return self._think(text, forced)
+        if forced:
+            return None  # white space behind the closing marker
+        return self._answer(text)
 
     def missing_end_tokens(self) -> tuple[int, ...]:
         """What is left of the closing marker if the model has begun to write it.
 
         Returns:
-            tuple[int, ...]: The closing marker's tokens, without those at the end of
-            the reply so far.
+            tuple[int, ...]: The closing marker's tokens, without what the reply ends
+            with already, in whatever tokens.
         """
         end = self.markers.end_tokens
         for n in range(len(end) - 1, 0, -1):
             if tuple(self._block[-n:]) == end[:n]:
                 return end[n:]
+        if begun := self._end.begun(self._block):
+            rest = self.markers.end[len(begun) :]
+            return tuple(self._tokenizer.encode(rest, add_special_tokens=False))
         return end
 
-    def _enter(self, thinking: bool) -> None:
-        self.thinking = thinking
-        self._block = []
-        self._forced = []
-        self._in_block = 0
+    def leaves_character_open(self, token: int) -> bool:
+        """Whether a character would be incomplete if this token came next."""
+        tail = [*self._block[-3:], token]
+        return self._tokenizer.decode(tail).endswith("\ufffd")
+
+    def _think(self, text: str, forced: bool) -> Mark | None:
+        self._in_block += not forced
+        if length := self._end.found(self._block, text):
+            self._in_block = self._forced[:-length].count(False)
+            self.closed_by = "budget" if forced else "model"
+            return self._enter(MarkKind.CLOSE, self.markers.end, length)
+        if not forced and (tool := self._tool_begins(text)) is not None:
+            start, length = tool
+            self._in_block = self._forced[:-length].count(False)
+            self.answer_tokens += length
+            self.closed_by = "model"
+            return self._enter(MarkKind.TOOL, start, length)
+        return None
+
+    def _answer(self, text: str) -> Mark | None:
+        self.answer_tokens += 1
+        self._since_close += 1
+        if (end := self._tool_end) is not None:
+            if not (length := end.found(self._block, text)):
+                return None
+            self._tool_end = None
+            return self._enter(MarkKind.TOOL_END, end.text, length)
+        if self._may_open:
+            for finder, kind in (
+                (self._start, MarkKind.OPEN),
+                (self._header, MarkKind.HEADER),
+            ):
+                if length := finder.found(self._block, text):
+                    self.answer_tokens -= length
+                    self.blocks += kind is MarkKind.OPEN
+                    return self._enter(kind, finder.text, length)
+            self._may_open = self._is_blank()
+        if self._tool_begins(text) is not None:
+            return None
+        if length := self._end.found(self._block, text):
+            if not self._is_mentioned(length):
+                reasoned = self._since_close - length
+                self.answer_tokens -= self._since_close
+                if self.blocks:
+                    self.after_close_tokens += reasoned
+                else:  # thinking that was never opened
+                    self._earlier += reasoned
+                    self.closed_by, self.blocks = "model", 1
+                return self._enter(MarkKind.CLOSE_AGAIN, self.markers.end, length)
+        return None
+
+    def _tool_begins(self, text: str) -> tuple[str, int] | None:
+        """What begins a tool call with the last token, and its length in tokens."""
+        for finder, tool in self._tools:
+            if length := finder.found(self._block, text):
+                before = self._tokenizer.decode(self._block[:-length][-8:])
+                line = before.rpartition("\n")[2]
+                if tool.anywhere or not line.strip():
+                    self._tool_end = MarkerFinder(self._tokenizer, tool.end)
+                    return tool.start, length
+        return None
+
+    def _enter(self, kind: MarkKind, text: str, length: int) -> Mark:
+        self.thinking = kind is MarkKind.OPEN
+        self._may_open = kind in (MarkKind.CLOSE, MarkKind.CLOSE_AGAIN)
+        self._earlier += self._in_block
+        self._in_block = self._since_close = 0
+        self._block, self._forced = [], []
+        return Mark(kind, text, length)
+
+    def _is_blank(self) -> bool:
+        """Whether the block is blank so far, the beginning of a marker aside."""
+        begun = self._start.begun(self._block) or self._header.begun(self._block)
+        text = self._tokenizer.decode(self._block)
+        return not text.removesuffix(begun).strip()
+
+    def _is_mentioned(self, length: int) -> bool:
+        before = self._tokenizer.decode(self._block[-length - 8 : -length])
+        return _MENTION.search(before) is not None
 
     def _text(self, token: int) -> str:
         if token not in self._texts:
             self._texts[token] = self._tokenizer.decode([token])
         return self._texts[token]
-
-    def _is_added(self, tokens: tuple[int, ...]) -> bool:
-        return len(tokens) == 1 and tokens[0] in self._added
-
-    def _completed(self, text: str, tokens: tuple[int, ...]) -> int:
-        """How many of the last tokens make up a marker that is now complete, or 0."""
-        if self._is_added(tokens):
-            return int(self._block[-1] == tokens[0])
-        # Such a marker may be split otherwise in context, at most into its bytes, and
-        # share its outer tokens with the text around it.
-        window = self._block[-(len(text.encode()) + 1) :]
-        if text not in self._tokenizer.decode(window):
-            return 0
-        length = 1
-        while text not in self._tokenizer.decode(window[-length:]):
-            length += 1
-        return length
-
-    def _is_open(self, prompt: Sequence[int]) -> bool:
-        start, end = self.markers.start_tokens, self.markers.end_tokens
-        # What the user wrote opens no block: look behind the last end of a turn.
-        ends = [i for i, t in enumerate(prompt) if t in self._tokenizer.eos_token_ids]
-        prompt = prompt[ends[-1] + 1 :] if ends else prompt
-        if self._is_added(start) and self._is_added(end):
-            last = next((t for t in reversed(prompt) if t in (*start, *end)), None)
-            return last == start[0]
-        text = self._tokenizer.decode(list(prompt))
-        return text.rfind(self.markers.start) > text.rfind(self.markers.end)

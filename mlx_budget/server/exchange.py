@@ -39,6 +39,7 @@ class Exchange:
         self.steering = steering
         self.status: int | None = None
         self.field: str | None = None
+        self._finish_reason: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
@@ -84,10 +85,23 @@ class Exchange:
         reply = self.steering.reply
         if reply is None or not reply.thinks:
             return None
-        return {
+        told = {
             "budget": reply.thinking_budget,
             "tokens": reply.thinking_tokens,
             "closed_by": reply.closed_by,
+        }
+        reason = reply.why_no_answer(self._finish_reason)
+        return told if reason is None else {**told, "no_answer": reason}
+
+    def token_details(self) -> dict | None:
+        """The reply's tokens by what they are, or None if the model does not think."""
+        reply = self.steering.reply
+        if reply is None or not reply.thinks:
+            return None
+        return {
+            "reasoning_tokens": reply.thinking_tokens,
+            "after_close_tokens": reply.after_close_tokens,
+            "answer_tokens": reply.answer_tokens,
         }
 
     def _follow(
@@ -96,6 +110,7 @@ class Exchange:
         previous = None
         for response in responses:
             self._check_client()
+            self._finish_reason = response.finish_reason
             if response.finish_reason != "stop" and self.steering.reply is not None:
                 self.steering.reply.take(response.token)
             text, is_over = stops.take(response.text)

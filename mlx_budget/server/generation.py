@@ -24,6 +24,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
 from .. import demo
+from ..engine.closing import closing_of
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
@@ -245,7 +246,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             self._check_length(len(prompt))
             self._check(request, args, len(prompt))
             self._try(prompt, tokenizer, args)
-            thinking = self._thinking(tokenizer, request, args)
+            thinking = self._thinking(prompt, tokenizer, request, args)
             sampler = steer(
                 self.model_provider.model,
                 tokenizer,
@@ -314,16 +315,16 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         draw = TokenDraw(_sampling(args, row.shape[-1]), tokenizer)
         mx.eval(draw(row, 0))
 
-    def _thinking(self, tokenizer, request, args) -> ThinkingBudget:
+    def _thinking(self, prompt, tokenizer, request, args) -> ThinkingBudget:
         """How the request's thinking is held, with room for an answer."""
         steering = request.steering
-        message = steering.request.message or ""
-        forced = len(tokenizer.encode(message, add_special_tokens=False))
         start, end = self.model_provider.named_markers
-        if tokenizer.has_thinking:
-            forced += len(find_markers(tokenizer, start, end).end_tokens)
-        thinking = leaving_room(steering.request, args.max_tokens, forced)
-        steering.request = replace(thinking, start=start, end=end)
+        thinking = replace(steering.request, start=start, end=end)
+        markers, forced = markers_of(tokenizer, thinking), 0
+        if markers is not None and thinking.tokens is not None:
+            close = closing_of(tokenizer, markers, prompt, thinking.message)
+            forced = close.most(markers)
+        steering.request = leaving_room(thinking, args.max_tokens, forced)
         return steering.request
 
     def _is_batchable(self, args: server.GenerationArguments) -> bool:

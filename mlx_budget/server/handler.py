@@ -184,11 +184,9 @@ class BudgetHandler(server.APIHandler):
         return None if self._exchange is None else self._exchange.thinking()
 
     def _with_details(self, response: dict[str, Any]) -> dict[str, Any]:
-        thinking = self._reply_thinking()
-        if "usage" in response and thinking is not None:
-            response["usage"]["completion_tokens_details"] = {
-                "reasoning_tokens": thinking["tokens"]
-            }
+        details = None if self._exchange is None else self._exchange.token_details()
+        if "usage" in response and details is not None:
+            response["usage"]["completion_tokens_details"] = details
         return response
 
     def _read_body(self) -> dict[str, Any] | None:

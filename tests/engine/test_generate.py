@@ -118,7 +118,7 @@ def test_a_forced_close_in_the_last_token_is_told(loaded):
 
 
 def test_the_models_own_block_is_followed(loaded):
-    script = [10, START, 11, 12, END, 13]
+    script = [NEWLINE, START, 11, 12, END, 13]
     responses = scripted(loaded[1], script, prompt=[5, 6], thinking_budget=9)
     flags = [r.is_thinking for r in responses]
     assert flags == [False, True, True, True, True, False, False]
@@ -151,19 +151,21 @@ def test_an_opening_marker_of_several_tokens_is_no_answer(loaded):
     opening = tokenizer.encode("the answer is:", add_special_tokens=False)
     other = tokenizer.encode("the question", add_special_tokens=False)
     assert opening[0] == other[0] and len(opening) > 2
-    script = [*other, *opening, 10, 11, END, 12]
-    responses = scripted(
-        tokenizer,
-        script,
-        prompt=[5, 6],
-        thinking_budget=9,
-        thinking_start="the answer is:",
-        thinking_end="</think>",
-    )
+    options = {
+        "prompt": [5, 6],
+        "thinking_budget": 9,
+        "thinking_start": "the answer is:",
+        "thinking_end": "</think>",
+    }
+    script = [*opening, 10, 11, END, 12]
+    responses = scripted(tokenizer, script, **options)
     assert [r.token for r in responses] == [*script, EOS]
     thinking = [r.is_thinking for r in responses]
-    n = len(other)
-    assert thinking == [False] * n + [True] * (len(opening) + 3) + [False] * 2
+    assert thinking == [True] * (len(opening) + 3) + [False] * 2
+    # What only begins like it is answer, and so is a marker behind an answer.
+    responses = scripted(tokenizer, [*other, *opening, 10], **options)
+    assert not any(r.is_thinking for r in responses)
+    assert "".join(r.text for r in responses) == "the questionthe answer is:("
 
 
 def test_a_sampler_of_none_leaves_the_budget_on(loaded):

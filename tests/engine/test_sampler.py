@@ -143,15 +143,30 @@ def test_budget_0_closes_at_once(loaded):
 
 
 def test_budget_0_closes_a_block_that_the_model_opens(loaded):
-    script = [10, START, 11, 12]
+    script = [NEWLINE, START, 11, 12]
     tokens, _ = scripted(loaded[1], script, prompt=[5, 6], thinking_budget=0)
-    assert tokens == [10, START, END, 12, EOS]
+    assert tokens == [NEWLINE, START, END, 12, EOS]
 
 
 def test_a_block_that_the_model_opens_again_is_closed_at_once(loaded):
-    script = [10, 11, 12, 13, START, 14, 15]
+    script = [10, 11, 12, NEWLINE, START, 14, 15]
     tokens, _ = scripted(loaded[1], script, thinking_budget=2, hard_stop=1)
-    assert tokens == [10, 11, END, 13, START, END, 15, EOS]
+    assert tokens == [10, 11, END, NEWLINE, START, END, 15, EOS]
+
+
+def test_a_marker_that_the_answer_quotes_opens_nothing(loaded):
+    script = [10, 11, 12, 13, START, 14, 15]
+    tokens, sampler = scripted(loaded[1], script, thinking_budget=2, hard_stop=1)
+    assert tokens == [10, 11, END, 13, START, 14, 15, EOS]
+    assert sampler.forced_steps == {2}
+
+
+def test_a_model_that_opens_blocks_for_ever_is_closed_for_good(loaded):
+    script = [10, 11, *[START] * 60]
+    tokens, _ = scripted(loaded[1], script, thinking_budget=2, hard_stop=1)
+    assert tokens[:8] == [10, 11, END, START, END, START, END, tokens[7]]
+    assert START not in tokens[7:8]
+    assert END not in tokens[7:]
 
 
 def test_a_model_that_closes_in_time_is_left_alone(loaded):

@@ -59,7 +59,7 @@ def test_the_prompt_may_have_opened_the_block(tokenizer, prompt, thinking):
 
 
 def test_the_model_may_open_the_block(tokenizer):
-    tracker = track(tokenizer, [5, START, 6, 7, END, 8], prompt=[5])
+    tracker = track(tokenizer, [NEWLINE, START, 6, 7, END, 8], prompt=[5])
     assert not tracker.thinking
     assert tracker.blocks == 1
     assert tracker.thinking_tokens == 2

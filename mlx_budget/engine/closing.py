@@ -1,0 +1,173 @@
+"""How thinking is closed by force: a message, the closing marker and its white space.
+
+Knows tokenizers, markers and chat templates; nothing of when to close.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from .markers import ThinkingMarkers
+from .template import template_facts
+from .thinking import ThinkingTracker
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class WindDown:
+    """A sentence that models of a family are known to obey when thinking is cut.
+
+    Attributes:
+        family: Name of the family.
+        in_template: Texts that its chat templates hold, all of them.
+        text: The sentence, put before the closing marker.
+        source: Where the family's makers or users say so.
+    """
+
+    family: str
+    in_template: tuple[str, ...]
+    text: str
+    source: str
+
+
+WIND_DOWNS = (
+    WindDown(
+        "Qwen3",
+        ("<|im_start|>", "enable_thinking"),
+        "\n\nConsidering the limited time by the user, I have to give the solution "
+        "based on the thinking directly now.\n",
+        "Qwen3 Technical Report, arXiv 2505.09388, section 4.3",
+    ),
+    WindDown(
+        "DeepSeek R1 and its distilled models",
+        ("<\uff5cAssistant\uff5c>",),
+        "\n**Final Answer**\n",
+        "the budget forcing baseline of Budget Guidance, arXiv 2506.13752",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The tokens of a forced close.
+
+    Attributes:
+        message: Put before the closing marker.
+        ends_line: Whether the message ends with a newline.
+        newline: Ends a line before the closing marker, where the model's template has
+            one there.
+        empty: White space of a block without any thinking, behind what the prompt has.
+        after: White space behind the closing marker, as the template has it.
+    """
+
+    message: tuple[int, ...] = ()
+    ends_line: bool = False
+    newline: tuple[int, ...] = ()
+    empty: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def most(self, markers: ThinkingMarkers) -> int:
+        """Most tokens that a forced close puts in."""
+        before = max(len(self.message) + len(self.newline), len(self.empty))
+        return before + len(markers.end_tokens) + len(self.after)
+
+    def tokens(self, tracker: ThinkingTracker, is_line_ended: bool) -> tuple[int, ...]:
+        """What closes thinking now.
+
+        Args:
+            tracker (ThinkingTracker): Of the reply.
+            is_line_ended: Whether the text so far ends with a newline.
+        """
+        end = tracker.markers.end_tokens
+        missing = tracker.missing_end_tokens()
+        if missing != end:
+            # The model has begun the marker itself.
+            return missing + self.after
+        if not self.message and tracker.thinking_tokens == 0:
+            return self.empty + end + self.after
+        if self.message:
+            is_line_ended = self.ends_line
+        newline = () if is_line_ended else self.newline
+        return self.message + newline + end + self.after
+
+
+def closing_of(
+    tokenizer: TokenizerWrapper,
+    markers: ThinkingMarkers,
+    prompt: Sequence[int],
+    message: str | None,
+) -> Closing:
+    """How a reply's thinking is closed by force, as the model's own template closes it.
+
+    Args:
+        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
+        markers (ThinkingMarkers): Of the model.
+        prompt (Sequence[int]): Token ids of the prompt.
+        message (str, optional): Text put before the closing marker; "auto" for the
+            sentence of `WIND_DOWNS` that the model's family is known to obey.
+
+    Raises:
+        ValueError: If the message holds a control token, or there is no sentence for
+            "auto".
+    """
+    facts = template_facts(tokenizer, markers)
+    text = wind_down(tokenizer).text if message == AUTO else message or ""
+    # The closing marker follows anyway: a message that ends with it is not to have two.
+    text = text.split(markers.end)[0]
+    written = ""
+    if markers.start:
+        rest = tokenizer.decode(list(prompt[-16:])).rpartition(markers.start)
+        written = rest[2] if rest[1] and not rest[2].strip() else ""
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+
+    return Closing(
+        message=_encode_message(tokenizer, markers, text),
+        ends_line=text.endswith("\n"),
+        newline=encode("\n" if "\n" in facts.before_end else ""),
+        empty=encode(facts.before_end.removeprefix(written)),
+        after=encode(facts.after_end),
+    )
+
+
+def wind_down(tokenizer: TokenizerWrapper) -> WindDown:
+    """The sentence that the family of a model is known to obey.
+
+    Raises:
+        ValueError: If there is none for its chat template.
+    """
+    template = str(tokenizer.chat_template)
+    for known in WIND_DOWNS:
+        if all(text in template for text in known.in_template):
+            return known
+    families = " and ".join(known.family for known in WIND_DOWNS)
+    raise ValueError(
+        f"thinking_budget_message auto is known for {families}, and the chat template "
+        "is of neither: give the text itself."
+    )
+
+
+def _encode_message(
+    tokenizer: TokenizerWrapper, markers: ThinkingMarkers, text: str
+) -> tuple[int, ...]:
+    """Tokens of a message; markers that it mentions are spelt, and open nothing."""
+    known = (markers.start, *(tool.start for tool in markers.tool_formats))
+    mentioned = [marker for marker in known if marker and marker in text]
+    if mentioned:
+        head, marker, tail = text.partition(mentioned[0])
+        pieces = (head + marker[:1], marker[1:], tail)
+        parts = (_encode_message(tokenizer, markers, piece) for piece in pieces)
+        return tuple(token for part in parts for token in part)
+    tokens = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+    control = set(tokenizer.all_special_ids) | set(tokenizer.eos_token_ids)
+    for token in tokens:
+        if token in control:
+            raise ValueError(
+                f"thinking_budget_message holds the control token "
+                f"{tokenizer.decode([token])!r}, which would end or break the reply: "
+                "leave it out."
+            )
+    return tokens
