@@ -18,7 +18,7 @@ from .options import (
 
 
 @click.command()
-@options_from(source=ModelSource, thinking=ThinkingBudget)
+@options_from(source=ModelSource, thinking=ThinkingBudget(answer_anyway=True))
 @HIDE_THINKING_OPTION
 @VERBOSE_OPTION
 @MAX_TOKENS_OPTION

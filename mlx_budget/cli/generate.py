@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     from ..engine.generate import BudgetResponse
-    from ..engine.thinking import ThinkingMarkers
 
 
 @click.command()
@@ -97,7 +96,7 @@ def generate(
 
     from ..engine.generate import stream_generate
     from ..engine.prompts import encode_chat
-    from ..engine.thinking import find_markers
+    from ..engine.template import leave_out_thinking
     from ..models.loading import load, load_source
 
     tokenizer_config = None
@@ -118,6 +117,7 @@ def generate(
             )
         options["num_draft_tokens"] = num_draft_tokens
         del options["max_kv_size"]
+    template, switch = leave_out_thinking(tokenizer, thinking, template)
     ids = encode_chat(
         tokenizer,
         text,
@@ -135,12 +135,11 @@ def generate(
         **options,
     )
     if as_json:
-        markers = None
-        if tokenizer.has_thinking or thinking.end is not None:
-            markers = find_markers(tokenizer, thinking.start, thinking.end)
-        _print_json(responses, source.model, markers)
+        _print_json(responses, source.model, switch)
     else:
         _print_live(responses, hide_thinking, verbose)
+        if verbose and switch is not None:
+            click.echo(f"Left out by the chat template: {json.dumps(switch)}", err=True)
 
 
 def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
@@ -196,30 +195,30 @@ def _print_live(
 
 
 def _print_json(
-    responses: "Iterable[BudgetResponse]",
-    model: str,
-    markers: "ThinkingMarkers | None",
+    responses: "Iterable[BudgetResponse]", model: str, switch: dict[str, Any] | None
 ) -> None:
-    from ..engine.thinking import split_reply
-
-    runs: list[tuple[bool, str]] = []
-    last, interrupted = None, False
+    last: BudgetResponse | None = None
+    interrupted = False
     try:
-        for last in responses:
-            runs.append((last.is_thinking, last.text))
+        for response in responses:
+            last = response
     except KeyboardInterrupt:
         interrupted = True
-    if last is None:
+    if last is None or last.reply is None:
         raise KeyboardInterrupt
-    thinking, answer = split_reply(runs, markers)
+    thinking, answer = last.reply.split()
     result = {
         "model": model,
-        "text": "".join(text for _, text in runs),
+        "text": last.reply.text,
         "thinking": thinking.strip(),
         "answer": answer.strip(),
         "thinking_budget": last.thinking_budget,
         "thinking_tokens": last.thinking_tokens,
+        "after_close_tokens": last.after_close_tokens,
+        "answer_tokens": last.answer_tokens,
         "closed_by": last.closed_by,
+        "left_out_by_template": switch,
+        "no_answer": last.no_answer,
         "finish_reason": "interrupted" if interrupted else last.finish_reason,
         "prompt_tokens": last.prompt_tokens,
         "prompt_tps": last.prompt_tps,

@@ -160,7 +160,7 @@ def _take_asked(options: list[Option], given: dict[str, Any]) -> dict[str, Any]:
         if option.off and given.pop(option.off.lstrip("-").replace("-", "_")):
             if option.keyword in asked:
                 raise ValueError(f"Give {option.flags[0]} or {option.off}, not both.")
-            asked[option.keyword] = None
+            asked[option.keyword] = option.off_value
     return asked
 
 

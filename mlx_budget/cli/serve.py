@@ -41,7 +41,7 @@ def _bytes(text: str) -> int:
 
 @click.command()
 @options_from(source=ModelSource, without=["revision"])
-@options_from(thinking=ThinkingBudget)
+@options_from(thinking=ThinkingBudget(answer_anyway=True))
 @click.option(
     "--max-thinking-budget",
     type=click.IntRange(min=0),

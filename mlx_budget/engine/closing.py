@@ -68,6 +68,11 @@ class Closing:
     empty: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
 
+    @property
+    def has_empty_form(self) -> bool:
+        """Whether the template says how a block without any thinking looks."""
+        return bool(self.empty or self.after)
+
     def most(self, markers: ThinkingMarkers) -> int:
         """Most tokens that a forced close puts in."""
         before = max(len(self.message) + len(self.newline), len(self.empty))

@@ -27,7 +27,8 @@ class Option:
             there.
         keyword: Its name as a keyword argument of public functions.
         flags: Its spellings on the command line, the first one of which is shown.
-        off: A switch on the command line that sets the field to None, if it has one.
+        off: A switch on the command line that sets the field to ``off_value``, if it
+            has one.
         off_help: What that switch does.
         least, most: Limits of a number, both allowed.
         choices: The only values allowed, if they are few.
@@ -41,6 +42,7 @@ class Option:
     flags: tuple[str, ...] = ()
     off: str = ""
     off_help: str = ""
+    off_value: Any = None
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()

@@ -215,7 +215,7 @@ class ReplyFollower:
             elif piece.mark is MarkKind.CLOSE_AGAIN:
                 blocks.append(answer[kept:])
                 answer = answer[:kept]
-            elif piece.mark is not None:
+            elif piece.mark in (MarkKind.CLOSE, MarkKind.HEADER):
                 kept = len(answer)
         thoughts = (block.strip() for block in blocks)
         return "\n".join(filter(None, thoughts)), answer
@@ -257,7 +257,8 @@ class ReplyFollower:
             del self._marks[0]
             self._add(self._part, text[self._told : begin])
             part = Part.ANSWER if mark.is_of_the_answer else Part.MARKER
-            self._part = Part.THINKING if mark.kind is MarkKind.OPEN else Part.ANSWER
+            goes_on = mark.kind in (MarkKind.OPEN, MarkKind.REPEAT)
+            self._part = Part.THINKING if goes_on else Part.ANSWER
             self._pieces.append(Piece(part, text[begin:end], mark.kind))
             self._told = end
         told = max(len(text) - held, self._told)

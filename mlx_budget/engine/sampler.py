@@ -355,7 +355,8 @@ class BudgetSampler(ReplySampler):
             step = Step.GUIDED
             if is_full:
                 self.record.full_steps.append(position)
-        if self._would_break_character(token):
+        is_unusual = step is Step.GUIDED and self._closes_before_thinking(token)
+        if is_unusual or self._would_break_character(token):
             self._begin_closing()
             return self._next_closing()
         return token, step
@@ -380,6 +381,16 @@ class BudgetSampler(ReplySampler):
             if tracker.thinking_tokens >= (self.budget or 0):
                 logprobs = self._end.without_opening(logprobs)
         return logprobs
+
+    def _closes_before_thinking(self, token: mx.array) -> bool:
+        """Whether guidance closes a block without any thinking, as no model does by
+        itself: it is to look as the template writes such a block then.
+
+        To know, the host waits for the token; at the first thinking token alone.
+        """
+        end = self._tracker.markers.end_tokens
+        is_empty = self._tracker.thinking_tokens == 0 and self._close.has_empty_form
+        return is_empty and len(end) == 1 and token.item() == end[0]
 
     def _would_break_character(self, token: mx.array) -> bool:
         """Whether the hard stop would come in the middle of a character.

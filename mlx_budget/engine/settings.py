@@ -131,6 +131,9 @@ class ThinkingBudget:
         "the predictor expects of the question, auto:0.63 for 63 % of them.",
         keyword="thinking_budget",
         flags=("--thinking-budget", "--reasoning-budget"),
+        off="--no-thinking",
+        off_help="Answer at once: a budget of 0.",
+        off_value=0,
         shown="-1",
     )
     hard_stop: float | None = setting(
@@ -150,6 +153,7 @@ class ThinkingBudget:
         False,
         "Let the model close its thinking and answer where it would end its reply "
         "without an answer.",
+        flags=("--answer-anyway/--no-answer-anyway",),
     )
     guidance_tolerance: float = setting(
         1e-3,

@@ -7,13 +7,14 @@ nothing of replies or budgets.
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .markers import ThinkingMarkers
+from .markers import ThinkingMarkers, markers_of
+from .settings import PromptOptions, ThinkingBudget
 
 # Variables by which templates leave thinking out, tried in this order: Qwen3, GLM,
 # SmolLM3 and others; DeepSeek V3.1, Granite and Kimi; Seed-OSS; gpt-oss-like ones.
@@ -91,6 +92,31 @@ def opens_thinking(
         places = [text.rfind(header) for header in facts.headers]
         text = text[max(places, default=-1) + 1 :]
     return text.rfind(markers.start) > text.rfind(markers.end)
+
+
+def leave_out_thinking(
+    tokenizer: TokenizerWrapper, thinking: ThinkingBudget, template: PromptOptions
+) -> tuple[PromptOptions, dict[str, Any] | None]:
+    """The template's own way to leave thinking out, for a budget of 0.
+
+    Args:
+        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
+        thinking (ThinkingBudget): The budget.
+        template (PromptOptions): How the prompt is made otherwise.
+
+    Returns:
+        tuple: How the prompt is made with it, and its arguments, such as
+        ``{"enable_thinking": False}``. None if the budget is not 0, the template has no
+        such way, or its arguments were given: thinking is closed by the budget then.
+    """
+    markers = markers_of(tokenizer, thinking)
+    if thinking.tokens != 0 or markers is None or template.ignore_chat_template:
+        return template, None
+    given = template.chat_template_config or {}
+    switch = template_facts(tokenizer, markers).switch
+    if switch is None or any(name in given for name in switch):
+        return template, None
+    return replace(template, chat_template_config={**given, **switch}), switch
 
 
 def _read(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> TemplateFacts:

@@ -33,6 +33,7 @@ class MarkKind(Enum):
     """What a marker that was found does."""
 
     OPEN = "opens thinking"
+    REPEAT = "repeats the opening marker of the prompt"
     CLOSE = "closes thinking"
     CLOSE_AGAIN = "closes what was reasoned behind the close"
     TOOL = "begins a tool call, which ends thinking"
@@ -176,6 +177,8 @@ class ThinkingTracker:
         """Markers of several tokens that may be about to come."""
         if self.thinking:
             finders = [self._end, *(finder for finder, _ in self._tools)]
+            if self._may_open:
+                finders.append(self._start)
         elif self._tool_end is not None:
             finders = [self._tool_end]
         else:
@@ -234,6 +237,11 @@ class ThinkingTracker:
 
     def _think(self, text: str, forced: bool) -> Mark | None:
         self._in_block += not forced
+        if self._may_open and not forced:
+            if length := self._start.found(self._block, text):
+                self._may_open = False
+                return Mark(MarkKind.REPEAT, self.markers.start, length)
+            self._may_open = self._is_blank()
         if length := self._end.found(self._block, text):
             self._in_block = self._forced[:-length].count(False)
             self.closed_by = "budget" if forced else "model"
