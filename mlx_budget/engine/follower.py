@@ -5,6 +5,7 @@ token is in its `SteeringRecord`. Knows markers, tokens and text; nothing of sam
 models.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -159,8 +160,9 @@ class ReplyFollower:
     @property
     def text(self) -> str:
         """The whole reply, as ``mlx_lm.stream_generate`` gives it in pieces."""
-        self._detokenizer.finalize()
-        return self._detokenizer.text
+        ended = copy.copy(self._detokenizer)
+        ended.finalize()
+        return ended.text
 
     def take(self, token: int) -> list[Piece]:
         """Takes the next token.
@@ -201,9 +203,11 @@ class ReplyFollower:
         Blocks of thinking are stripped and put on lines of their own. What was reasoned
         on behind the close, and closed again, is thinking.
         """
-        self.finish()
+        so_far = copy.copy(self)
+        so_far._pieces, so_far._marks = [*self._pieces], [*self._marks]
+        so_far.finish()
         blocks, answer, kept = [""], "", 0
-        for piece in self._pieces:
+        for piece in so_far._pieces:
             if piece.part is Part.THINKING:
                 blocks[-1] += piece.text
             elif piece.part is Part.ANSWER:
@@ -227,12 +231,12 @@ class ReplyFollower:
             finish_reason (str, optional): "stop" if the model ended it, "length" at
                 the limit on tokens; of any other nothing is said.
         """
-        if not self.thinks or self.split()[1].strip():
+        if finish_reason not in ("stop", "length") or not self.thinks:
+            return None
+        if self.split()[1].strip():
             return None
         if finish_reason == "length":
             return "the limit on tokens cut it off"
-        if finish_reason != "stop":
-            return None
         where = "inside" if self.is_in_thinking else "right behind"
         return f"the model ended its reply {where} its thinking"
 

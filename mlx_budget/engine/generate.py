@@ -225,9 +225,12 @@ def thinking_line(response: BudgetResponse) -> str:
         line = f"{used}, closed by the {response.closed_by}"
         if response.after_close_tokens:
             line += f", and {response.after_close_tokens} more behind the close"
-        if response.finish_reason == "stop" and response.no_answer is not None:
+        is_empty = response.finish_reason == "stop" and response.no_answer is not None
+        if is_empty and response.closed_by == "budget":
             line += f"; there is no answer: {response.no_answer}"
         return line
+    if response.after_close_tokens:
+        return f"{used}, and {response.after_close_tokens} more that were not opened"
     if not response.is_thinking:
         return f"{used}, the model did not think"
     if response.finish_reason == "length":

@@ -126,7 +126,8 @@ class ThinkingTracker:
         thinking: Whether the last token left the reply inside a thinking block.
         thinking_tokens: Tokens inside thinking blocks so far, markers not counted, nor
             tokens that were put in to close a block.
-        after_close_tokens: Tokens of what was reasoned behind the close.
+        after_close_tokens: Tokens of what was reasoned behind the close, or without
+            having been opened, and closed.
         answer_tokens: Tokens of the answer so far, tool calls included.
         after_newline: Whether the text of the last token contains a newline.
         closed_by: "model" or "budget" once a block was closed, else None.
@@ -276,13 +277,8 @@ class ThinkingTracker:
             return None
         if length := self._end.found(self._block, text):
             if not self._is_mentioned(length):
-                reasoned = self._since_close - length
+                self.after_close_tokens += self._since_close - length
                 self.answer_tokens -= self._since_close
-                if self.blocks:
-                    self.after_close_tokens += reasoned
-                else:  # thinking that was never opened
-                    self._earlier += reasoned
-                    self.closed_by, self.blocks = "model", 1
                 return self._enter(MarkKind.CLOSE_AGAIN, self.markers.end, length)
         return None
 

@@ -75,7 +75,7 @@ def test_a_newline_inside_the_closing_marker_is_no_position(tokenizer):
         ([5], [5, 6], "no thinking block"),
         ([5], [5, END], "no thinking block"),
         ([5], [], "no thinking block"),
-        ([5], [5, START], "thinking not closed"),
+        ([5], [NEWLINE, START], "thinking not closed"),
         ([START], [5, 6], "thinking not closed"),
         ([START], [], "thinking not closed"),
     ],
