@@ -1,22 +1,22 @@
 """Training from chat records to a predictor folder that guides its model."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from chats import read
 from counting import counting
 from mlx_budget import load, stream_generate
+from mlx_budget.cli import cli
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.train import TrainOptions, train
 from mlx_budget.train.dataset import is_held_out
-from mlx_budget.train.report import NO_PICTURE
+from mlx_budget.train.report import NO_PICTURE, format_report
 from trainings import COUNT, STEPS, curves, sum_chats, weights, write_chats
 
 END = 424
@@ -325,15 +325,16 @@ def test_folders_may_be_texts():
 
 
 def test_the_command_shows_the_report(training, tmp_path):
-    command = [sys.executable, "-m", "mlx_budget", "train", "--size", "tiny"]
+    out = tmp_path / "out"
+    command = ["train", "--size", "tiny", "--output", str(out), "--steps", "2"]
     command += ["--model", training["model"], "--data", training["data"]]
-    command += ["--output", str(tmp_path / "out"), "--steps", "2"]
     command += ["--width", "32", "--layers", "1", "--val-fraction", "0.3"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Rank correlation at the first token" in done.stderr
-    assert f"The predictor is in {tmp_path / 'out'}." in done.stderr
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert format_report(report) in done.stderr
+    assert f"The predictor is in {out}." in done.stderr
     assert done.stdout == ""
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2
+    again = CliRunner().invoke(cli, command)
+    assert again.exit_code == 2
     assert again.stderr.count("\n") == 1
