@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from chat_terminal import FIRST, SECOND, copy_demo, first_reply
-from mlx_budget import demo, estimate, generate, load
+from mlx_budget import demo, estimate, generate, load, stream_generate
 from mlx_budget.cli import cli
 from mlx_budget.cli.chat_session import run_chat
 from mlx_budget.engine.prompts import encode_chat
@@ -39,6 +39,11 @@ def reply():
 
 
 @pytest.fixture(scope="module")
+def answer(reply) -> str:
+    return reply.partition("</think>")[2].strip()
+
+
+@pytest.fixture(scope="module")
 def demo_model():
     return load("demo")
 
@@ -57,16 +62,24 @@ def test_a_seed_repeats_a_chat_from_its_first_turn_on(demo_model):
     assert said(2**40 + 1, FIRST) != alone
 
 
-def test_a_pipe_gets_the_replies_alone(reply):
+def test_a_pipe_gets_the_replies_alone(demo_model, reply):
+    ids = encode_chat(demo_model[1], FIRST)
+    options = {"predictor": demo_model[2], "thinking_budget": 60}
+    said = list(stream_generate(*demo_model[:2], ids, **options))
+    answer_tokens = sum(not r.is_thinking for r in said[:-1])  # the last ends it
     result = chat([FIRST, "/quit", SECOND], "--thinking-budget", 60)
     assert result.exit_code == 0
     assert result.stdout == reply + "\n"
-    assert reply.endswith("The answer is 12.")
+    assert reply == "".join(r.text for r in said)
     notice, thinking, answer = result.stderr.splitlines()
     assert notice == demo.NOTICE
-    assert re.fullmatch(r"Thinking: \d+ of 60 tokens, closed by the model", thinking)
-    pattern = r"Answer: 8 tokens; prompt: 22 tokens, 22 of them new; .* tokens-per-sec"
-    assert re.fullmatch(pattern, answer)
+    last = said[-1]
+    assert thinking == (
+        f"Thinking: {last.thinking_tokens} of 60 tokens, closed by the {last.closed_by}"
+    )
+    n = len(ids)
+    pattern = f"Answer: {answer_tokens} tokens; prompt: {n} tokens, {n} of them new; "
+    assert re.fullmatch(pattern + ".* tokens-per-sec", answer)
 
 
 def test_the_end_of_the_input_ends_the_chat(reply):
@@ -143,11 +156,11 @@ def test_a_model_without_markers_takes_no_budget(tmp_path):
     assert budget == "Thinking budget: off"
 
 
-def test_thinking_is_hidden_and_shown(reply):
+def test_thinking_is_hidden_and_shown(reply, answer):
     lines = ["/budget 60", "/thinking hide", FIRST, "/reset", "/thinking show", FIRST]
     result = chat(lines)
-    assert result.stdout == f"The answer is 12.\n{reply}\n"
-    assert chat(lines[::2], "--hide-thinking").stdout == "The answer is 12.\n"
+    assert result.stdout == f"{answer}\n{reply}\n"
+    assert chat(lines[::2], "--hide-thinking").stdout == f"{answer}\n"
     assert said("/thinking", args=["--hide-thinking"]) == ["Thinking: hidden"]
 
 
@@ -255,7 +268,7 @@ def test_a_model_without_a_chat_template_cannot_chat(tmp_path):
     assert line.startswith("Error: The model has no chat template")
 
 
-def test_a_turn_that_cannot_be_rendered_is_one_line(tmp_path, reply):
+def test_a_turn_that_cannot_be_rendered_is_one_line(tmp_path, answer):
     refusal = "{%- if 'no' in messages[-1].content %}{{ raise_exception('Never') }}"
     template = refusal + "{%- endif %}" + TEMPLATE
     folder = copy_demo(tmp_path / "prim", tokenizer_config={"chat_template": template})
@@ -264,4 +277,4 @@ def test_a_turn_that_cannot_be_rendered_is_one_line(tmp_path, reply):
     first, *others = result.stderr.splitlines()
     assert first.startswith("Error: The model's chat template cannot render")
     assert "prompt: 22 tokens" in others[-1]
-    assert result.stdout.endswith("The answer is 12.\n")
+    assert result.stdout.endswith(f"{answer}\n")

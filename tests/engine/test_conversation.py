@@ -141,10 +141,11 @@ def test_a_turn_stopped_in_its_thinking_leaves_nothing(demo, conversation, stop_
 
 def test_a_stopped_answer_is_kept(demo, conversation):
     whole = ask(conversation, FIRST, 60)
+    all_of_it = said(whole).split("</think>\n\n")[1]
     conversation.reset()
     part = ask(conversation, FIRST, 60, stop_after=len(whole) - 4)
     answer = said(part).split("</think>\n\n")[1]
-    assert answer == "The answer is"
+    assert answer and answer != all_of_it and all_of_it.startswith(answer)
     second = ask(conversation, SECOND, 30)
     text = as_text(FIRST, answer, SECOND)
     assert_same(second, from_scratch(demo, text, 30))
@@ -289,7 +290,8 @@ def test_thinking_stays_in_the_text_for_a_template_without_a_field_for_it():
     loaded = with_template(KEEPING)
     conversation = Conversation(*loaded)
     reply = said(ask(conversation, FIRST, 60))
-    assert "</think>\n\nThe answer is " in reply
+    thinking, answer = reply.split("</think>")
+    assert thinking.strip() and answer.strip()
     written = {"role": "assistant", "content": f"<think>{reply}"}
     assert conversation.messages == [user(FIRST), written]
 
