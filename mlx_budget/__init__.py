@@ -4,20 +4,6 @@ Budget Guidance: Li, Zhao, Zhang, Gan, "Steering LLM Thinking with Budget Guidan
 arXiv 2506.13752.
 """
 
-from .engine.batch import (
-    BatchReplies,
-    BatchReply,
-    batch_generate,
-    stream_batch_generate,
-)
-from .engine.estimate import ThinkingEstimate, estimate
-from .engine.generate import BudgetResponse, generate, stream_generate
-from .engine.sampler import make_budget_sampler
-from .method.predictor import Predictor
-from .method.predictor_config import PredictorConfig
-from .models.convert import convert
-from .models.loading import load
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -36,3 +22,43 @@ __all__ = [
     "stream_batch_generate",
     "stream_generate",
 ]
+
+# Type checkers take it for true. `typing` has the same, at the cost of its import.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from .engine.batch import (
+        BatchReplies,
+        BatchReply,
+        batch_generate,
+        stream_batch_generate,
+    )
+    from .engine.estimate import ThinkingEstimate, estimate
+    from .engine.generate import BudgetResponse, generate, stream_generate
+    from .engine.sampler import make_budget_sampler
+    from .method.predictor import Predictor
+    from .method.predictor_config import PredictorConfig
+    from .models.convert import convert
+    from .models.loading import load
+else:
+    from .lazy import import_when_used
+
+    __getattr__, __dir__ = import_when_used(
+        __name__,
+        {
+            "BatchReplies": "engine.batch",
+            "BatchReply": "engine.batch",
+            "BudgetResponse": "engine.generate",
+            "Predictor": "method.predictor",
+            "PredictorConfig": "method.predictor_config",
+            "ThinkingEstimate": "engine.estimate",
+            "batch_generate": "engine.batch",
+            "convert": "models.convert",
+            "estimate": "engine.estimate",
+            "generate": "engine.generate",
+            "load": "models.loading",
+            "make_budget_sampler": "engine.sampler",
+            "stream_batch_generate": "engine.batch",
+            "stream_generate": "engine.generate",
+        },
+    )

@@ -22,6 +22,7 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
+from ..interrupts import raise_again
 from ..models.loading import load_source
 from .options import read_budget
 from .terminal import ReplyPrinter
@@ -78,6 +79,7 @@ def run_chat(
     del keywords["ignore_chat_template"]
     budget = keywords.pop("thinking_budget")
     conversation = Conversation(model, tokenizer, predictor, **keywords, **options)
+    raise_again()
     chat = Chat(conversation, conversation.check_budget(budget), hide_thinking, verbose)
     chat.run(f"Chat with {source.model}: /help lists the commands, /quit ends it.")
 
@@ -156,7 +158,7 @@ class Chat:
     def _answer(self, question: str) -> None:
         before = len(self._conversation.messages)
         printer = ReplyPrinter(sys.stdout, sys.stderr, self._hide_thinking)
-        last, answer_tokens, is_stopped = None, 0, False
+        last, is_stopped = None, False
         try:
             with (
                 _interrupts_held(self._is_interactive) as stopped,
@@ -166,8 +168,6 @@ class Chat:
             ):
                 for last in responses:
                     printer.update(last)
-                    ended = last.finish_reason == "stop"
-                    answer_tokens += not (last.is_thinking or ended)
                 is_stopped = stopped()
         except KeyboardInterrupt:
             if not self._is_interactive:
@@ -183,13 +183,13 @@ class Chat:
         is_kept = len(self._conversation.messages) > before
         _say_what_is_kept(is_kept, is_stopped, last)
         if self._verbose and last is not None:
-            self._print_statistics(last, answer_tokens)
+            self._print_statistics(last)
 
-    def _print_statistics(self, last: BudgetResponse, answer_tokens: int) -> None:
+    def _print_statistics(self, last: BudgetResponse) -> None:
         if last.thinking_budget is not None or last.thinking_tokens:
             _say(thinking_line(last))
         _say(
-            f"Answer: {answer_tokens} tokens; prompt: "
+            f"Answer: {last.answer_tokens} tokens; prompt: "
             f"{self._conversation.prompt_tokens} tokens, {last.prompt_tokens} of them "
             f"new; {last.generation_tps:.1f} tokens-per-sec"
         )

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from ..engine.settings import ModelSource
+from ..interrupts import raise_again
 from .options import COUNT, Shown, options_from
 
 
@@ -77,6 +78,7 @@ def convert(source: ModelSource, predictor_q_bits: str | None, **options: Any) -
     if predictor_q_bits is None:
         predictor_q_bits = "8" if options["quantize"] else "none"
     bits = None if predictor_q_bits == "none" else int(predictor_q_bits)
+    raise_again()
     path = convert(
         predictor_q_bits=bits,
         revision=source.revision,

@@ -13,6 +13,7 @@ from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
 from ..evaluate.options import EvaluateOptions
 from ..evaluate.strategies import parse_budgets, parse_strategies
+from ..interrupts import raise_again
 from .options import COUNT, Read, Shown, options_from, tell_of_demo
 from .progress import ProgressBars
 from .report import show_report
@@ -91,6 +92,7 @@ def evaluate(
     def show(now: "Progress") -> None:
         bars.show(now.arm, now.done, now.total, _accuracy(now))
 
+    raise_again()
     with ProgressBars() as bars:
         try:
             evaluate(

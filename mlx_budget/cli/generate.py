@@ -12,6 +12,7 @@ import click
 
 from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
+from ..interrupts import raise_again
 from .options import (
     COUNT,
     HIDE_THINKING_OPTION,
@@ -125,6 +126,7 @@ def generate(
         prefill_response=prefill_response,
         **keywords_of(template),
     )
+    raise_again()
     responses = stream_generate(
         model,
         tokenizer,

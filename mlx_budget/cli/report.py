@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from ..interrupts import raise_again
+
 MARKDOWN_FILE = "summary.md"
 
 
@@ -33,6 +35,7 @@ def show_report(folder: Path, as_json: bool) -> None:
     )
     from ..files.texts import write_text
 
+    raise_again()
     records = read_records(folder)
     summary = summarize(records, read_settings(folder))
     write_summary(folder, summary)

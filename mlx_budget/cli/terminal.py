@@ -7,9 +7,11 @@ import os
 import shutil
 import time
 import unicodedata
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from ..engine.generate import BudgetResponse
+if TYPE_CHECKING:
+    from ..engine.generate import BudgetResponse
+
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _SECONDS_BETWEEN_UPDATES = 0.1
@@ -35,7 +37,7 @@ class ReplyPrinter:
         self._dimmed = False
         self._answered = False
 
-    def update(self, response: BudgetResponse) -> None:
+    def update(self, response: "BudgetResponse") -> None:
         """Takes the next response of the reply."""
         live = response.is_thinking and response.closed_by is None
         if not live:
@@ -51,7 +53,7 @@ class ReplyPrinter:
         self._out.write("\n")
         self._out.flush()
 
-    def _print(self, response: BudgetResponse) -> None:
+    def _print(self, response: "BudgetResponse") -> None:
         text = response.text
         if self._hide:
             if response.is_thinking:
@@ -72,7 +74,7 @@ class ReplyPrinter:
             self._out.write(_DIM if dim else _PLAIN)
             self._dimmed = dim
 
-    def _draw_meter(self, response: BudgetResponse) -> None:
+    def _draw_meter(self, response: "BudgetResponse") -> None:
         columns, now = _columns(), time.monotonic()
         # At the right edge a terminal holds back the cursor's move to the next line;
         # moving it then would lose a character of the text.

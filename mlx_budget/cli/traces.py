@@ -12,6 +12,7 @@ import click
 
 from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
+from ..interrupts import raise_again
 from ..train.options import TraceOptions
 from .options import DATA_HELP, options_from
 from .progress import ProgressBars
@@ -63,6 +64,7 @@ def traces(
         # click's own estimate would count the records of earlier runs as fast.
         bars.show("Traces", stats.records, stats.total, _rate(stats), shows_eta=False)
 
+    raise_again()
     with ProgressBars() as bars:
         try:
             stats = write_traces(

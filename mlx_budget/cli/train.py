@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..interrupts import raise_again
 from ..train.options import TrainOptions
 from .options import Read, options_from
 from .progress import ProgressBars
@@ -46,6 +47,7 @@ def train(options: TrainOptions) -> None:
     def show(now: "Progress") -> None:
         bars.show(_LABELS[now.stage], now.done, now.total, _details(now))
 
+    raise_again()
     with ProgressBars() as bars:
         result = train(options, show)
     for note in result.notes:

@@ -1,10 +1,6 @@
 """Accuracy against thinking budget: strategies, tasks, grading, metrics and plots."""
 
-from .options import EvaluateOptions
-from .run import Progress, evaluate, read_records
-from .strategies import BudgetRequest, parse_budgets
-from .summary import summarize
-from .tasks import Problem, Task, load_task
+from ..lazy import import_when_used
 
 __all__ = [
     "BudgetRequest",
@@ -18,3 +14,28 @@ __all__ = [
     "read_records",
     "summarize",
 ]
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from .options import EvaluateOptions
+    from .run import Progress, evaluate, read_records
+    from .strategies import BudgetRequest, parse_budgets
+    from .summary import summarize
+    from .tasks import Problem, Task, load_task
+else:
+    __getattr__, __dir__ = import_when_used(
+        __name__,
+        {
+            "BudgetRequest": "strategies",
+            "EvaluateOptions": "options",
+            "Problem": "tasks",
+            "Progress": "run",
+            "Task": "tasks",
+            "evaluate": "run",
+            "load_task": "tasks",
+            "parse_budgets": "strategies",
+            "read_records": "run",
+            "summarize": "summary",
+        },
+    )

@@ -4,6 +4,13 @@ Its request handling, streaming, tool calls, prompt cache and continuous batchin
 mlx-lm's own, extended where `seams` says.
 """
 
-from .run import serve
+from ..lazy import import_when_used
 
 __all__ = ["serve"]
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from .run import serve
+else:
+    __getattr__, __dir__ = import_when_used(__name__, {"serve": "run"})

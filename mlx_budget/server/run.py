@@ -12,6 +12,7 @@ import mlx.core as mx
 from huggingface_hub.constants import HF_HUB_CACHE
 from mlx_lm import server
 
+from ..interrupts import raise_again
 from .budgets import MAX_TOKENS, BudgetPolicy
 from .generation import BudgetModelProvider, BudgetResponseGenerator, take_sampler
 from .handler import make_handler
@@ -82,6 +83,7 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
         generator = BudgetResponseGenerator(provider, cache)
         try:
             provider.wait_until_loaded()
+            raise_again()
             if mx.distributed.init().rank() == 0:
                 server._run_http_server(
                     args.host,
