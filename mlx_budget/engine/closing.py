@@ -121,10 +121,8 @@ def closing_of(
     text = wind_down(tokenizer).text if message == AUTO else message or ""
     # The closing marker follows anyway: a message that ends with it is not to have two.
     text = text.split(markers.end)[0]
-    written = ""
-    if markers.start:
-        rest = tokenizer.decode(list(prompt[-16:])).rpartition(markers.start)
-        written = rest[2] if rest[1] and not rest[2].strip() else ""
+    prompt_end = tokenizer.decode(list(prompt[-16:]))
+    written = prompt_end[len(prompt_end.rstrip()) :]
 
     def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()

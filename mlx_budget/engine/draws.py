@@ -43,6 +43,11 @@ class TokenDraw:
             xtc_special_tokens=list(special),
         )
 
+    @property
+    def temp(self) -> float:
+        """The sampling temperature."""
+        return self._sampling.temp
+
     def __call__(self, logprobs: mx.array, position: int) -> mx.array:
         """Draws a token.
 
@@ -99,19 +104,27 @@ class EndOfReply:
         """Log-probabilities (1, V) in which no thinking block begins here."""
         return _without(logprobs, mx.array(self._open[:1]))
 
-    def as_close(self, logprobs: mx.array) -> mx.array:
+    def as_close(self, logprobs: mx.array, temp: float) -> mx.array:
         """Log-probabilities (1, V) in which the end of thinking takes the place of that
         of the reply.
 
-        A closing marker of several tokens gets nothing: its first token may as well
-        begin something else.
+        The closing marker is drawn as often as the end of the reply would have been,
+        besides its own share; at a temperature of 0 where that would have been the
+        likeliest. A closing marker of several tokens gets nothing: its first token may
+        as well begin something else.
         """
         rest = self.without(logprobs)
         if len(self._close) != 1:
             return rest
         (close,) = self._close
-        mass = mx.logsumexp(logprobs[:, self._ends], axis=-1)
-        rest[:, close] = mx.logaddexp(rest[:, close], mass)
+        ends = logprobs[:, self._ends]
+        if temp > 0:
+            # Sampling scales what it is given by the temperature.
+            ends = temp * mx.logsumexp(ends / temp, axis=-1)
+            own = rest[:, close]
+            rest[:, close] = temp * mx.logaddexp(own / temp, ends / temp)
+        else:
+            rest[:, close] = mx.maximum(rest[:, close], ends.max(axis=-1))
         return rest
 
 

@@ -154,8 +154,15 @@ class ReplyFollower:
 
     @property
     def closed_by(self) -> str | None:
-        """What has ended thinking, "model" or "budget", or None."""
-        return None if self._tracker is None else self._tracker.closed_by
+        """What has ended thinking, "model" or "budget", or None.
+
+        A budget of 0 has, too, where the prompt leaves thinking out.
+        """
+        if (tracker := self._tracker) is None:
+            return None
+        if tracker.closed_by is None and tracker.is_left_out:
+            return "budget" if self.thinking_budget == 0 else None
+        return tracker.closed_by
 
     @property
     def text(self) -> str:
@@ -186,16 +193,25 @@ class ReplyFollower:
         self.is_thinking = not is_part_of_answer and (
             was_thinking or is_forced or tracker.thinking or mark is not None
         )
-        # White space that is put in behind the closing marker belongs to it.
-        is_behind = is_forced and not was_thinking
+        # White space around a closing marker that is put in belongs to it.
+        is_empty = tracker.thinking_tokens == 0 and tracker.is_blank
+        is_around = is_forced and (not was_thinking or is_empty)
         text = self._detokenizer.text
         return self._tell(
-            text, held=_begun(text, tracker.awaited()), is_behind=is_behind
+            text, held=_begun(text, tracker.awaited()), is_around=is_around
         )
 
     def finish(self) -> list[Piece]:
         """The text that was held back, when no more tokens come."""
         return self._tell(self.text, is_last=True)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The pieces of the reply so far; together they are its text."""
+        ended = copy.copy(self)
+        ended._pieces, ended._marks = [*self._pieces], [*self._marks]
+        ended.finish()
+        return ended._pieces
 
     def split(self) -> tuple[str, str]:
         """Thinking and answer so far, without markers.
@@ -203,11 +219,8 @@ class ReplyFollower:
         Blocks of thinking are stripped and put on lines of their own. What was reasoned
         on behind the close, and closed again, is thinking.
         """
-        so_far = copy.copy(self)
-        so_far._pieces, so_far._marks = [*self._pieces], [*self._marks]
-        so_far.finish()
         blocks, answer, kept = [""], "", 0
-        for piece in so_far._pieces:
+        for piece in self.pieces:
             if piece.part is Part.THINKING:
                 blocks[-1] += piece.text
             elif piece.part is Part.ANSWER:
@@ -244,7 +257,7 @@ class ReplyFollower:
         self,
         text: str,
         held: int = 0,
-        is_behind: bool = False,
+        is_around: bool = False,
         is_last: bool = False,
     ) -> list[Piece]:
         """The pieces that end before the last ``held`` characters of the text."""
@@ -266,7 +279,7 @@ class ReplyFollower:
             self._pieces.append(Piece(part, text[begin:end], mark.kind))
             self._told = end
         told = max(len(text) - held, self._told)
-        self._add(Part.MARKER if is_behind else self._part, text[self._told : told])
+        self._add(Part.MARKER if is_around else self._part, text[self._told : told])
         self._told = told
         return self._pieces[before:]
 

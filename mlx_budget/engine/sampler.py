@@ -372,8 +372,10 @@ class BudgetSampler(ReplySampler):
         """Log-probabilities without what must not come now."""
         tracker, thinking = self._tracker, self._thinking
         if thinking.answer_anyway:
-            if tracker.thinking:
-                logprobs = self._end.as_close(logprobs)
+            if tracker.thinking and self.is_guided():
+                logprobs = self._end.without(logprobs)
+            elif tracker.thinking:
+                logprobs = self._end.as_close(logprobs, self._draw.temp)
             elif tracker.may_open and tracker.blocks:
                 logprobs = self._end.without(logprobs)
         has_reopened = tracker.may_open and tracker.blocks >= _MOST_BLOCKS

@@ -72,26 +72,24 @@ def template_facts(
     return known[1]
 
 
-def opens_thinking(
+def reply_part(
     tokenizer: TokenizerWrapper, markers: ThinkingMarkers, prompt: Sequence[int]
-) -> bool:
-    """Whether a prompt leaves its reply inside a thinking block.
+) -> str:
+    """The part of a prompt that belongs to the reply already.
 
-    A marker counts in the part that the template adds for the reply, and in how the
-    reply has begun already, but nowhere else: what a user quotes opens nothing. Of a
-    prompt that the template has not made the whole counts.
+    It is what the template adds for the reply, and how the reply has begun behind that.
+    What a user quotes is not in it. Of a prompt that the template has not made it is
+    the whole.
     """
     facts = template_facts(tokenizer, markers)
-    ends = [i for i, t in enumerate(prompt) if t in tokenizer.eos_token_ids]
     text = tokenizer.decode(list(prompt))
     if tails := [tail for tail in facts.tails if text.endswith(tail)]:
-        text = max(tails, key=len)
-    else:
-        if ends:
-            text = tokenizer.decode(list(prompt[ends[-1] + 1 :]))
-        places = [text.rfind(header) for header in facts.headers]
-        text = text[max(places, default=-1) + 1 :]
-    return text.rfind(markers.start) > text.rfind(markers.end)
+        return max(tails, key=len)
+    ends = [i for i, t in enumerate(prompt) if t in tokenizer.eos_token_ids]
+    if ends:
+        text = tokenizer.decode(list(prompt[ends[-1] + 1 :]))
+    places = [text.rfind(header) for header in facts.headers]
+    return text[max(places, default=-1) + 1 :]
 
 
 def leave_out_thinking(
@@ -129,16 +127,16 @@ def _read(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> TemplateFact
             continue
         tails.add(tail)
         headers.add(_up_to_marker(part, markers))
-        begin, end = part.rfind(markers.start), part.rfind(markers.end)
-        if switch is None and end >= begin:
+        head, is_closed, rest = part.rpartition(markers.end)
+        is_left_out = markers.start and markers.start not in part
+        if switch is None and (is_closed or is_left_out):
             switch = arguments
-            if 0 <= begin < end:
-                between = part[begin + len(markers.start) : end]
-                after = part[end + len(markers.end) :]
+            if is_closed:
+                between, after = head[len(head.rstrip()) :], rest
     return TemplateFacts(
         tails=tuple(filter(None, tails)),
         headers=tuple(filter(None, headers)),
-        before_end=between if not between.strip() else "",
+        before_end=between,
         after_end=after if not after.strip() else "",
         switch=switch,
     )

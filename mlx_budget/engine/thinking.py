@@ -12,7 +12,7 @@ from enum import Enum
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .markers import MarkerFinder, ThinkingMarkers, find_markers, markers_of
-from .template import opens_thinking
+from .template import reply_part
 
 __all__ = [
     "Mark",
@@ -132,6 +132,7 @@ class ThinkingTracker:
         after_newline: Whether the text of the last token contains a newline.
         closed_by: "model" or "budget" once a block was closed, else None.
         blocks: Thinking blocks opened so far.
+        is_left_out: Whether the prompt has closed thinking before the reply began.
     """
 
     def __init__(
@@ -162,7 +163,11 @@ class ThinkingTracker:
         self.answer_tokens = 0
         self.after_newline = False
         self.closed_by: str | None = None
-        self.thinking = not markers.start or opens_thinking(tokenizer, markers, prompt)
+        self.thinking, self.is_left_out = not markers.start, False
+        if markers.start:
+            part = reply_part(tokenizer, markers, prompt)
+            self.thinking = part.rfind(markers.start) > part.rfind(markers.end)
+            self.is_left_out = not self.thinking and markers.end in part
         self.blocks = int(self.thinking)
 
     @property
@@ -173,6 +178,11 @@ class ThinkingTracker:
     def may_open(self) -> bool:
         """Whether an opening marker that came now would open thinking."""
         return self._may_open and not self.thinking and bool(self.markers.start)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the block that the reply is in is white space so far."""
+        return not self._tokenizer.decode(self._block).strip()
 
     def awaited(self) -> list[str]:
         """Markers of several tokens that may be about to come."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_lm import server
 
+from . import parts
 from .budgets import RequestError
 from .generation import BudgetResponseGenerator, Steering
 from .stops import StopWords
@@ -111,22 +112,41 @@ class Exchange:
         for response in responses:
             self._check_client()
             self._finish_reason = response.finish_reason
-            if response.finish_reason != "stop" and self.steering.reply is not None:
-                self.steering.reply.take(response.token)
-            text, is_over = stops.take(response.text)
-            if response.finish_reason is not None and not is_over:
-                rest = text + stops.rest()
-                if response.finish_reason == "stop" and rest:
-                    # mlx-lm drops the text of a last token that only ends the reply.
-                    yield replace(previous or response, text=rest, finish_reason=None)
-                    rest = ""
-                yield replace(response, text=rest)
-                continue
+            text, is_over = self._read(response, stops)
             if is_over:
                 yield replace(response, text=text, finish_reason=None)
                 return  # which is "stop", and frees the slot
+            if response.finish_reason is not None:
+                text += stops.rest()
+                if response.finish_reason == "stop" and text:
+                    # mlx-lm drops the text of a last token that only ends the reply.
+                    yield replace(previous or response, text=text, finish_reason=None)
+                    text = ""
             yield replace(response, text=text)
             previous = response
+
+    def _read(self, response: server.Response, stops: StopWords) -> tuple[str, bool]:
+        """The text of a response for the handler, and whether a stop word ends it."""
+        reply = self.steering.reply
+        if reply is None:
+            return stops.take(response.text)
+        pieces = []
+        if response.finish_reason != "stop":
+            pieces = reply.take(response.token)
+        if response.finish_reason is not None:
+            pieces += reply.finish()
+        if not parts.SPLITS_TEXT:
+            return stops.take(response.text)
+        told = ""
+        for piece in pieces:
+            if piece.part is parts.Part.ANSWER:
+                text, is_over = stops.take(parts.tell(piece))
+                told += text
+                if is_over:
+                    return told, True
+            else:
+                told += stops.rest() + parts.tell(piece)
+        return told, False
 
     def _check_client(self) -> None:
         if not self.steering.has_client():

@@ -29,10 +29,12 @@ from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
 from ..engine.sampler import BudgetSampler, PlainSampler, check_enforceable, steer
-from ..engine.settings import MAX_SEED, Sampling, ThinkingBudget
+from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
+from ..engine.template import leave_out_thinking
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor, is_predictor_folder
 from ..models.loading import check_fits, fetch_model, load_predictor
+from . import parts
 from .budgets import BudgetPolicy, RequestError, leaving_room
 
 # What no prompt and no reply has, for mlx-lm to look for.
@@ -238,6 +240,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             self._check_length(
                 _characters(request) // self.model_provider.longest_token
             )
+            self._leave_out_thinking(tokenizer, request, args)
             prompt, segments, types, state, *others = super()._tokenize(
                 tokenizer, request, args
             )
@@ -273,6 +276,23 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         # The generator's batch is to be all that keeps it: it ends with its reply.
         args.budget_sampler = sampler
         return prompt, segments, types, state, *others
+
+    def _leave_out_thinking(self, tokenizer, request, args) -> None:
+        """Lets the chat template leave thinking out for a budget of 0, if it can."""
+        start, end = self.model_provider.named_markers
+        thinking = replace(request.steering.request, start=start, end=end)
+        asked = PromptOptions(chat_template_config=args.chat_template_kwargs)
+        template, _ = leave_out_thinking(tokenizer, thinking, asked)
+        args.chat_template_kwargs = template.chat_template_config
+
+    def _make_state_machine(
+        self, model_key: Any, tokenizer: TokenizerWrapper, *others: Any, **named: Any
+    ) -> tuple:
+        made = super()._make_state_machine(model_key, tokenizer, *others, **named)
+        if not parts.SPLITS_TEXT:
+            return made
+        # The reply is split already.
+        return made[0], parts.make_machine(tokenizer)
 
     def _check_length(self, tokens: int) -> None:
         model = self.model_provider.model

@@ -14,6 +14,7 @@ from pathlib import Path
 import openai
 
 from mlx_budget import stream_generate
+from mlx_budget.engine.follower import Part
 from mlx_budget.engine.prompts import encode_chat
 
 SECONDS = 120
@@ -114,18 +115,16 @@ def alone(model, question: str | list[int], budget, **options) -> dict:
 
     In place of a question there may be the ids of a whole prompt.
     """
-    thinking = answer = ""
     is_text = isinstance(question, str)
     ids = encode_chat(model[1], question) if is_text else question
     options = {"predictor": model[2], "thinking_budget": budget, **options}
-    for r in stream_generate(*model[:2], ids, **options):
-        if r.is_thinking:
-            thinking += r.text
-        else:
-            answer += r.text
+    *_, r = stream_generate(*model[:2], ids, **options)
+    texts = {part: "" for part in Part}
+    for piece in r.reply.pieces:
+        texts[piece.part] += piece.text
     return {
-        "reasoning": thinking.removesuffix("</think>"),
-        "content": answer,
+        "reasoning": texts[Part.THINKING],
+        "content": texts[Part.ANSWER],
         "thinking": {
             "budget": r.thinking_budget,
             "tokens": r.thinking_tokens,
