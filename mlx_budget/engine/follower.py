@@ -228,6 +228,8 @@ class ReplyFollower:
             if piece.mark in (MarkKind.TOOL, MarkKind.TOOL_END):
                 kept = len(answer)
             elif piece.mark is MarkKind.OPEN:
+                # White space before the block is no answer.
+                answer = answer[:kept] + answer[kept:].strip()
                 blocks.append("")
             elif piece.mark is MarkKind.CLOSE_AGAIN:
                 blocks.append(answer[kept:])

@@ -33,7 +33,11 @@ class ToolFormat:
     anywhere: bool = False
 
 
-_HARMONY_TOOLS = ToolFormat("<|start|>assistant<|channel|>commentary", "", True)
+# The recipient of a call may come before its channel or behind.
+_HARMONY_TOOLS = (
+    ToolFormat("<|end|><|start|>assistant<|channel|>commentary", "", True),
+    ToolFormat("<|end|><|start|>assistant to=", "", True),
+)
 # The formats of `mlx_lm.tool_parsers`, for models whose own is not known.
 TOOL_FORMATS = (
     ToolFormat("<tool_call>", "</tool_call>"),
@@ -95,7 +99,7 @@ def find_markers(
     own_start, own_end = tokenizer.think_start, tokenizer.think_end
     if own_start is None and is_harmony(tokenizer):
         own_start, own_end = _HARMONY_START, _HARMONY_END
-        tools, header = (_HARMONY_TOOLS,), _HARMONY_ANSWER
+        tools, header = _HARMONY_TOOLS, _HARMONY_ANSWER
     start = own_start if start is None else start
     end = own_end if end is None else end
     if start is None or end is None:

@@ -118,7 +118,8 @@ def leave_out_thinking(
 
 
 def _read(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> TemplateFacts:
-    usual, tail = _reply_part(tokenizer, {})
+    # mlx-lm switches thinking off for models whose markers it does not know.
+    usual, tail = _reply_part(tokenizer, {"enable_thinking": True})
     tails, headers = {tail}, {_up_to_marker(usual, markers)}
     switch, between, after = None, "", ""
     for arguments in SWITCHES:

@@ -279,7 +279,8 @@ class ThinkingTracker:
                 (self._header, MarkKind.HEADER),
             ):
                 if length := finder.found(self._block, text):
-                    self.answer_tokens -= length
+                    # White space before the marker is no answer.
+                    self.answer_tokens -= self._since_close
                     self.blocks += kind is MarkKind.OPEN
                     return self._enter(kind, finder.text, length)
             self._may_open = self._is_blank()
