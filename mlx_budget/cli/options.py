@@ -138,7 +138,7 @@ def options_from(
                 *option.flags,
                 option.keyword,
                 cls=Shown,
-                shown="" if is_required else option.shown or _in_help(default),
+                shown="" if is_required else option.shown or _in_help(default, option),
                 type=types.get(option.keyword) or _type_of(field, option),
                 is_flag=True if field.type is bool else None,
                 required=is_required,
@@ -170,9 +170,12 @@ def is_given(name: str) -> bool:
     return source is not ParameterSource.DEFAULT
 
 
-def _in_help(default: Any) -> str:
-    if default in (MISSING, None, "", {}) or isinstance(default, bool):
+def _in_help(default: Any, option: Option) -> str:
+    if default in (MISSING, None, "", {}):
         return ""
+    if isinstance(default, bool):
+        on, _, off = option.flags[0].partition("/")
+        return (on if default else off).lstrip("-") if off else ""
     if isinstance(default, tuple):
         return ",".join(map(str, default))
     return str(default)

@@ -133,7 +133,11 @@ class Arm:
                 a forced close puts before the marker, budget forcing aside.
         """
         options: dict[str, Any] = {"predictor": False}
-        plain = ThinkingBudget(start=thinking.start, end=thinking.end)
+        plain = ThinkingBudget(
+            start=thinking.start,
+            end=thinking.end,
+            answer_anyway=thinking.answer_anyway,
+        )
         if self.strategy in _GUIDED:
             options["predictor"] = predictor
             thinking = replace(thinking, tokens=self.budget)

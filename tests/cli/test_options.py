@@ -26,12 +26,12 @@ MADE_FROM = {
     "convert": (ModelSource,),
     "generate": FOUR,
     "estimate": FOUR,
-    "chat": FOUR,
+    "chat": (*FOUR, ThinkingBudget(answer_anyway=True)),
     "traces": (ModelSource, TraceOptions()),
     "train": (TrainOptions,),
     "evaluate": (ModelSource, EvaluateOptions()),
     "report": (),
-    "serve": FOUR,
+    "serve": (*FOUR, ThinkingBudget(answer_anyway=True)),
 }
 
 
@@ -77,6 +77,8 @@ def test_the_defaults_that_help_shows_are_those_of_the_fields(command):
         default, option = fields[parameter.name]
         if option.shown and not parameter.required:
             expected = option.shown
+        elif "/" in option.flags[0]:
+            expected = option.flags[0].split("/")[not default].lstrip("-")
         elif default in (None, MISSING, "") or isinstance(default, bool):
             expected = None
         elif isinstance(default, tuple):
@@ -85,7 +87,7 @@ def test_the_defaults_that_help_shows_are_those_of_the_fields(command):
             expected = str(default)
         if parameter.required:
             expected = None
-        assert shown.get(option.flags[0]) == expected, parameter.name
+        assert shown.get(parameter.opts[0]) == expected, parameter.name
         seen += expected is not None
     assert seen >= {"convert": 0, "report": 0, "estimate": 1}.get(command, 4)
 
@@ -110,7 +112,9 @@ def test_an_option_is_the_same_in_all_commands_that_know_it(option):
     found = list(parameters(option.keyword))
     assert len(found) >= 2
     for command, parameter in found:
-        assert tuple(parameter.opts) == option.flags, command
+        off = (f"/{name}" for name in parameter.secondary_opts)
+        flags = [f"{on}{next(off, '')}" for on in parameter.opts]
+        assert tuple(flags) == option.flags, command
         assert parameter.help == option.help, command
         limits = parameter.type.to_info_dict()
         assert limits == found[0][1].type.to_info_dict(), command
