@@ -88,6 +88,12 @@ def at_temperature_1(sampling: Sampling) -> Sampling:
     return replace(sampling, temp=1.0) if sampling.temp > 0 else sampling
 
 
+def read_token(token: mx.array) -> int:
+    """The id of a token, shape (1,); waits until the device has computed it."""
+    value: Any = token.item()
+    return value
+
+
 class EndOfReply:
     """The tokens that end a reply or open thinking, taken out of a distribution."""
 

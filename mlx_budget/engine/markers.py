@@ -92,7 +92,8 @@ def find_markers(
         ValueError: If the tokenizer has no markers and not both are given, or the
             closing marker is empty.
     """
-    tools, header = TOOL_FORMATS, ""
+    tools: tuple[ToolFormat, ...] = TOOL_FORMATS
+    header = ""
     if tokenizer.has_tool_calling:
         own = tokenizer.tool_call_start, tokenizer.tool_call_end or ""
         tools = (ToolFormat(*own, anywhere=True),)

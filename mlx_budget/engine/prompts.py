@@ -5,11 +5,14 @@ Knows chat templates and prompt files; nothing of models or budgets.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    import mlx.core as mx
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+# A text, or the token ids of one.
+Prompt: TypeAlias = "str | list[int] | mx.array"
 # A question with the budget stated in words, for models that follow them.
 BUDGET_PROMPT = "{question}\n\nThink for at most {budget} tokens."
 
@@ -80,6 +83,16 @@ def encode_chat(
         marked[last] = {"role": "user", "content": "<query>"}
         text = text[render(marked).index("<query>") :]
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def encode_prompt(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, encoded as ``mlx_lm.stream_generate`` does."""
+    if isinstance(prompt, str):
+        bos = tokenizer.bos_token
+        special = bos is None or not prompt.startswith(bos)
+        return list(tokenizer.encode(prompt, add_special_tokens=special))
+    ids: Any = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
+    return list(ids)
 
 
 def read_prompts(file: Path) -> list[str | list[dict]]:

@@ -17,10 +17,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
 from .closing import Closing, closing_of
-from .draws import EndOfReply, TokenDraw
+from .draws import EndOfReply, TokenDraw, read_token
 from .fields import take
-from .follower import SteeringRecord, Step
+from .follower import Step
 from .guide import Guide
+from .plain import PlainSampler, ReplySampler
+from .prompts import Prompt, encode_prompt
 from .recorder import ForwardPass, HiddenStateRecorder
 from .rows import (
     ONE_SAMPLER_PER_REQUEST,
@@ -33,8 +35,6 @@ from .thinking import ThinkingTracker, find_markers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-Prompt = str | list[int] | mx.array
 
 # A character has four bytes at most, and so as many tokens.
 _LONGEST_CHARACTER = 4
@@ -115,11 +115,14 @@ def steer(
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
+    guide = None
+    if isinstance(predictor, Predictor):
+        guide = Guide(predictor, thinking, sampling, tokenizer)
     return BudgetSampler(
         model,
         thinking,
         TokenDraw(sampling, tokenizer),
-        Guide(predictor, thinking, sampling, tokenizer) if predictor else None,
+        guide,
         ThinkingTracker(tokenizer, markers, ids),
         closing_of(tokenizer, markers, ids, thinking.message),
         EndOfReply(tokenizer, markers),
@@ -155,63 +158,6 @@ def check_enforceable(
             "Without a predictor and without the hard stop nothing would hold thinking "
             "to its budget: leave one of them on."
         )
-
-
-class ReplySampler:
-    """The state of one request: call it as mlx-lm calls a sampler.
-
-    Attributes:
-        record: What it did to its reply so far.
-    """
-
-    def __init__(self) -> None:
-        self.record = SteeringRecord()
-
-    @property
-    def budget(self) -> int | None:
-        """The budget in tokens, once it is known, or None without one."""
-        return self.record.budget
-
-    @property
-    def forced_steps(self) -> set[int]:
-        """Indices, from 0, of the tokens it put in to close thinking."""
-        return set(self.record.indices(Step.FORCED))
-
-    @property
-    def guided_steps(self) -> list[int]:
-        """Indices of the tokens that were chosen under guidance."""
-        return self.record.indices(Step.GUIDED)
-
-    @property
-    def full_steps(self) -> list[int]:
-        """As in the record."""
-        return self.record.full_steps
-
-    def close(self) -> None:
-        """Leaves the model as it was before."""
-
-
-class PlainSampler(ReplySampler):
-    """The state of a request without a budget."""
-
-    def __init__(self, draw: TokenDraw):
-        super().__init__()
-        self._draw = draw
-        self._position = 0
-
-    def __call__(self, logprobs: mx.array) -> mx.array:
-        """Chooses the next token.
-
-        Args:
-            logprobs (mx.array): The model's log-probabilities, shape (1, V).
-
-        Returns:
-            mx.array: The token, shape (1,).
-        """
-        if (step := current_step()) is not None:
-            step.claim(self)
-        self._position += 1
-        return self._draw(logprobs, self._position - 1)
 
 
 class BudgetSampler(ReplySampler):
@@ -316,7 +262,7 @@ class BudgetSampler(ReplySampler):
         """Follows the reply to its last token; waits for the device to compute it."""
         if self._token is None:
             return
-        token, self._token = self._token.item(), None
+        token, self._token = read_token(self._token), None
         self._tracker.update(token, forced=self.record.steps[-1] is Step.FORCED)
         inputs, row = self._seen_input
         # Computed before the last token was, so this does not wait.
@@ -392,7 +338,7 @@ class BudgetSampler(ReplySampler):
         """
         end = self._tracker.markers.end_tokens
         is_empty = self._tracker.thinking_tokens == 0 and self._close.has_empty_form
-        return is_empty and len(end) == 1 and token.item() == end[0]
+        return is_empty and len(end) == 1 and read_token(token) == end[0]
 
     def _would_break_character(self, token: mx.array) -> bool:
         """Whether the hard stop would come in the middle of a character.
@@ -404,7 +350,7 @@ class BudgetSampler(ReplySampler):
             return False
         if tracker.thinking_tokens + _LONGEST_CHARACTER <= limit:
             return False
-        return tracker.leaves_character_open(token.item())
+        return tracker.leaves_character_open(read_token(token))
 
     def _guided_after(self, row: int) -> list[int]:
         """Rows after ``row`` that the same predictor will guide in this step."""
@@ -417,13 +363,14 @@ class BudgetSampler(ReplySampler):
         return rows
 
     def _shares_guide(self, other: "BudgetSampler") -> bool:
-        guides = self._guide, other._guide
-        return None not in guides and guides[0].predictor is guides[1].predictor
+        if self._guide is None or other._guide is None:
+            return False
+        return self._guide.predictor is other._guide.predictor
 
     def _set_budget(self, thinking: ThinkingBudget) -> None:
         self._thinking = thinking
-        is_known = isinstance(thinking.tokens, int)
-        self.record.budget = thinking.tokens if is_known else None
+        tokens = thinking.tokens
+        self.record.budget = tokens if isinstance(tokens, int) else None
 
     def _must_close(self) -> bool:
         budget = self.budget
@@ -443,12 +390,3 @@ class BudgetSampler(ReplySampler):
 def _end_lease(recorder: HiddenStateRecorder) -> None:
     recorder.release()
     unfollow_batches()
-
-
-def encode_prompt(tokenizer: TokenizerWrapper, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt, encoded as ``mlx_lm.stream_generate`` does."""
-    if isinstance(prompt, str):
-        bos = tokenizer.bos_token
-        special = bos is None or not prompt.startswith(bos)
-        return list(tokenizer.encode(prompt, add_special_tokens=special))
-    return prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)

@@ -1,0 +1,67 @@
+"""Samplers for requests without a budget, and what all our samplers have in common.
+
+Knows how tokens are drawn and mlx-lm's batches; nothing of budgets.
+"""
+
+import mlx.core as mx
+
+from .draws import TokenDraw
+from .follower import SteeringRecord, Step
+from .rows import current_step
+
+
+class ReplySampler:
+    """The state of one request: call it as mlx-lm calls a sampler.
+
+    Attributes:
+        record: What it did to its reply so far.
+    """
+
+    def __init__(self) -> None:
+        self.record = SteeringRecord()
+
+    @property
+    def budget(self) -> int | None:
+        """The budget in tokens, once it is known, or None without one."""
+        return self.record.budget
+
+    @property
+    def forced_steps(self) -> set[int]:
+        """Indices, from 0, of the tokens it put in to close thinking."""
+        return set(self.record.indices(Step.FORCED))
+
+    @property
+    def guided_steps(self) -> list[int]:
+        """Indices of the tokens that were chosen under guidance."""
+        return self.record.indices(Step.GUIDED)
+
+    @property
+    def full_steps(self) -> list[int]:
+        """As in the record."""
+        return self.record.full_steps
+
+    def close(self) -> None:
+        """Leaves the model as it was before."""
+
+
+class PlainSampler(ReplySampler):
+    """The state of a request without a budget."""
+
+    def __init__(self, draw: TokenDraw):
+        super().__init__()
+        self._draw = draw
+        self._position = 0
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Chooses the next token.
+
+        Args:
+            logprobs (mx.array): The model's log-probabilities, shape (1, V).
+
+        Returns:
+            mx.array: The token, shape (1,).
+        """
+        if (step := current_step()) is not None:
+            step.claim(self)
+        self._position += 1
+        return self._draw(logprobs, self._position - 1)
