@@ -66,9 +66,7 @@ def train(options: TrainOptions) -> None:
 def _details(progress: "Progress") -> str | None:
     if not progress.rate:
         return None
-    if progress.stage == "encoding":
+    if progress.losses is None:
         return f"{progress.rate:,.0f} tokens/s"
-    return (
-        f"loss {progress.loss:.3f}, validation {progress.val_loss:.3f}, "
-        f"{progress.rate:,.1f} records/s"
-    )
+    loss, val_loss = progress.losses
+    return f"loss {loss:.3f}, validation {val_loss:.3f}, {progress.rate:,.1f} records/s"

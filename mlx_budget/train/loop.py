@@ -62,16 +62,14 @@ class Progress:
         done: How many of them.
         total: Of how many; None while that is not known.
         rate: Tokens/s of encoding, or records/s of training.
-        loss: Of the last step, in nats.
-        val_loss: Of the last validation, in nats.
+        losses: Of the last step and of the last validation, in nats, while training.
     """
 
     stage: str
     done: int
     total: int | None = None
     rate: float = 0.0
-    loss: float | None = None
-    val_loss: float | None = None
+    losses: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -228,8 +226,9 @@ class _Run:
             if self._step % o.save_every == 0 or self._step == self._steps:
                 self._save()
             rate = done / positions_per_record / (time.perf_counter() - start)
-            now = self._step, self._steps, rate, loss.item(), val_loss
-            self._progress(Progress("training", *now))
+            losses = loss.item(), val_loss
+            now = Progress("training", self._step, self._steps, rate, losses)
+            self._progress(now)
 
     def _batch(self, rows: np.ndarray) -> tuple[mx.array, mx.array, mx.array]:
         return (
