@@ -11,7 +11,12 @@ from mlx_lm import server
 
 from . import parts
 from .budgets import RequestError
-from .generation import BudgetResponseGenerator, Steering
+from .generation import (
+    BudgetResponseGenerator,
+    SteeredArguments,
+    SteeredRequest,
+    Steering,
+)
 from .stops import StopWords
 
 
@@ -57,7 +62,6 @@ class Exchange:
             RequestError: If the request cannot be honoured.
             RuntimeError: If generation has failed.
         """
-        request.steering = self.steering
         # By one name, so that all its requests share a batch, adapter and predictor.
         if generation_args.model.model in self._default_names:
             generation_args.model.model = "default_model"
@@ -71,7 +75,9 @@ class Exchange:
 
         try:
             context, responses = self._generator.generate(
-                request, generation_args, progress_callback=progress
+                SteeredRequest(**vars(request), steering=self.steering),
+                SteeredArguments(**vars(generation_args)),
+                progress_callback=progress,
             )
         except RequestError as e:
             self.status, self.field = e.status, e.field

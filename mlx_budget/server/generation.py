@@ -59,6 +59,11 @@ class BudgetModelProvider(server.ModelProvider):
         longest_token: Characters of the longest token, at least.
     """
 
+    # mlx-lm's class says nothing of these but that they begin as None.
+    model: Any
+    tokenizer: Any
+    model_key: Any
+
     def __init__(self, cli_args: argparse.Namespace, policy: BudgetPolicy):
         super().__init__(cli_args)
         self.predictor: Predictor | bool | None = None
@@ -164,7 +169,7 @@ class Steering:
     connection: socket.socket | None = None
     reply: ReplyFollower | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "connection": None}
 
     def has_client(self) -> bool:
@@ -179,13 +184,29 @@ class Steering:
             return False
 
 
+@dataclass
+class SteeredRequest(server.CompletionRequest):
+    """mlx-lm's request, and how its thinking is steered."""
+
+    steering: Steering
+
+
+@dataclass
+class SteeredArguments(server.GenerationArguments):
+    """mlx-lm's arguments of a request, and its sampler until that is taken."""
+
+    sampler: BudgetSampler | PlainSampler | None = None
+
+
 class BudgetResponseGenerator(server.ResponseGenerator):
-    """mlx-lm's generation thread, whose requests carry a `steering`.
+    """mlx-lm's generation thread, for steered requests.
 
     A failure while it generates ends the requests that are there, not the thread.
     """
 
-    def __init__(self, *args):
+    model_provider: BudgetModelProvider
+
+    def __init__(self, *args: Any):
         self._waiting: weakref.WeakSet[Queue] = weakref.WeakSet()
         super().__init__(*args)
 
@@ -225,8 +246,8 @@ class BudgetResponseGenerator(server.ResponseGenerator):
     def _tokenize(
         self,
         tokenizer: TokenizerWrapper,
-        request: server.CompletionRequest,
-        args: server.GenerationArguments,
+        request: SteeredRequest,
+        args: SteeredArguments,
     ) -> tuple:
         """Makes the prompt of a request, and its sampler: the last step that may fail.
 
@@ -274,7 +295,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 own = getattr(tokenizer, "response_initial_state", None)
                 state = own or "normal"
         # The generator's batch is to be all that keeps it: it ends with its reply.
-        args.budget_sampler = sampler
+        args.sampler = sampler
         return prompt, segments, types, state, *others
 
     def _leave_out_thinking(self, tokenizer, request, args) -> None:
@@ -305,7 +326,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 f"most {most:,}."
             )
 
-    def _check(self, request, args, prompt_tokens: int) -> None:
+    def _check(
+        self, request: SteeredRequest, args: SteeredArguments, prompt_tokens: int
+    ) -> None:
         tokens = self.model_provider.vocabulary_size
         for token, bias in (args.logits.logit_bias or {}).items():
             if not 0 <= token < tokens or not math.isfinite(bias):
@@ -321,10 +344,12 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 "out one of them."
             )
         if is_drafted:
-            model: Any = self.model_provider.model
-            check_draftable(make_prompt_cache(model), prompt_tokens, args.max_tokens)
+            cache = make_prompt_cache(self.model_provider.model)
+            check_draftable(cache, prompt_tokens, args.max_tokens)
 
-    def _try(self, prompt, tokenizer, args) -> None:
+    def _try(
+        self, prompt: list[int], tokenizer: TokenizerWrapper, args: SteeredArguments
+    ) -> None:
         """Lets whatever in a request's settings raises do so here, not in the batch."""
         self._make_state_machine(
             self.model_provider.model_key, tokenizer, args.stop_words
@@ -335,7 +360,13 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         draw = TokenDraw(_sampling(args, row.shape[-1]), tokenizer)
         mx.eval(draw(row, 0))
 
-    def _thinking(self, prompt, tokenizer, request, args) -> ThinkingBudget:
+    def _thinking(
+        self,
+        prompt: list[int],
+        tokenizer: TokenizerWrapper,
+        request: SteeredRequest,
+        args: SteeredArguments,
+    ) -> ThinkingBudget:
         """How the request's thinking is held, with room for an answer."""
         steering = request.steering
         start, end = self.model_provider.named_markers
@@ -382,9 +413,10 @@ def _characters(request: server.CompletionRequest) -> int:
 
 
 def take_sampler(
-    args: server.GenerationArguments, tokenizer: TokenizerWrapper
+    args: SteeredArguments, tokenizer: TokenizerWrapper
 ) -> BudgetSampler | PlainSampler:
     """In place of `mlx_lm.server._make_sampler`: the one made with the prompt."""
-    sampler = args.budget_sampler
-    del args.budget_sampler
+    sampler, args.sampler = args.sampler, None
+    if sampler is None:
+        raise RuntimeError("No prompt was made for the sampler that is asked for.")
     return sampler
