@@ -13,17 +13,21 @@ if TYPE_CHECKING:
 
 # A text, or the token ids of one.
 Prompt: TypeAlias = "str | list[int] | mx.array"
+# Role and content of a message, and whatever else a chat template reads.
+Message = dict[str, Any]
+Chat = list[Message]
+
 # A question with the budget stated in words, for models that follow them.
 BUDGET_PROMPT = "{question}\n\nThink for at most {budget} tokens."
 
 
 def encode_chat(
     tokenizer: "TokenizerWrapper",
-    prompt: str | list[dict],
+    prompt: str | Chat,
     *,
     system_prompt: str | None = None,
     prefill_response: str | None = None,
-    chat_template_config: dict | None = None,
+    chat_template_config: dict[str, Any] | None = None,
     ignore_chat_template: bool = False,
     suffix_only: bool = False,
 ) -> list[int]:
@@ -53,7 +57,9 @@ def encode_chat(
                 "need a chat template, and none is used here."
             )
         return list(tokenizer.encode(prompt))
-    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages: Chat = []
+    if system_prompt:
+        messages.append({"role": "system", "content": system_prompt})
     if isinstance(prompt, str):
         messages.append({"role": "user", "content": prompt})
     else:
@@ -61,7 +67,7 @@ def encode_chat(
     if prefill_response is not None:
         messages.append({"role": "assistant", "content": prefill_response})
 
-    def render(messages: list[dict]) -> str:
+    def render(messages: Chat) -> str:
         options = {
             **(chat_template_config or {}),
             "tokenize": False,
@@ -95,7 +101,7 @@ def encode_prompt(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
     return list(ids)
 
 
-def read_prompts(file: Path) -> list[str | list[dict]]:
+def read_prompts(file: Path) -> list[str | Chat]:
     """The prompts of a file.
 
     Args:
@@ -113,6 +119,7 @@ def read_prompts(file: Path) -> list[str | list[dict]]:
     except (UnicodeDecodeError, IsADirectoryError):
         raise ValueError(f"{file} is not a text file.") from None
     numbered = [(i, t) for i, t in enumerate(text.split("\n"), 1) if t.strip()]
+    prompts: list[str | Chat]
     if file.suffix == ".jsonl":
         prompts = [_prompt_of(line, f"{file}, line {i}") for i, line in numbered]
     else:
@@ -122,7 +129,7 @@ def read_prompts(file: Path) -> list[str | list[dict]]:
     return prompts
 
 
-def _prompt_of(line: str, where: str) -> str | list[dict]:
+def _prompt_of(line: str, where: str) -> str | Chat:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as e:

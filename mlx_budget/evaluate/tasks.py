@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
+from ..files.records import Record
 from ..files.rows import Row, read_rows
 
 MATHS_INSTRUCTION = (
@@ -189,7 +190,7 @@ def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
     return Problem(name, question, answer, bool(choices))
 
 
-def _question_of(record: dict, where: str) -> str:
+def _question_of(record: Record, where: str) -> str:
     field = next((f for f in _QUESTIONS if record.get(f) is not None), None)
     if field is None:
         raise ValueError(
@@ -204,7 +205,7 @@ def _question_of(record: dict, where: str) -> str:
     return question.strip()
 
 
-def _answer_of(record: dict, where: str) -> str:
+def _answer_of(record: Record, where: str) -> str:
     answer = record.get("answer")
     if answer is None:
         raise ValueError(f"{where} has no answer: give it as answer.")
@@ -242,7 +243,7 @@ def _check_letter(answer: str, letters: str, where: str) -> None:
         )
 
 
-def _id_of(record: dict, number: int, id_field: str | None, where: str) -> str:
+def _id_of(record: Record, number: int, id_field: str | None, where: str) -> str:
     value = record.get(id_field) if id_field else None
     if value is None:
         return str(number)

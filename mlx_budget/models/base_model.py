@@ -18,11 +18,13 @@ from ..files.shards import find_shards
 from ..files.tensors import read_header
 from .reference import is_predictor_tensor
 
+# What a model's config.json holds.
+Config = dict[str, Any]
 # A model's class and that of its arguments, which mlx-lm knows no common type of.
 ModelClasses = tuple[Any, Any]
 
 
-def check_trusted(name: str, config: dict, trust_remote_code: bool) -> None:
+def check_trusted(name: str, config: Config, trust_remote_code: bool) -> None:
     """Raises a ValueError if a model brings code of its own that may not run."""
     file = config.get("model_file")
     if file is not None and not trust_remote_code:
@@ -33,7 +35,7 @@ def check_trusted(name: str, config: dict, trust_remote_code: bool) -> None:
 
 
 def find_classes(
-    source: Path, name: str, config: dict, trust_remote_code: bool
+    source: Path, name: str, config: Config, trust_remote_code: bool
 ) -> ModelClasses:
     """The model's classes in mlx-lm, which leave out the predictor's tensors.
 
@@ -87,8 +89,8 @@ def make_empty(source: Path, name: str, classes: ModelClasses) -> nn.Module:
 
 
 def load_lazily(
-    source: Path, name: str, config: dict, classes: ModelClasses
-) -> tuple[nn.Module, dict]:
+    source: Path, name: str, config: Config, classes: ModelClasses
+) -> tuple[nn.Module, Config]:
     """The model with its weights still unread, and its config.
 
     Raises:

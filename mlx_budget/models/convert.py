@@ -33,6 +33,7 @@ from ..files.texts import write_text
 from ..method.predictor import Predictor, check_tensors
 from ..method.predictor_config import CONFIG_FILE, PredictorConfig
 from . import base_model
+from .base_model import Config
 from .loading import check_fits, check_vocabulary, read_config
 from .model_card import write_model_card
 from .reference import (
@@ -237,7 +238,9 @@ def _as(value: mx.array, dtype: str | None) -> mx.array:
     return value.astype(getattr(mx, dtype)) if dtype and floating else value
 
 
-def _cast(model: nn.Module, config: dict, dtype: str | None) -> tuple[nn.Module, dict]:
+def _cast(
+    model: nn.Module, config: Config, dtype: str | None
+) -> tuple[nn.Module, Config]:
     if dtype is None:
         return model, config
     may_cast = getattr(model, "cast_predicate", lambda _: True)
@@ -252,12 +255,12 @@ def _cast(model: nn.Module, config: dict, dtype: str | None) -> tuple[nn.Module,
 
 def _quantize(
     model: nn.Module,
-    config: dict,
+    config: Config,
     bits: int | None,
     group_size: int | None,
     mode: str,
     recipe: str | None,
-) -> tuple[nn.Module, dict]:
+) -> tuple[nn.Module, Config]:
     predicate: Any = None  # mlx-lm says two types of what it makes and what it takes
     if recipe is not None:
         if mode != "affine":
@@ -319,7 +322,7 @@ def _take_weights(model: nn.Module) -> dict[str, mx.array]:
     return weights
 
 
-def _write_config(folder: Path, config: dict) -> None:
+def _write_config(folder: Path, config: Config) -> None:
     text = json.dumps(config, indent=4, sort_keys=True) + "\n"
     write_text(folder / "config.json", text)
 

@@ -24,7 +24,7 @@ from ..files.tensors import read_header
 from ..files.texts import read_json
 from ..method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
 from ..method.predictor_config import CONFIG_FILE
-from .base_model import check_trusted, one_line
+from .base_model import Config, check_trusted, one_line
 from .reference import is_predictor_tensor
 
 
@@ -33,8 +33,8 @@ def load(
     predictor: "str | Path | Predictor | bool | None" = None,
     *,
     adapter_path: str | None = None,
-    tokenizer_config: dict | None = None,
-    model_config: dict | None = None,
+    tokenizer_config: dict[str, Any] | None = None,
+    model_config: dict[str, Any] | None = None,
     lazy: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -147,7 +147,7 @@ def check_vocabulary(tokenizer: TokenizerWrapper) -> None:
         raise ValueError("its tokenizer has no vocabulary")
 
 
-def read_config(path: Path) -> dict:
+def read_config(path: Path) -> Config:
     """The model's `config.json`.
 
     Raises:

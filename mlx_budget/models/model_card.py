@@ -4,9 +4,11 @@ Knows what a converted folder is for; nothing of weights.
 """
 
 from pathlib import Path
+from typing import Any
 
 from ..files.texts import write_text
 from ..method.predictor_config import PredictorConfig
+from .base_model import Config
 
 _CARD = """---
 library_name: mlx
@@ -74,7 +76,7 @@ def write_model_card(
     folder: Path,
     name: str,
     predictor: PredictorConfig,
-    config: dict,
+    config: Config,
     predictor_only: bool,
 ) -> None:
     """Writes README.md into a converted folder.
@@ -95,7 +97,9 @@ def write_model_card(
     write_text(folder / "README.md", text)
 
 
-def write_trained_card(folder: Path, predictor: PredictorConfig, report: dict) -> None:
+def write_trained_card(
+    folder: Path, predictor: PredictorConfig, report: dict[str, Any]
+) -> None:
     """Writes README.md into the folder of a predictor of our own training.
 
     Args:
@@ -136,7 +140,7 @@ def _render(
     )
 
 
-def _weights(config: dict) -> str:
+def _weights(config: Config) -> str:
     quantization = config.get("quantization")
     if not quantization:
         return config.get("dtype") or config.get("torch_dtype") or "not quantised"

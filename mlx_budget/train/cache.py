@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -64,7 +65,7 @@ class StateCache:
     """
 
     def __init__(
-        self, folder: Path, shape: tuple[int, int], dtype: str, settings: dict
+        self, folder: Path, shape: tuple[int, int], dtype: str, settings: dict[str, Any]
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.fields import keywords_of
-from ..engine.prompts import encode_chat
+from ..engine.prompts import Chat, encode_chat
 from ..engine.settings import PromptOptions, ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
 from ..files.rows import Row, read_rows
@@ -192,7 +192,7 @@ def _read(
 class _Chat:
     """A record whose parts are of the right types."""
 
-    messages: list[dict]
+    messages: Chat
     content: str
     tokens: list[int]
     is_raw: bool
@@ -249,7 +249,7 @@ def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
     )
 
 
-def _canonical(messages: list[dict]) -> str:
+def _canonical(messages: Chat) -> str:
     return json.dumps(messages, ensure_ascii=False, sort_keys=True, default=str)
 
 

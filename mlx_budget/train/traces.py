@@ -18,7 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.fields import keywords_of, take_all
-from ..engine.prompts import encode_chat
+from ..engine.prompts import Chat, encode_chat
 from ..engine.settings import seed_of
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
@@ -73,7 +73,7 @@ class TraceStats:
 def write_traces(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
-    prompts: Sequence[str | list[dict]],
+    prompts: Sequence[str | Chat],
     output: str | Path,
     *,
     progress: Callable[[TraceStats], None] = lambda _: None,
@@ -187,14 +187,14 @@ def check_output(output: str | Path) -> Path:
     return output
 
 
-def _fill(template: str | None, prompt: str | list[dict]) -> str | list[dict]:
+def _fill(template: str | None, prompt: str | Chat) -> str | Chat:
     if template is None or not isinstance(prompt, str):
         return prompt
     # The first alone: a template may well ask for the answer in \boxed{}.
     return template.replace("{}", prompt, 1)
 
 
-def _messages(prompt: str | list[dict], system_prompt: str | None) -> list[dict]:
+def _messages(prompt: str | Chat, system_prompt: str | None) -> Chat:
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     if isinstance(prompt, str):
         return [*messages, {"role": "user", "content": prompt}]
@@ -203,7 +203,7 @@ def _messages(prompt: str | list[dict], system_prompt: str | None) -> list[dict]
 
 def _encode(
     tokenizer: TokenizerWrapper,
-    prompts: list[str | list[dict]],
+    prompts: list[str | Chat],
     indices: Collection[int],
     options: TraceOptions,
 ) -> dict[int, list[int]]:
@@ -222,9 +222,7 @@ def _encode(
     return encoded
 
 
-def _record(
-    name: str, chat: list[dict], reply: BatchReply, constants: Record
-) -> Record:
+def _record(name: str, chat: Chat, reply: BatchReply, constants: Record) -> Record:
     return {
         "id": name,
         "messages": [*chat, {"role": "assistant", "content": reply.text}],
@@ -237,9 +235,7 @@ def _record(
     }
 
 
-def _check_trace(
-    record: object, where: str, chats: list[list[dict]], settings: str
-) -> None:
+def _check_trace(record: object, where: str, chats: list[Chat], settings: str) -> None:
     """Raises a ValueError unless a line holds a record of this run."""
     if not isinstance(record, dict) or not _is_trace(record):
         raise ValueError(
