@@ -30,8 +30,7 @@ class Exchange:
 
     Attributes:
         steering: Of the request.
-        status: Of HTTP, once the request was refused.
-        field: The request's field that is wrong, if it is one.
+        refusal: Why the request cannot be honoured, once that is known.
     """
 
     def __init__(
@@ -43,8 +42,7 @@ class Exchange:
         self._generator = generator
         self._default_names = default_names
         self.steering = steering
-        self.status: int | None = None
-        self.field: str | None = None
+        self.refusal: RequestError | None = None
         self._finish_reason: str | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -80,10 +78,10 @@ class Exchange:
                 progress_callback=progress,
             )
         except RequestError as e:
-            self.status, self.field = e.status, e.field
+            self.refusal = e
             raise
-        except RuntimeError:
-            self.status = 503
+        except RuntimeError as e:
+            self.refusal = RequestError(str(e), status=503)
             raise
         return context, self._follow(responses, stops)
 
@@ -100,7 +98,7 @@ class Exchange:
         reason = reply.why_no_answer(self._finish_reason)
         return told if reason is None else {**told, "no_answer": reason}
 
-    def token_details(self) -> dict | None:
+    def token_details(self) -> dict[str, Any] | None:
         """The reply's tokens by what they are, or None if the model does not think."""
         reply = self.steering.reply
         if reply is None or not reply.thinks:

@@ -298,7 +298,12 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         args.sampler = sampler
         return prompt, segments, types, state, *others
 
-    def _leave_out_thinking(self, tokenizer, request, args) -> None:
+    def _leave_out_thinking(
+        self,
+        tokenizer: TokenizerWrapper,
+        request: SteeredRequest,
+        args: SteeredArguments,
+    ) -> None:
         """Lets the chat template leave thinking out for a budget of 0, if it can."""
         start, end = self.model_provider.named_markers
         thinking = replace(request.steering.request, start=start, end=end)

@@ -176,8 +176,9 @@ class BudgetHandler(server.APIHandler):
 
     def _set_completion_headers(self, status_code: int = 200) -> None:
         # mlx-lm answers 404 to whatever keeps a request from being generated.
-        if status_code == 404 and self._exchange is not None and self._exchange.status:
-            status_code = self._exchange.status
+        refusal = self._refusal()
+        if status_code == 404 and refusal is not None:
+            status_code = refusal.status
         super()._set_completion_headers(status_code)
 
     def _reply_thinking(self) -> dict[str, Any] | None:
@@ -270,8 +271,12 @@ class BudgetHandler(server.APIHandler):
         except OSError:
             pass
 
+    def _refusal(self) -> RequestError | None:
+        return self._exchange.refusal if self._exchange is not None else None
+
     def _wrong_field(self) -> str | None:
-        return self._exchange.field if self._exchange is not None else None
+        refusal = self._refusal()
+        return refusal.field if refusal is not None else None
 
 
 def _read_integer(text: str) -> int:
