@@ -254,6 +254,7 @@ class _Run:
             "reference": problem.answer,
             "reply": reply.text,
             "thinking_tokens": reply.thinking_tokens,
+            "after_close_tokens": reply.after_close_tokens,
             "answer_tokens": reply.answer_tokens,
             "prompt_tokens": reply.prompt_tokens,
             "closed_by": reply.closed_by,

@@ -220,7 +220,7 @@ def test_empty_lines_are_passed_over():
     assert said("", "   ", "\t", "/budget", "") == ["Thinking budget: off"]
 
 
-def test_a_line_that_is_no_text_is_one_error():
+def test_an_invalid_line_is_one_error():
     result = chat(b"\xff\xfe\n/budget\n")
     assert result.stderr.splitlines()[1:] == [
         "Error: That line is not UTF-8 text.",
@@ -236,7 +236,7 @@ def test_any_text_can_be_said():
     assert result.stderr.count("Answer: ") == len(lines)
 
 
-def test_without_standard_input_there_is_no_chat(monkeypatch):
+def test_chat_needs_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(ValueError, match="no standard input"):
         run_chat(ModelSource(), ThinkingBudget(), Sampling(), PromptOptions())

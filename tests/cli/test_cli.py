@@ -119,7 +119,7 @@ def test_the_prompt_may_come_from_standard_input(converted):
     assert piped.stdout == generate(converted).stdout
 
 
-def test_a_prompt_that_is_no_text_is_refused(converted):
+def test_an_invalid_prompt_is_refused(converted):
     result = run("generate", "--model", converted, "-p", "-", input=b"\xff\xfe")
     assert "not UTF-8 text" in fails(result)
 

@@ -185,7 +185,7 @@ def test_values_within_values_get_their_options_too():
 @pytest.mark.parametrize(
     ("word", "predictor"), [("none", False), ("./none", "./none"), ("None", "None")]
 )
-def test_the_word_none_is_no_predictor(word, predictor):
+def test_the_word_none_means_no_predictor(word, predictor):
     assert run("--predictor", word, s=ModelSource) == [
         {"s": ModelSource(predictor=predictor)}
     ]

@@ -146,7 +146,7 @@ def test_a_model_that_does_not_think_is_reported(loaded):
     assert "the model did not think" in statistics(responses[-1])
 
 
-def test_an_opening_marker_of_several_tokens_is_no_answer(loaded):
+def test_an_opening_marker_of_several_tokens_is_not_part_of_the_answer(loaded):
     tokenizer = loaded[1]
     opening = tokenizer.encode("the answer is:", add_special_tokens=False)
     other = tokenizer.encode("the question", add_special_tokens=False)

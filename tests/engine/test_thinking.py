@@ -77,7 +77,7 @@ def test_a_newline_anywhere_in_a_token_counts(tokenizer):
     assert not track(tokenizer, [NEWLINE, 5]).after_newline
 
 
-def test_forced_tokens_are_no_thinking(tokenizer):
+def test_forced_tokens_do_not_count_as_thinking(tokenizer):
     tracker = track(tokenizer, [5, 6, 7, 8, END], forced={3, 4})
     assert tracker.thinking_tokens == 3
     assert tracker.closed_by == "budget"

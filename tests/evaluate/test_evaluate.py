@@ -80,7 +80,10 @@ def test_greedy_replies_are_those_that_each_question_gets_alone(loaded, whole):
             is_answer = not response.is_thinking and response.finish_reason != "stop"
             answer_tokens += is_answer
         assert record["reply"] == text
-        assert record["answer_tokens"] == answer_tokens
+        # What the model reasons on behind the close, and closes again, is told apart.
+        behind = record["after_close_tokens"]
+        assert record["answer_tokens"] + behind == answer_tokens
+        assert behind == response.after_close_tokens
         assert record["thinking_tokens"] == response.thinking_tokens
         assert record["closed_by"] == response.closed_by
 
@@ -282,7 +285,7 @@ def test_guidance_without_a_predictor_is_refused(loaded, tmp_path):
     assert {r["predicted_tokens"] for r in records} == {None}
 
 
-def test_a_line_that_is_no_record_is_named(loaded, tmp_path):
+def test_an_invalid_record_is_named(loaded, tmp_path):
     (tmp_path / RECORDS_FILE).write_text('{"id": "x"}\n{"id": 3}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1, is no record of an evaluation"):
         read_records(tmp_path)

@@ -52,7 +52,7 @@ def test_a_run_that_has_just_begun_is_drawn(tmp_path):
     assert len(draw(tmp_path, rows, summarize(rows))) == 3
 
 
-def test_without_matplotlib_there_are_none(records, tmp_path, monkeypatch):
+def test_without_matplotlib_there_are_no_plots(records, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert draw(tmp_path, records, summarize(records)) == []
     assert not list(tmp_path.iterdir())

@@ -215,7 +215,7 @@ def test_a_file_without_problems_says_so(write):
     assert message_of(None, file) == f"{file} holds no problems."
 
 
-def test_a_file_that_is_not_there_says_so(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     file = tmp_path / "none.jsonl"
     assert message_of(None, file).startswith(f"There is no file {file}.")
 

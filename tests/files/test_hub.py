@@ -76,7 +76,7 @@ def test_a_local_folder_is_taken_as_it_is(tmp_path, monkeypatch):
     assert hub_module.fetch("~/model", ()) == tmp_path / "model"
 
 
-def test_what_is_no_local_folder_is_named(tmp_path):
+def test_a_missing_local_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"There is no folder .*/none\. Check"):
         hub_module.fetch(tmp_path / "none", ())
     with pytest.raises(ValueError, match="There is no folder ~nobody/none"):

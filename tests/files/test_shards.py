@@ -50,7 +50,7 @@ def test_a_shard_that_the_index_names_must_be_there(tmp_path):
         find_shards(tmp_path)
 
 
-def test_a_folder_without_weights_is_no_checkpoint(tmp_path):
+def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no model.*safetensors file"):
         find_shards(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()

@@ -290,7 +290,7 @@ def test_golden_probabilities_are_within_the_tolerance(loaded, golden_steps, tol
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.5, "x"])
-def test_a_tolerance_that_is_no_distance_is_refused(loaded, tolerance):
+def test_a_tolerance_out_of_range_is_refused(loaded, tolerance):
     options = {"thinking_budget": 9, "guidance_tolerance": tolerance}
     with pytest.raises(ValueError, match=f"guidance_tolerance.*{tolerance!r}"):
         make_budget_sampler(*loaded, prompt=[5], **options)

@@ -151,7 +151,7 @@ def test_thresholds_out_of_range_are_refused(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "10", True, [10]])
-def test_thresholds_that_are_no_numbers_are_refused(value: object) -> None:
+def test_invalid_thresholds_are_refused(value: object) -> None:
     with pytest.raises(ValueError) as e:
         GuidanceThresholds(min_rate=value)
     assert str(e.value) == f"min_rate must be a number, not {value!r}."

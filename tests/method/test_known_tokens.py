@@ -93,7 +93,7 @@ def test_known_tokens_are_saved_and_quantised(tmp_path: Path, bits) -> None:
         assert mx.array_equal(a, b)
 
 
-def test_known_tokens_are_no_weights_to_train() -> None:
+def test_known_tokens_are_not_trained() -> None:
     ours = knowing(make_tiny(), KNOWN)
     ours.train()
     assert "tokens" in ours.parameters()
@@ -114,7 +114,7 @@ def test_known_tokens_are_no_weights_to_train() -> None:
     ],
     ids=str,
 )
-def test_tokens_that_are_no_ascending_ids_are_refused(tmp_path: Path, tokens) -> None:
+def test_known_tokens_must_be_ascending_ids(tmp_path: Path, tokens) -> None:
     ours = knowing(make_tiny(), KNOWN)
     ours.save(tmp_path)
     file = tmp_path / WEIGHTS_FILE
@@ -142,7 +142,7 @@ def test_tokens_and_configuration_must_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, 2.0, True, "4"])
-def test_a_number_of_tokens_that_is_none_is_refused(number) -> None:
+def test_an_invalid_number_of_known_tokens_is_refused(number) -> None:
     with pytest.raises(ValueError, match=f"known_tokens of a .* not {number!r}"):
         PredictorConfig("tiny", 64, 3, 11, known_tokens=number)
 

@@ -77,7 +77,7 @@ def test_no_such_folder(tmp_path, out):
     assert line == f"Error: There is no folder {tmp_path / 'none'}. Check the path."
 
 
-def test_an_empty_folder_is_no_checkpoint(tmp_path, out):
+def test_an_empty_folder_is_refused(tmp_path, out):
     (tmp_path / "empty").mkdir()
     assert "empty is not a checkpoint: it has no config.json" in fails(
         tmp_path / "empty", out
@@ -89,7 +89,10 @@ def test_an_empty_folder_is_no_checkpoint(tmp_path, out):
     [
         ("{", "config.json is not valid JSON"),
         ("[]", "config.json names no model_type"),
-        ('{"model_type": "none"}', "copy is no model that mlx-lm can load (Model type"),
+        (
+            '{"model_type": "none"}',
+            "copy is no model that mlx-lm can load (Model type",
+        ),
         ('{"model_type": "base"}', "copy is no model that mlx-lm can load"),
         ('{"model_type": ["qwen2"]}', "copy is no model that mlx-lm can load"),
         ('{"model_type": "qwen2"}', "config.json of"),

@@ -76,7 +76,7 @@ def assert_serving(server):
         b'{"max_tokens": ' + b"9" * 10_000 + b"}",
     ],
 )
-def test_what_is_no_json_object_is_refused(server, body):
+def test_a_body_that_is_not_a_json_object_is_refused(server, body):
     status, answer = send(server, body)
     assert status == 400
     assert "body" in json.loads(answer)["error"]["message"]
@@ -84,7 +84,7 @@ def test_what_is_no_json_object_is_refused(server, body):
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "", "+2", "1_0", "²"])
-def test_a_length_that_is_none_is_refused(server, length):
+def test_an_invalid_length_is_refused(server, length):
     assert send(server, b"{}", length=length)[0] == 400
     assert_serving(server)
 
@@ -140,7 +140,7 @@ def test_wrong_types_are_refused_by_name(server, field, value):
     assert_serving(server)
 
 
-def test_numbers_that_are_none_and_texts_that_are_none_do_no_harm(server):
+def test_invalid_numbers_and_texts_do_no_harm(server):
     for number in (b"NaN", b"Infinity", b"1e999"):
         body = b'{"messages": [{"role": "user", "content": "1"}], "temperature": '
         assert send(server, body + number + b"}")[0] == 400

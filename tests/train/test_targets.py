@@ -63,7 +63,7 @@ def test_a_marker_may_begin_and_end_inside_tokens(tokenizer):
     assert find(tokenizer, reply, [5], **markers) == ThinkingSpan(0, 2, (2,))
 
 
-def test_a_newline_inside_the_closing_marker_is_no_position(tokenizer):
+def test_a_newline_inside_the_closing_marker_is_not_trained_on(tokenizer):
     reply = [90, NEWLINE, 90, NEWLINE, 91, 92]
     markers = {"start": "", "end": "\nyz"}
     assert find(tokenizer, reply, [5], **markers) == ThinkingSpan(0, 3, (2,))

@@ -262,7 +262,7 @@ def nan_at_the_longest(_, losses, lengths):
         (6, r"The loss at step [56] is not a number, at chats.jsonl, line \d+: train"),
     ],
 )
-def test_a_loss_that_is_no_number_names_the_record(
+def test_an_invalid_loss_names_the_record(
     make_options, whole, monkeypatch, after, message
 ):
     with monkeypatch.context() as patch:
@@ -273,7 +273,7 @@ def test_a_loss_that_is_no_number_names_the_record(
     assert_same_run(make_options().output, whole)
 
 
-def test_gradients_that_are_no_numbers_stop_the_run(make_options, whole, monkeypatch):
+def test_invalid_gradients_stop_the_run(make_options, whole, monkeypatch):
     def infinite_slope(self, losses, _):
         return losses + mx.sqrt(0 * self.shared.sum())
 
