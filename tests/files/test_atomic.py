@@ -99,6 +99,17 @@ with appearing_folder(Path({str(path)!r})) as folder:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_folders_of_other_names_are_left_alone(tmp_path):
+    names = ("mine", ".out.kept", "out.x.incomplete", ".other.x.incomplete")
+    for name in (*names, ".out.x.incomplete"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with appearing_folder(tmp_path / "out"):
+        pass
+    assert {f.name for f in tmp_path.iterdir()} == {*names, "out"}
+    assert all((tmp_path / name / "file").exists() for name in names)
+
+
 def test_a_run_still_at_work_keeps_its_folder(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(ValueError, match="Another program"):
