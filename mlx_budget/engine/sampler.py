@@ -205,9 +205,8 @@ class BudgetSampler(ReplySampler):
         self._expected_input = last_prompt_token
         self._seen_input: tuple[mx.array, int]
         self._is_misled = False
-        self._recorder = HiddenStateRecorder.acquire(model, states=guide is not None)
+        self._recorder = _begin_lease(model, states=guide is not None)
         self._lease = weakref.finalize(self, _end_lease, self._recorder)
-        follow_batches()
 
     def close(self) -> None:
         """Stops recording hidden states; the model is as it was before."""
@@ -385,6 +384,15 @@ class BudgetSampler(ReplySampler):
             return True
         is_past = used >= budget and self._tracker.after_newline
         return is_past and not self._tracker.is_mid_character
+
+
+def _begin_lease(model: nn.Module, states: bool) -> HiddenStateRecorder:
+    follow_batches()
+    try:
+        return HiddenStateRecorder.acquire(model, states)
+    except ValueError:
+        unfollow_batches()
+        raise
 
 
 def _end_lease(recorder: HiddenStateRecorder) -> None:
