@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .markers import ThinkingMarkers
-from .template import template_facts
+from .template import reply_part, template_facts
 from .thinking import ThinkingTracker
 
 AUTO = "auto"
@@ -121,8 +121,10 @@ def closing_of(
     text = wind_down(tokenizer).text if message == AUTO else message or ""
     # The closing marker follows anyway: a message that ends with it is not to have two.
     text = text.split(markers.end)[0]
-    prompt_end = tokenizer.decode(list(prompt[-16:]))
-    written = prompt_end[len(prompt_end.rstrip()) :]
+    part = reply_part(tokenizer, markers, prompt)
+    written = ""
+    if not markers.start or part.rfind(markers.start) > part.rfind(markers.end):
+        written = part[len(part.rstrip()) :]
 
     def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
