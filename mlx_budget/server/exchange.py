@@ -11,12 +11,8 @@ from mlx_lm import server
 
 from . import parts
 from .budgets import RequestError
-from .generation import (
-    BudgetResponseGenerator,
-    SteeredArguments,
-    SteeredRequest,
-    Steering,
-)
+from .generation import BudgetResponseGenerator
+from .steering import SteeredArguments, SteeredRequest, Steering
 from .stops import StopWords
 
 

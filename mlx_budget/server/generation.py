@@ -8,11 +8,9 @@ import gc
 import logging
 import math
 import os
-import select
-import socket
 import threading
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -28,7 +26,7 @@ from ..engine.closing import closing_of
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
-from ..engine.sampler import BudgetSampler, PlainSampler, check_enforceable, steer
+from ..engine.sampler import check_enforceable, steer
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import leave_out_thinking
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
@@ -36,6 +34,7 @@ from ..method.predictor import Predictor, is_predictor_folder
 from ..models.loading import check_fits, fetch_model, load_predictor
 from . import parts
 from .budgets import BudgetPolicy, RequestError, leaving_room
+from .steering import SteeredArguments, SteeredRequest
 
 # What no prompt and no reply has, for mlx-lm to look for.
 _NO_TEXT, _NO_TOKENS = "\0", (-1,)
@@ -153,49 +152,6 @@ def _show_markers(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> None
     tokenizer._think_start_tokens = markers.start_tokens or _NO_TOKENS
     tokenizer._think_end = markers.end
     tokenizer._think_end_tokens = markers.end_tokens
-
-
-@dataclass
-class Steering:
-    """How one request's thinking is steered, and what has come of it.
-
-    Attributes:
-        request: What it gets.
-        connection: To its client, if that is of this process.
-        reply: Follows its reply, once generation has begun.
-    """
-
-    request: ThinkingBudget
-    connection: socket.socket | None = None
-    reply: ReplyFollower | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "connection": None}
-
-    def has_client(self) -> bool:
-        """Whether the client still listens. One that has stopped to send does not."""
-        if self.connection is None:
-            return True
-        poll = select.poll()
-        poll.register(self.connection, select.POLLIN)
-        try:
-            return not poll.poll(0) or bool(self.connection.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
-
-
-@dataclass
-class SteeredRequest(server.CompletionRequest):
-    """mlx-lm's request, and how its thinking is steered."""
-
-    steering: Steering
-
-
-@dataclass
-class SteeredArguments(server.GenerationArguments):
-    """mlx-lm's arguments of a request, and its sampler until that is taken."""
-
-    sampler: BudgetSampler | PlainSampler | None = None
 
 
 class BudgetResponseGenerator(server.ResponseGenerator):
@@ -415,13 +371,3 @@ def _characters(request: server.CompletionRequest) -> int:
         texts = (p if isinstance(p, str) else p.get("text") or "" for p in parts)
         count += sum(map(len, texts))
     return count
-
-
-def take_sampler(
-    args: SteeredArguments, tokenizer: TokenizerWrapper
-) -> BudgetSampler | PlainSampler:
-    """In place of `mlx_lm.server._make_sampler`: the one made with the prompt."""
-    sampler, args.sampler = args.sampler, None
-    if sampler is None:
-        raise RuntimeError("No prompt was made for the sampler that is asked for.")
-    return sampler

@@ -17,7 +17,7 @@ from mlx_lm import server
 
 from .budgets import BudgetPolicy, RequestError, read_thinking
 from .exchange import Exchange
-from .generation import Steering
+from .steering import Steering
 
 MAX_BODY = 64 * 1024 * 1024
 _SECONDS_TO_READ = 60

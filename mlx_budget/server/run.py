@@ -14,10 +14,11 @@ from mlx_lm import server
 
 from ..interrupts import raise_again
 from .budgets import MAX_TOKENS, BudgetPolicy
-from .generation import BudgetModelProvider, BudgetResponseGenerator, take_sampler
+from .generation import BudgetModelProvider, BudgetResponseGenerator
 from .handler import make_handler
 from .prompt_cache import PromptCache
 from .seams import check_seams, samplers_made_by
+from .steering import take_sampler
 
 # Whether a thread of this process has loaded a model.
 has_computed = False

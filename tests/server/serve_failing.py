@@ -4,7 +4,7 @@ import sys
 
 from mlx_budget.cli import cli
 from mlx_budget.server import run
-from mlx_budget.server.generation import take_sampler
+from mlx_budget.server.steering import take_sampler
 
 
 def take_failing_sampler(args, tokenizer):

@@ -1,0 +1,69 @@
+"""How one request's thinking is steered, from its handler to mlx-lm's loop and back.
+
+Knows the objects in which mlx-lm's server carries a request; nothing of HTTP or models.
+"""
+
+import select
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_lm import server
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..engine.follower import ReplyFollower
+from ..engine.sampler import BudgetSampler, PlainSampler
+from ..engine.settings import ThinkingBudget
+
+
+@dataclass
+class Steering:
+    """How one request's thinking is steered, and what has come of it.
+
+    Attributes:
+        request: What it gets.
+        connection: To its client, if that is of this process.
+        reply: Follows its reply, once generation has begun.
+    """
+
+    request: ThinkingBudget
+    connection: socket.socket | None = None
+    reply: ReplyFollower | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "connection": None}
+
+    def has_client(self) -> bool:
+        """Whether the client still listens. One that has stopped to send does not."""
+        if self.connection is None:
+            return True
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        try:
+            return not poll.poll(0) or bool(self.connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+
+@dataclass
+class SteeredRequest(server.CompletionRequest):
+    """mlx-lm's request, and how its thinking is steered."""
+
+    steering: Steering
+
+
+@dataclass
+class SteeredArguments(server.GenerationArguments):
+    """mlx-lm's arguments of a request, and its sampler until that is taken."""
+
+    sampler: BudgetSampler | PlainSampler | None = None
+
+
+def take_sampler(
+    args: SteeredArguments, tokenizer: TokenizerWrapper
+) -> BudgetSampler | PlainSampler:
+    """In place of `mlx_lm.server._make_sampler`: the one made with the prompt."""
+    sampler, args.sampler = args.sampler, None
+    if sampler is None:
+        raise RuntimeError("No prompt was made for the sampler that is asked for.")
+    return sampler
