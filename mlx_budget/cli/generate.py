@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 @options_from(sampling=Sampling, template=PromptOptions)
 @click.option("--prefill-response", help="How the reply shall begin.")
 @click.option(
-    "--extra-eos-token", multiple=True, help="Another token that ends the reply."
+    "--extra-eos-token",
+    multiple=True,
+    help="Another token that ends the reply, in its thinking too unless "
+    "--answer-anyway lets it answer.",
 )
 @MAX_KV_SIZE_OPTION
 @KV_OPTIONS

@@ -47,6 +47,12 @@ def _bytes(text: str) -> int:
     type=click.IntRange(min=0),
     help="Ceiling of every request's budget, and the budget of those without one.",
 )
+@click.option(
+    "--stop-in-thinking",
+    is_flag=True,
+    help="Let stop words end a reply in its thinking too; by default they wait for the "
+    "answer.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address.")
 @click.option(
     "--port",
@@ -130,6 +136,7 @@ def serve(
     source: ModelSource,
     thinking: ThinkingBudget,
     max_thinking_budget: int | None,
+    stop_in_thinking: bool,
     sampling: Sampling,
     template: PromptOptions,
     log_level: str,
@@ -151,4 +158,5 @@ def serve(
     options |= keywords_of(source) | keywords_of(sampling)
     options |= {"thinking_start": thinking.start, "thinking_end": thinking.end}
     options["chat_template_args"] = template.chat_template_config
-    serve(Namespace(**options), BudgetPolicy(thinking, max_thinking_budget))
+    policy = BudgetPolicy(thinking, max_thinking_budget, stop_in_thinking)
+    serve(Namespace(**options), policy)

@@ -55,10 +55,12 @@ class BudgetPolicy:
     Attributes:
         thinking: What requests get that do not say.
         most: Tokens that no budget passes, if any.
+        stop_in_thinking: Whether stop words end a reply in its thinking too.
     """
 
     thinking: ThinkingBudget = ThinkingBudget()
     most: int | None = None
+    stop_in_thinking: bool = False
 
 
 def leaving_room(

@@ -23,6 +23,7 @@ class Exchange:
         generator (BudgetResponseGenerator): Of the server.
         steering (Steering): Of the request.
         default_names (set[str]): Names of the default model.
+        stop_in_thinking (bool): Whether stop words end a reply in its thinking too.
 
     Attributes:
         steering: Of the request.
@@ -34,9 +35,11 @@ class Exchange:
         generator: BudgetResponseGenerator,
         steering: Steering,
         default_names: set[str],
+        stop_in_thinking: bool = False,
     ):
         self._generator = generator
         self._default_names = default_names
+        self._stop_in_thinking = stop_in_thinking
         self.steering = steering
         self.refusal: RequestError | None = None
         self._finish_reason: str | None = None
@@ -61,6 +64,8 @@ class Exchange:
             generation_args.model.model = "default_model"
         stops = StopWords(generation_args.stop_words)
         generation_args.stop_words = []
+        # Who asks for the continuation of a text means all of it.
+        self._stop_in_thinking |= request.request_type == "text"
 
         def progress(processed: int, total: int) -> None:
             self._check_client()
@@ -136,17 +141,36 @@ class Exchange:
         if response.finish_reason is not None:
             pieces += reply.finish()
         if not parts.SPLITS_TEXT:
+            is_thinking = getattr(response, "state", None) == "reasoning"
+            if is_thinking and not self._stop_in_thinking:
+                stops.begin_answer()
+                return stops.rest() + response.text, False
             return stops.take(response.text)
         told = ""
         for piece in pieces:
-            if piece.part is parts.Part.ANSWER:
-                text, is_over = stops.take(parts.tell(piece))
-                told += text
-                if is_over:
-                    return told, True
-            else:
-                told += stops.rest() + parts.tell(piece)
+            text, is_over = self._search(piece, stops)
+            told += text
+            if is_over:
+                return told, True
         return told, False
+
+    def _search(self, piece: parts.Piece, stops: StopWords) -> tuple[str, bool]:
+        """The text of a piece for the handler, and whether a stop word ends it."""
+        mark, text = parts.mark_of(piece), parts.text_of(piece)
+        if piece.part is parts.Part.MARKER:
+            if not self._stop_in_thinking:
+                stops.begin_answer()
+                return stops.rest() + mark, False
+            before, is_over = stops.take(piece.text)
+            if is_over:
+                return before, True
+            before += stops.rest()
+            return before.removesuffix(piece.text) + mark, False
+        told = stops.rest() + mark if mark else ""
+        if piece.part is parts.Part.THINKING and not self._stop_in_thinking:
+            return told + text, False
+        text, is_over = stops.take(text)
+        return told + text, is_over
 
     def _check_client(self) -> None:
         if not self.steering.has_client():

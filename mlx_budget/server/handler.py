@@ -130,6 +130,7 @@ class BudgetHandler(server.APIHandler):
             self.response_generator,
             Steering(self._thinking, self.connection),
             self._default_names(),
+            self.policy.stop_in_thinking,
         )
         self.response_generator = self._exchange
         super().handle_completion(request, stop_words)

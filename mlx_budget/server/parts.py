@@ -35,17 +35,18 @@ class _MarkedTokenizer:
 
 
 def make_machine(tokenizer: TokenizerWrapper) -> Any:
-    """mlx-lm's state machine over the texts that `tell` gives."""
+    """mlx-lm's state machine over the marks and texts that are given here."""
     return server.make_text_state_machine(_MarkedTokenizer(tokenizer))
 
 
-def tell(piece: Piece) -> str:
-    """The text of a piece for the handler: marks in place of markers."""
-    text = piece.text.replace(_MARK, "")
+def mark_of(piece: Piece) -> str:
+    """The mark for the handler that stands before a piece, or in its place."""
     if piece.mark is MarkKind.OPEN:
         return OPEN
-    if piece.mark is MarkKind.CLOSE:
-        return CLOSE
-    if piece.mark is MarkKind.TOOL:
-        return CLOSE + text
-    return "" if piece.part is Part.MARKER else text
+    is_close = piece.mark in (MarkKind.CLOSE, MarkKind.TOOL)
+    return CLOSE if is_close else ""
+
+
+def text_of(piece: Piece) -> str:
+    """The text of a piece for the handler, which sees no markers."""
+    return "" if piece.part is Part.MARKER else piece.text.replace(_MARK, "")

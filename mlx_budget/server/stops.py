@@ -17,6 +17,15 @@ class StopWords:
     def __init__(self, words: Sequence[str]):
         self._words = tuple(words)
         self._held = ""
+        self._is_leading = False
+
+    def begin_answer(self) -> None:
+        """Says that an answer follows a marker.
+
+        White space that leads it is no paragraph's end: words that are nothing else are
+        looked for behind it.
+        """
+        self._is_leading = True
 
     def take(self, text: str) -> tuple[str, bool]:
         """Takes the next piece.
@@ -26,13 +35,16 @@ class StopWords:
             stop word followed, which ends the text.
         """
         text = self._held + text
-        begins = [i for word in self._words if (i := text.find(word)) >= 0]
+        lead = len(text) - len(text.lstrip()) if self._is_leading else 0
+        starts = [(word, 0 if word.strip() else lead) for word in self._words]
+        begins = [i for word, at in starts if (i := text.find(word, at)) >= 0]
         if begins:
             self._held = ""
             return text[: min(begins)], True
-        length = max((_begun(word, text) for word in self._words), default=0)
-        self._held = text[len(text) - length :]
-        return text[: len(text) - length], False
+        length = max((_begun(word, text[at:]) for word, at in starts), default=0)
+        told, self._held = text[: len(text) - length], text[len(text) - length :]
+        self._is_leading &= not told.strip()
+        return told, False
 
     def rest(self) -> str:
         """What was held back, when no more is to come."""

@@ -12,7 +12,6 @@ from mlx_budget import demo
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
 from mlx_budget.server.budgets import EFFORTS, leaving_room
-from mlx_budget.server.stops import StopWords
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
 from serve_scripted import TOOLS
 from served import QUESTION, alone, ask, gather, serving, told
@@ -173,33 +172,6 @@ def test_a_reply_cut_by_max_tokens_is_told_from_a_closed_budget(cutting):
     assert closed.finish_reason == "length"  # within the answer
     (done,) = ask(cutting, thinking_budget=12).choices
     assert (done.finish_reason, done.thinking["closed_by"]) == ("stop", "budget")
-
-
-@pytest.mark.parametrize("word", [" 12", "answer", "wer i", "Quick", "s 12.X", ".\nQ"])
-@pytest.mark.parametrize("is_stream", [True, False])
-def test_stop_words_end_a_reply_wherever_they_are(client, word, is_stream):
-    full = told(ask(client, thinking_budget=60))
-    options = {"thinking_budget": 60, "stop": [word, "never"]}
-    if is_stream:
-        usage = {"include_usage": True}
-        found, _ = gather(ask(client, stream=True, stream_options=usage, **options))
-    else:
-        found = told(ask(client, **options))
-    text = found["reasoning"] + (found["content"] or "")
-    assert text == (full["reasoning"] + full["content"]).partition(word)[0]
-
-
-def test_stop_words_are_found_across_pieces():
-    stops = StopWords(["abc", "bd"])
-    assert stops.take("xa") == ("x", False)
-    assert stops.take("b") == ("", False)
-    assert stops.take("e") == ("abe", False)
-    assert stops.take("ab") == ("", False)
-    assert stops.take("dc") == ("a", True)
-    stops = StopWords(["abc"])
-    assert stops.take("ab") == ("", False)
-    assert stops.rest() == "ab"
-    assert StopWords([]).take("any") == ("any", False)
 
 
 @pytest.mark.parametrize(
