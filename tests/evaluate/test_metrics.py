@@ -80,6 +80,13 @@ def test_a_reply_without_thinking_is_not_unfinished():
     assert json.dumps(found, allow_nan=False)
 
 
+def test_nothing_is_a_share_of_a_budget_of_0():
+    found = measure_arm([record("truncate", 0, 0, 7), record("truncate", 20, 1, 25)])
+    assert (found["over_budget"], found["excess_tokens"]) == (1, 6)
+    assert found["excess_share"] == 0.25
+    assert measure_arm([record("truncate", 0, 0, 7)])["excess_share"] is None
+
+
 def test_an_arm_without_a_budget_is_not_over_it():
     found = measure_arm([record("full", None, 0, 10)])
     assert (

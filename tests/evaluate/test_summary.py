@@ -68,6 +68,18 @@ def test_areas_are_over_the_same_budgets(records):
     )
 
 
+def test_the_table_tells_areas_and_predictions_where_there_are_any(records):
+    lines = table(summarize(records)).split("\n")
+    areas = {s["strategy"]: s["area"] for s in summarize(records)["strategies"]}
+    told = ", ".join(f"{name} {100 * area:.1f} %" for name, area in areas.items())
+    assert f"Mean accuracy over budgets of 20 to 60 tokens: {told}." in lines
+    assert lines[-1].endswith("without a budget: 1.00 (n = 9).")
+    full = [r for r in records if r["strategy"] == "full"]
+    unknown = [{**r, "predicted_tokens": None} for r in full]
+    few = table(summarize(unknown))
+    assert "Mean accuracy" not in few and "Rank correlation" not in few
+
+
 def test_predictions_are_ranked(records):
     # In these records both grow with the problem.
     assert summarize(records)["predictions"]["rank_correlation"] == pytest.approx(1)
