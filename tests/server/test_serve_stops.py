@@ -1,15 +1,16 @@
 """Stop words: they end an answer, and wait while the model thinks."""
 
-from types import SimpleNamespace
+from dataclasses import fields
 
 import pytest
+from mlx_lm import server
 
 from mlx_budget.engine.follower import ReplyFollower, SteeringRecord, Step
 from mlx_budget.engine.markers import find_markers
 from mlx_budget.engine.settings import ThinkingBudget
 from mlx_budget.server import parts
 from mlx_budget.server.exchange import Exchange
-from mlx_budget.server.generation import Steering
+from mlx_budget.server.steering import Steering
 from mlx_budget.server.stops import StopWords
 from served import QUESTION, ask, gather, serving, told
 
@@ -115,6 +116,9 @@ def test_in_a_text_completion_it_ends_whatever_it_stands_in(client, model, word)
 
 # What follows is told apart in replies that are written here.
 END = "</END>"
+splits_text = pytest.mark.skipif(
+    not parts.SPLITS_TEXT, reason="this mlx-lm splits replies by tokens"
+)
 
 
 def exchanged(tokenizer, text: str, stop: list[str], **options) -> tuple[str, str]:
@@ -128,42 +132,29 @@ def exchanged(tokenizer, text: str, stop: list[str], **options) -> tuple[str, st
     responses = []
     for token in tokens:
         detokenizer.add_token(token)
-        responses.append(Response(detokenizer.last_segment, token))
-    responses.append(Response("", tokenizer.eos_token_id, "stop"))
+        text = detokenizer.last_segment
+        responses.append(server.Response(text, token, 0.0, None, ()))
+    responses.append(server.Response("", tokenizer.eos_token_id, 0.0, "stop", ()))
 
     class Generator:
         def generate(self, request, args, progress_callback):
             return None, iter(responses)
 
-    request = SimpleNamespace(request_type="chat")
-    args = SimpleNamespace(model=SimpleNamespace(model="a"), stop_words=stop)
+    request = server.CompletionRequest("chat", "", [], None, None)
+    args = server.GenerationArguments(
+        **{f.name: None for f in fields(server.GenerationArguments)}
+    )
+    args.model, args.stop_words = server.ModelDescription("a", None, None), stop
     exchange = Exchange(Generator(), steering, set(), **options)
     _, replied = exchange.generate(request, args)
     thinking, _, answer = "".join(r.text for r in replied).partition(parts.CLOSE)
     return thinking, answer
 
 
-class Response(SimpleNamespace):
-    def __init__(self, text: str, token: int, finish_reason: str | None = None):
-        super().__init__(text=text, token=token, finish_reason=finish_reason)
-
-    def __replace__(self, **changes):
-        return Response(**{**vars(self), **changes})
-
-
-@pytest.fixture
-def replaceable(monkeypatch):
-    """`dataclasses.replace` for responses that are not mlx-lm's."""
-    from mlx_budget.server import exchange
-
-    monkeypatch.setattr(exchange, "replace", lambda r, **c: r.__replace__(**c))
-    if not parts.SPLITS_TEXT:
-        pytest.skip("this mlx-lm splits replies by tokens")
-
-
 REPLY = "so a</END>so b c\n\nd"
 
 
+@splits_text
 @pytest.mark.parametrize(
     ("stop", "answer"),
     [
@@ -180,10 +171,11 @@ REPLY = "so a</END>so b c\n\nd"
         (["d\n"], "so b c\n\nd"),
     ],
 )
-def test_a_marker_is_neither_thinking_nor_answer(replaceable, model, stop, answer):
+def test_a_marker_is_neither_thinking_nor_answer(model, stop, answer):
     assert exchanged(model[1], REPLY, stop) == ("so a", answer)
 
 
+@splits_text
 @pytest.mark.parametrize(
     ("stop", "thinking", "answer"),
     [
@@ -195,15 +187,14 @@ def test_a_marker_is_neither_thinking_nor_answer(replaceable, model, stop, answe
         (["a</ENDE"], "so a", "so b c\n\nd"),  # held back, and told after all
     ],
 )
-def test_asked_to_markers_are_searched_as_well(
-    replaceable, model, stop, thinking, answer
-):
+def test_asked_to_markers_are_searched_as_well(model, stop, thinking, answer):
     found = exchanged(model[1], REPLY, stop, stop_in_thinking=True)
     assert found == (thinking, answer)
 
 
+@splits_text
 @pytest.mark.parametrize("blank", ["\n\n", " \n", "\n"])
-def test_white_space_before_the_answer_ends_no_paragraph(replaceable, model, blank):
+def test_white_space_before_the_answer_ends_no_paragraph(model, blank):
     text = f"so a</END>{blank}b{blank}c"
     assert exchanged(model[1], text, [blank]) == ("so a", f"{blank}b")
     assert exchanged(model[1], text, [f"{blank}b"]) == ("so a", "")
