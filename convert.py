@@ -2,7 +2,7 @@
 
 import sys
 
-from mlx_budget.cli import cli
+from mlx_budget.__main__ import main
 
 if __name__ == "__main__":
-    cli(["convert", *sys.argv[1:]], prog_name="convert.py")
+    main(["convert", *sys.argv[1:]], "convert.py")

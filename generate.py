@@ -2,7 +2,7 @@
 
 import sys
 
-from mlx_budget.cli import cli
+from mlx_budget.__main__ import main
 
 if __name__ == "__main__":
-    cli(["generate", *sys.argv[1:]], prog_name="generate.py")
+    main(["generate", *sys.argv[1:]], "generate.py")

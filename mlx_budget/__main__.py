@@ -3,8 +3,13 @@
 import os
 
 
-def main() -> None:
-    """Runs a command and ends the process."""
+def main(args: list[str] | None = None, name: str = "mlx-budget") -> None:
+    """Runs a command and ends the process.
+
+    Args:
+        args (list[str], optional): In place of those of the process.
+        name (str): What help calls the program.
+    """
     try:
         from .interrupts import leave_at_once
 
@@ -14,7 +19,7 @@ def main() -> None:
     # Only now, since it takes a while.
     from .cli import cli
 
-    cli(prog_name="mlx-budget")
+    cli(args, prog_name=name)
 
 
 if __name__ == "__main__":
