@@ -1,11 +1,14 @@
 """Budget samplers in the stock batch generator of mlx-lm."""
 
+import gc
+
 import mlx_lm
 import pytest
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, GenerationBatch
 from mlx_lm.sample_utils import make_sampler
 
 from mlx_budget import make_budget_sampler
+from mlx_budget.engine.recorder import active_recorder
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 12])
@@ -143,3 +146,62 @@ def test_one_sampler_for_a_whole_batch_is_an_error(loaded, cases):
         generator.next_generated()
     generator.close()
     sampler.close()
+
+
+def test_mlx_lms_batch_is_as_it_was_when_the_last_sampler_is_closed(loaded):
+    model, tokenizer, predictor = loaded
+    step = GenerationBatch._step
+    first, second, third = (
+        make_budget_sampler(
+            model, tokenizer, predictor, prompt=[5], thinking_budget=budget
+        )
+        for budget in (40, 40, 9)
+    )
+    assert GenerationBatch._step is not step
+    first.close()
+    first.close()  # once more does no harm
+    second.close()
+    assert GenerationBatch._step is not step
+    del third  # as good as closed
+    gc.collect()
+    assert GenerationBatch._step is step
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_samplers_may_be_wrapped_in_functions(loaded, cases, batch_size):
+    model, tokenizer, predictor = loaded
+    chosen = [cases["p0_b40"], cases["p1_b200"], cases["p2_b5"]]
+    samplers = [
+        make_budget_sampler(
+            model,
+            tokenizer,
+            predictor,
+            prompt=case["prompt_ids"],
+            thinking_budget=case["budget"],
+            hard_stop=None,
+        )
+        for case in chosen
+    ]
+    generator = BatchGenerator(model, completion_batch_size=batch_size)
+    uids = generator.insert(
+        [case["prompt_ids"] for case in chosen],
+        [30] * 3,
+        samplers=[lambda logprobs, s=s: s(logprobs) for s in samplers],
+    )
+    tokens = {uid: [] for uid in uids}
+    while responses := generator.next_generated():
+        for r in responses:
+            tokens[r.uid].append(r.token)
+    generator.close()
+    for sampler in samplers:
+        sampler.close()
+    wanted = [case["guided_tokens"][:30] for case in chosen]
+    assert [tokens[uid] for uid in uids] == wanted
+
+
+def test_an_mlx_lm_whose_batch_has_changed_is_named(loaded, monkeypatch):
+    model, tokenizer, _ = loaded
+    monkeypatch.delattr(GenerationBatch, "_step")
+    with pytest.raises(ValueError, match="GenerationBatch has changed. Install anot"):
+        make_budget_sampler(model, tokenizer, False, prompt=[5], thinking_budget=9)
+    assert active_recorder(model) is None
