@@ -1,13 +1,16 @@
 """Small models of many architectures, and what is recorded of their steps."""
 
 import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_budget import demo
 from mlx_budget.engine.recorder import HiddenStateRecorder
 
 N, D, V = 3, 32, 50  # layers, model width, vocabulary
@@ -53,6 +56,49 @@ MAMBA = dict(
     vocab_size=V,
     tie_word_embeddings=False,
 )
+GPT_OSS = dict(
+    LLAMA,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    sliding_window=24,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+)
+# Two layers with states, one with attention.
+QWEN3_NEXT = dict(
+    LLAMA,
+    linear_num_value_heads=4,
+    linear_num_key_heads=2,
+    linear_key_head_dim=8,
+    linear_value_head_dim=8,
+    linear_conv_kernel_dim=3,
+    num_experts=4,
+    num_experts_per_tok=2,
+    decoder_sparse_step=1,
+    shared_expert_intermediate_size=16,
+    mlp_only_layers=[],
+    moe_intermediate_size=16,
+    partial_rotary_factor=0.5,
+    full_attention_interval=3,
+)
+# States and attention in each layer.
+FALCON_H1 = dict(
+    LLAMA,
+    mamba_d_ssm=32,
+    mamba_d_head=8,
+    mamba_n_heads=4,
+    mamba_d_state=8,
+    lm_head_multiplier=1.0,
+)
+# States, and attention in a window.
+RECURRENT_GEMMA = dict(
+    LLAMA,
+    attention_bias=False,
+    conv1d_width=3,
+    logits_soft_cap=30.0,
+    attention_window_size=24,
+    num_key_value_heads=1,
+    block_types=["recurrent", "recurrent", "attention"],
+)
 NEOX = dict(LLAMA, layer_norm_eps=1e-5, rotary_emb_base=1000, rotary_pct=0.25)
 PHIXTRAL = dict(num_vocab=V, model_dim=D, num_heads=4, num_layers=N, rotary_dim=4)
 # A configuration, and what each model does with the output of its final norm.
@@ -87,6 +133,18 @@ def build(name: str, config: dict | None = None) -> nn.Module:
             model.load_weights([(path, weight + noise)], strict=False)
     model.eval()
     return model
+
+
+def save(name: str, config: dict, folder: Path) -> Path:
+    """A new folder of a small model, with the built-in model's tokenizer."""
+    demo_config = json.loads((demo.FOLDER / "config.json").read_text())
+    config = {**config, "model_type": name, "vocab_size": demo_config["vocab_size"]}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    build(name, config).save_weights(str(folder / "model.safetensors"))
+    for file in demo.FOLDER.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
 
 
 def steps(model: nn.Module, rows: list[list[int]]) -> mx.array:

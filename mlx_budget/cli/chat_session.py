@@ -188,10 +188,16 @@ class Chat:
     def _print_statistics(self, last: BudgetResponse) -> None:
         if last.thinking_budget is not None or last.thinking_tokens:
             _say(thinking_line(last))
+        chat = self._conversation
+        read = f"{last.prompt_tokens} of them new"
+        if chat.read_again:
+            read = (
+                f"{last.prompt_tokens} of them read, {chat.read_again} not for the "
+                f"first time ({chat.reason})"
+            )
         _say(
-            f"Answer: {last.answer_tokens} tokens; prompt: "
-            f"{self._conversation.prompt_tokens} tokens, {last.prompt_tokens} of them "
-            f"new; {last.generation_tps:.1f} tokens-per-sec"
+            f"Answer: {last.answer_tokens} tokens; prompt: {chat.prompt_tokens} "
+            f"tokens, {read}; {last.generation_tps:.1f} tokens-per-sec"
         )
 
     def _set_budget(self, text: str) -> None:

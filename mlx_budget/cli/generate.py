@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..engine.fields import keywords_of
-from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
+from ..engine.settings import (
+    ModelSource,
+    PromptOptions,
+    Sampling,
+    ThinkingBudget,
+    check_kv_options,
+)
 from ..interrupts import raise_again
 from .options import (
     COUNT,
@@ -85,11 +91,7 @@ def generate(
 ) -> None:
     """Answer a prompt, thinking for about so many tokens."""
     check_reply(source, thinking, options["max_tokens"])
-    if options["kv_bits"] is not None and options["max_kv_size"] is not None:
-        raise ValueError(
-            "mlx-lm cannot quantise a KV cache of limited size: leave out --kv-bits or "
-            "--max-kv-size."
-        )
+    check_kv_options(options["kv_bits"], options["max_kv_size"])
     if draft_model is not None and thinking.tokens is not None:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "

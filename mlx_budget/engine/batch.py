@@ -179,6 +179,11 @@ def stream_batch_generate(
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
     keywords: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, keywords), take(Sampling, keywords)
+    if keywords.pop("kv_bits", None) is not None:
+        raise ValueError(
+            "mlx-lm cannot quantise the KV cache of a batch: leave out kv_bits, or "
+            "take `stream_generate` for one prompt at a time."
+        )
     if keywords:
         raise TypeError(f"There is no option {next(iter(keywords))!r}.")
     budgets = _Values(

@@ -1,36 +1,37 @@
 """A conversation: its history, and a KV cache of what the model has read of it.
 
-Knows chat templates and mlx-lm's prompt caches; nothing of terminals.
+Knows chat templates, and when to read, keep and go back; nothing of terminals, nor of
+how a cache does it.
 """
 
 import re
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import (
-    CacheList,
-    KVCache,
-    QuantizedKVCache,
-    RotatingKVCache,
-    make_prompt_cache,
-    trim_prompt_cache,
-)
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .caches import READING, ConversationCache, check_quantisable, common_prefix
 from .fields import keywords_of, take
 from .follower import ReplyFollower
 from .generate import BudgetResponse, stream_generate
 from .prompts import encode_chat
 from .sampler import check_enforceable
-from .settings import MAX_SEED, AutoBudget, Budget, Sampling, ThinkingBudget
+from .settings import (
+    MAX_SEED,
+    AutoBudget,
+    Budget,
+    Sampling,
+    ThinkingBudget,
+    check_budget,
+)
 from .thinking import ThinkingTracker, find_markers, markers_of
-
-# Layers of a cache whose cut is exact when mlx-lm makes one; of others it may not be.
-_CUTTABLE = (KVCache, QuantizedKVCache, RotatingKVCache)
 
 
 class _Stopped(Exception):
@@ -41,9 +42,15 @@ class Conversation:
     """The turns of a chat, with a cache of what the model has read of them.
 
     At each turn the chat template renders the whole conversation, so that thinking of
-    earlier turns is left out where the template leaves it out. The cache is cut to
+    earlier turns is left out where the template leaves it out. The cache goes back to
     what it shares with that, and only the rest is read: a reply is the one that the
-    whole conversation gives from scratch. A cache that cannot be cut is made anew.
+    whole conversation gives from scratch.
+
+    Memory: one KV cache. Layers that cannot be cut, state-space layers and sliding
+    windows that have overflowed, are copied at two places of each prompt, so that they
+    can go back there: where the question begins, if the turn is forgotten, and where
+    the next turn's prompt is expected to go on otherwise, if it is kept. That is up to
+    three times the states and windows; a full KV cache is never copied.
 
     A turn enters the history when it has an answer, were it a stopped one; a turn whose
     thinking never led to one leaves nothing behind.
@@ -76,7 +83,8 @@ class Conversation:
                 one with the next number.
 
         Raises:
-            ValueError: If the model has no chat template, or the markers are bad.
+            ValueError: If the model has no chat template, the markers are bad, or its
+                KV cache cannot be quantised as ``kv_bits`` asks.
         """
         if not tokenizer.has_chat_template:
             raise ValueError(
@@ -89,13 +97,26 @@ class Conversation:
         self._template_config = chat_template_config
         self._thinking = take(ThinkingBudget, options)
         self._sampling = take(Sampling, options)
+        self._processors = options.pop("logits_processors", None) or []
+        self._reading = {name: options[name] for name in READING if name in options}
         self._loop = options
         self._markers = markers_of(tokenizer, self._thinking)
-        self._cache = _ConversationCache(model, max_kv_size)
+        check_quantisable(model, {**options, "max_kv_size": max_kv_size}, tokens=0)
+        self._cache = ConversationCache(model, max_kv_size)
         self.system_prompt = system_prompt
         self.messages: list[dict] = []
         self.prompt_tokens = 0
         self._turn = 0
+
+    @property
+    def read_again(self) -> int:
+        """Tokens of the last turn's prompt that an earlier turn had read as well."""
+        return self._cache.read_again
+
+    @property
+    def reason(self) -> str:
+        """Why they had to be read again; empty if there are none."""
+        return self._cache.reason if self.read_again else ""
 
     def reset(self) -> None:
         """Forgets the history, and the cache with it."""
@@ -109,7 +130,7 @@ class Conversation:
         Raises:
             ValueError: If it is no budget, or cannot be honoured by this model.
         """
-        thinking = replace(self._thinking, tokens=budget)
+        thinking = replace(self._thinking, tokens=check_budget(budget))
         if thinking.tokens is not None:
             check_enforceable(thinking, self._predictor)
             find_markers(self._tokenizer, thinking.start, thinking.end)
@@ -139,40 +160,62 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": question}]
         ids, last = self._encode(asked)
         self.prompt_tokens = len(ids)
-        # The budget looks in what is read whether thinking is open already.
-        held = self._cache.cut_to(ids[:-last], len(ids))
+        sampling = self._sampling_of_turn()
+        budget = self.check_budget(thinking_budget)
+        cache, said = self._cache, list[int]()
         reply: ReplyFollower | None = None
-        thinking = replace(self._thinking, tokens=thinking_budget)
+        held = 0
 
         def stop_early(*_: Any) -> None:
             if stopped():
                 raise _Stopped
 
-        responses = stream_generate(
-            self._model,
-            self._tokenizer,
-            ids[held:],
-            predictor=self._predictor,
-            prompt_cache=self._cache.layers,
-            prompt_progress_callback=stop_early,
-            **keywords_of(thinking),
-            **keywords_of(self._sampling_of_turn()),
-            **self._loop,
-        )
-        self._cache.tokens = list(ids)
+        def note_progress(done: int, total: int) -> None:
+            # With the end of the prompt the first token of the reply is read as well.
+            if done < total:
+                cache.tokens = ids[: held + done]
+                stop_early()
+
         try:
+            begin = held = cache.cut_to(ids)
+            clock = time.perf_counter()
+            parting = self._parting(asked, ids, last)
+            for position in parting:
+                if held < position < len(ids):
+                    cache.read(ids[:position], stop_early, **self._reading)
+                    held = position
+                if held == position:
+                    cache.keep(len(ids))
+            seconds = time.perf_counter() - clock
+            responses = stream_generate(
+                self._model,
+                self._tokenizer,
+                ids,
+                predictor=self._predictor,
+                prompt_cache=cache.layers,
+                cached_tokens=held,
+                prompt_progress_callback=note_progress,
+                logits_processors=self._processors_of(ids, held, len(ids) in parting),
+                **keywords_of(replace(self._thinking, tokens=budget)),
+                **keywords_of(sampling),
+                **self._loop,
+            )
             with closing(responses):
                 for response in responses:
-                    self._cache.tokens.append(response.token)
+                    said.append(response.token)
                     reply = response.reply
+                    cache.keep_windows()
+                    _add_to_prompt(response, held - begin, seconds)
                     yield response
                     stop_early()
         except _Stopped:
             pass
         except BaseException:
-            # A layer may have been in the middle of its work.
-            self._cache.clear()
+            cache.give_up()
             raise
+        if reply is not None:
+            # What may be the beginning of a marker is read before it is yielded.
+            cache.tokens = [*ids, *said, *reply.tokens[len(said) :]]
         message = None if reply is None else self._message(reply, ids[-last:])
         if message is not None:
             self.messages = [*asked, message]
@@ -185,16 +228,84 @@ class Conversation:
 
     def _encode(self, messages: list[dict]) -> tuple[list[int], int]:
         """The prompt, and how many of its tokens come from the last message on."""
-        options = {
-            "system_prompt": self.system_prompt,
-            "chat_template_config": self._template_config,
-        }
-        ids = encode_chat(self._tokenizer, messages, **options)
+        ids = self._render(messages)
         try:
-            last = encode_chat(self._tokenizer, messages, suffix_only=True, **options)
+            last = self._render(messages, suffix_only=True)
         except ValueError:  # the template does not write messages as they are
             return ids, len(ids)
         return ids, min(max(len(last), 1), len(ids))
+
+    def _render(self, messages: list[dict], suffix_only: bool = False) -> list[int]:
+        return encode_chat(
+            self._tokenizer,
+            messages,
+            system_prompt=self.system_prompt,
+            chat_template_config=self._template_config,
+            suffix_only=suffix_only,
+        )
+
+    def _parting(self, asked: list[dict], ids: list[int], last: int) -> list[int]:
+        """Where the next prompt may part from this one, in tokens; if that matters.
+
+        If this turn is forgotten, that is where its question begins; if it is kept,
+        where the template writes its reply otherwise than the model, which begins with
+        the thinking that a template may leave out. Other texts show where that is.
+        """
+        if not self._cache.needs_copies(len(ids)):
+            return []
+        text = asked[-1]["content"].lstrip()
+        other = {"role": "user", "content": "y" if text.startswith("x") else "x"}
+        replies = self._likely_replies(ids[-last:])
+
+        def shared_with(*messages: dict) -> int:
+            try:
+                return common_prefix(ids, self._render(list(messages)))
+            except ValueError:  # of a template that takes no such conversation
+                return 0
+
+        forgotten = shared_with(*asked[:-1], other)
+        kept = min(shared_with(*asked, reply, other) for reply in replies)
+        return sorted({forgotten, kept} - {0})
+
+    def _likely_replies(self, prompt: list[int]) -> list[dict]:
+        """Messages as `_message` makes them, with and without thinking."""
+        field, markers = _thinking_field(self._tokenizer), self._markers
+        if field is not None:
+            messages = [{"content": "x", field: thinking} for thinking in ("x", "")]
+        elif markers is None:
+            messages = [{"content": "x"}]
+        else:
+            opening = self._opening(prompt)
+            begin = f"{opening or markers.start}x{markers.end}"
+            texts = [f"{begin}x", f"{begin}\n\nx", *([] if opening else ["x"])]
+            messages = [{"content": text} for text in texts]
+        return [{"role": "assistant", **message} for message in messages]
+
+    def _processors_of(
+        self, ids: list[int], held: int, keeps_at_end: bool
+    ) -> list[Callable]:
+        """The logits processors of a turn, which see its whole prompt.
+
+        One more keeps the cache when all of the prompt is read and nothing else.
+        """
+        head = mx.array(ids[:held], dtype=mx.uint32)
+
+        def with_head(
+            process: Callable, tokens: mx.array, logits: mx.array
+        ) -> mx.array:
+            return process(mx.concatenate([head, tokens]), logits)
+
+        processors: list[Callable] = [partial(with_head, p) for p in self._processors]
+
+        def keep_once(tokens: mx.array, logits: mx.array) -> mx.array:
+            processors.remove(keep_once)
+            self._cache.tokens = list(ids)
+            self._cache.keep(len(ids))
+            return logits
+
+        if keeps_at_end:
+            processors.append(keep_once)
+        return processors
 
     def _message(self, reply: ReplyFollower, prompt: list[int]) -> dict | None:
         """A reply as a message of the history, or None if it has no answer.
@@ -227,68 +338,12 @@ class Conversation:
         return text[begin:] if begin >= 0 else markers.start
 
 
-class _ConversationCache:
-    """A KV cache and the tokens that it was given.
-
-    Attributes:
-        layers: mlx-lm's prompt cache.
-        tokens: What was fed to it; it may hold a token more or less.
-    """
-
-    def __init__(self, model: nn.Module, max_kv_size: int | None):
-        self._model = model
-        self._max_kv_size = max_kv_size
-        self.clear()
-
-    def clear(self) -> None:
-        """Begins an empty cache."""
-        self.layers = make_prompt_cache(self._model, self._max_kv_size)
-        self.tokens: list[int] = []
-
-    def cut_to(self, ids: list[int], length: int) -> int:
-        """Keeps what the cache shares with the beginning of a prompt.
-
-        Args:
-            ids (list): The beginning.
-            length (int): Tokens of the whole prompt.
-
-        Returns:
-            int: Tokens that are in the cache now: the first ones of ``ids``, or none.
-        """
-        held = self._held()
-        shared = min(held, _common_prefix(self.tokens, ids))
-        # Which tokens a cache that overflows forgets depends on how it was fed.
-        limit = None if hasattr(self._model, "make_cache") else self._max_kv_size
-        fits = limit is None or length <= limit
-        if not shared or not fits or not self._drop(held - shared):
-            self.clear()
-            return 0
-        self.tokens = self.tokens[:shared]
-        return shared
-
-    def _held(self) -> int:
-        """Tokens in the cache by its own count; 0 if its layers have none in common."""
-        # State-space layers have no offset, and layers that go unused none but 0.
-        offsets = {getattr(c, "offset", 0) for c in _flat(self.layers)} - {0}
-        return offsets.pop() if len(offsets) == 1 else 0
-
-    def _drop(self, count: int) -> bool:
-        """Drops the last tokens, if the cache can."""
-        if count == 0:
-            return True
-        if not all(isinstance(c, _CUTTABLE) for c in _flat(self.layers)):
-            return False
-        return trim_prompt_cache(self.layers, count) == count
-
-
-def _flat(layers) -> Iterator:
-    for c in layers:
-        yield from _flat(c.caches) if isinstance(c, CacheList) else (c,)
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+def _add_to_prompt(response: BudgetResponse, tokens: int, seconds: float) -> None:
+    """Counts what was read of the prompt before the response's own loop read on."""
+    if tokens:
+        seconds += response.prompt_tokens / response.prompt_tps
+        response.prompt_tokens += tokens
+        response.prompt_tps = response.prompt_tokens / seconds
 
 
 def _thinking_field(tokenizer: TokenizerWrapper) -> str | None:

@@ -3,6 +3,7 @@
 Knows mlx-lm's loop and the budget sampler; nothing of files, Hub or terminal.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .caches import check_quantisable
 from .drafts import check_draftable
 from .fields import take
 from .follower import ReplyFollower
@@ -29,6 +31,7 @@ class StreamOptions(ReplyOptions, total=False):
     """The keyword arguments of `stream_generate`, for type checkers."""
 
     prompt_cache: Any
+    cached_tokens: int
     max_kv_size: int | None
     kv_bits: int | None
     kv_group_size: int
@@ -91,7 +94,9 @@ def stream_generate(
             ``thinking_start``, ``thinking_end``, ``guidance_tolerance``, ``temp``,
             ``seed`` and the other options of `make_budget_sampler`; and those of
             ``mlx_lm.stream_generate``: ``prompt_cache``, ``max_kv_size``, ``kv_bits``,
-            ``logits_processors`` and so on.
+            ``logits_processors`` and so on. With ``cached_tokens`` the prompt is the
+            whole one and ``prompt_cache`` holds so many of its tokens already, the
+            last one excepted.
 
     Yields:
         BudgetResponse: mlx-lm's response with the state of the thinking block.
@@ -112,15 +117,24 @@ def stream_generate(
                 "A thinking budget brings its own sampler: give temp, top_p, min_p, "
                 "top_k instead of sampler."
             )
+    cached = loop.pop("cached_tokens", 0)
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError("The prompt is empty.")
+    if not 0 <= cached < len(ids):
+        raise ValueError(
+            f"cached_tokens must be from 0 to {len(ids) - 1}, one less than the "
+            f"prompt has, not {cached}."
+        )
     if max_tokens is None:
         max_tokens = thinking.max_tokens
+    tokens = math.inf if max_tokens < 0 else len(ids) + max_tokens
+    check_quantisable(model, loop, tokens)
     if loop.get("draft_model") is not None:
         cache = loop.get("prompt_cache")
         cache = make_prompt_cache(model) if cache is None else cache
-        check_draftable(cache[: len(model.layers)], len(ids), max_tokens)
+        cache = cache[: len(model.layers)]
+        check_draftable(cache, len(ids) - cached, max_tokens)
     sampler = steer(model, tokenizer, predictor, ids, thinking, sampling)
     if loop.get("sampler") is None:
         loop["sampler"] = sampler
@@ -130,7 +144,7 @@ def stream_generate(
     held: list[BudgetResponse] = []
     try:
         for response in mlx_lm.stream_generate(
-            model, tokenizer, ids, max_tokens=max_tokens, **loop
+            model, tokenizer, ids[cached:], max_tokens=max_tokens, **loop
         ):
             if response.finish_reason != "stop":
                 reply.take(response.token)

@@ -362,3 +362,12 @@ class ReplyOptions(SharedOptions, total=False):
 
     thinking_budget: int | str | AutoBudget | None
     seed: int | None
+
+
+def check_kv_options(kv_bits: int | None, max_kv_size: int | None) -> None:
+    """Raises a ValueError if a KV cache shall be both quantised and limited."""
+    if kv_bits is not None and max_kv_size is not None:
+        raise ValueError(
+            "mlx-lm cannot quantise a KV cache of limited size: leave out --kv-bits or "
+            "--max-kv-size (kv_bits or max_kv_size in Python)."
+        )

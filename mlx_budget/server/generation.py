@@ -22,6 +22,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
 
 from .. import demo
+from ..engine.caches import check_quantisable
 from ..engine.closing import closing_of
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
@@ -73,6 +74,11 @@ class BudgetModelProvider(server.ModelProvider):
         self._failure: Exception | None = None
         self._is_tried = threading.Event()
 
+    @property
+    def loop_options(self) -> dict:
+        """Options of mlx-lm's loop."""
+        return {**vars(self.cli_args), "draft_model": self.draft_model}
+
     def load_default(self) -> None:
         """Loads the default model; a failure is kept for `wait_until_loaded`."""
         try:
@@ -113,6 +119,7 @@ class BudgetModelProvider(server.ModelProvider):
         super()._load(str(folder), adapter_path, draft_model_path)
         # Known by its name again only when all of it is there.
         self.model_key = None
+        check_quantisable(self.model, self.loop_options, tokens=0)
         if folder == demo.FOLDER:
             self.model = dequantize_model(self.model)
         self.named_markers = None, None
@@ -307,6 +314,11 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         if is_drafted:
             cache = make_prompt_cache(self.model_provider.model)
             check_draftable(cache, prompt_tokens, args.max_tokens)
+        check_quantisable(
+            self.model_provider.model,
+            self.model_provider.loop_options,
+            prompt_tokens + args.max_tokens,
+        )
 
     def _try(
         self, prompt: list[int], tokenizer: TokenizerWrapper, args: SteeredArguments

@@ -82,6 +82,21 @@ def test_a_pipe_gets_the_replies_alone(demo_model, reply):
     assert re.fullmatch(pattern + ".* tokens-per-sec", answer)
 
 
+def test_the_statistics_say_why_something_is_read_again():
+    options = ("--thinking-budget", 20, "--max-kv-size", 60)
+    result = chat([FIRST, SECOND, FIRST], *options)
+    first, second, third = re.findall("prompt: .*(?=; )", result.stderr)
+    assert first == "prompt: 22 tokens, 22 of them new"
+    assert re.fullmatch(r"prompt: \d+ tokens, \d\d of them new", second)
+    found = re.fullmatch(
+        r"prompt: (\d+) tokens, (\d+) of them read, (\d+) not for the first time "
+        r"\(the prompt does not fit into 60 tokens of cache\)",
+        third,
+    )
+    whole, read, again = map(int, found.groups())
+    assert 60 < whole == read > again > 20
+
+
 def test_the_end_of_the_input_ends_the_chat(reply):
     text = FIRST.encode()  # not even a newline
     assert chat(text, "--thinking-budget", 60).stdout == reply + "\n"

@@ -4,19 +4,25 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ConcatenateKVCache, can_trim_prompt_cache
 
+from conversations import (
+    FIRST,
+    KEEPING,
+    SECOND,
+    ask,
+    assert_same,
+    from_scratch,
+    said,
+    tokens,
+    user,
+    with_template,
+)
 from mlx_budget import load, stream_generate
 from mlx_budget.engine.conversation import Conversation
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.recorder import active_recorder
 from scripted import ScriptedModel
-from tiny_models import LLAMA, MAMBA, build
+from tiny_models import LLAMA, build
 
-FIRST, SECOND = "What is 7 + 1 + 5 - 9 + 8?", "What is 6 - 2?"
-KEEPING = (
-    "{%- for m in messages %}"
-    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}"
-    "{%- endfor %}{{ '<|im_start|>assistant\n<think>' }}"
-)
 REASONING = KEEPING.replace("m.content", "(m.reasoning_content or '') + m.content")
 CHANNELS = KEEPING.replace("m.content", "(m.thinking or '') + m.content")
 
@@ -29,50 +35,6 @@ def demo():
 @pytest.fixture
 def conversation(demo):
     return Conversation(*demo)
-
-
-def with_template(template: str):
-    """The built-in model, with a chat template in place of its own."""
-    model, tokenizer, predictor = load("demo")
-    tokenizer._tokenizer.chat_template = template
-    return model, tokenizer, predictor
-
-
-def ask(conversation, question, budget=None, stop_after=None):
-    """A turn's responses, stopped after so many tokens."""
-    responses = []
-    turn = conversation.ask(question, budget, lambda: len(responses) == stop_after)
-    for response in turn:
-        responses.append(response)
-    return responses
-
-
-def tokens(responses) -> list[int]:
-    return [r.token for r in responses]
-
-
-def said(responses) -> str:
-    return "".join(r.text for r in responses)
-
-
-def user(content: str) -> dict:
-    return {"role": "user", "content": content}
-
-
-def from_scratch(loaded, prompt, budget=None, **options):
-    model, tokenizer, predictor = loaded
-    options = {"predictor": predictor, "thinking_budget": budget, **options}
-    return list(stream_generate(model, tokenizer, prompt, **options))
-
-
-def assert_same(responses, whole) -> None:
-    """Checks the tokens, and the first step's log-probabilities.
-
-    Read in other pieces, a prompt gives other roundings of float32, some 1e-5.
-    """
-    assert tokens(responses) == tokens(whole)
-    first, expected = responses[0].logprobs, whole[0].logprobs
-    assert mx.allclose(first, expected, rtol=0, atol=1e-3)
 
 
 def as_text(*turns: str) -> str:
@@ -207,19 +169,11 @@ def test_a_changed_system_prompt_is_read_anew(demo, conversation):
     assert_same(second, from_scratch(demo, text, 20))
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "max_kv_size"),
-    [
-        ("mamba", MAMBA, None),
-        ("qwen3", LLAMA, 48),
-        ("gemma3_text", dict(LLAMA, sliding_window_pattern=2, sliding_window=24), None),
-    ],
-)
-def test_a_cache_that_cannot_be_cut_is_made_anew(demo, name, config, max_kv_size):
+def test_a_limited_cache_that_has_overflowed_is_made_anew(demo):
     tokenizer = demo[1]
-    model = build(name, dict(config, vocab_size=tokenizer.vocab_size))
+    model = build("qwen3", dict(LLAMA, vocab_size=tokenizer.vocab_size))
     loaded = (model, tokenizer, False)
-    options = {"max_tokens": 40, "max_kv_size": max_kv_size}
+    options = {"max_tokens": 40, "max_kv_size": 48}
     conversation = Conversation(*loaded, **options)
     ask(conversation, FIRST, 10)
     assert not can_trim_prompt_cache(conversation._cache.layers)
