@@ -1,0 +1,245 @@
+"""Budgets in reasoning models' formats: opened, counted, closed, split, next turn.
+
+What is right is written by hand, in tests/formats.
+"""
+
+import json
+
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from formats import ANSWER, FORMATS, THOUGHT, Format
+from mlx_budget.engine.conversation import Conversation
+from mlx_budget.engine.prompts import encode_chat
+from replies import Said, say
+from scripted import ScriptedModel
+
+QUESTION = "What is 2 + 3?"
+LARGE = 40
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=lambda f: f.name)
+def format(request) -> Format:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tokenizer(format: Format, tmp_path_factory) -> TokenizerWrapper:
+    tokenizer = format.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    if not format.template:
+        try:
+            tokenizer.apply_chat_template([{"role": "user", "content": QUESTION}])
+        except TypeError:
+            pytest.skip("mlx-lm's renderer cannot render a prompt in this release.")
+    return tokenizer
+
+
+@pytest.fixture
+def reply_to(format: Format, tokenizer: TokenizerWrapper):
+    """Lets a model answer a question with texts, each of them encoded by itself."""
+
+    def answer(*texts: str, question: str = QUESTION, off: bool = False, **options):
+        config = format.off if off else format.on
+        prompt = encode_chat(tokenizer, question, chat_template_config=config)
+        script = ids(tokenizer, *texts)
+        said = say(tokenizer, prompt, script, **format.markers, **options)
+        assert_same_in_a_batch(said)
+        return said
+
+    return answer
+
+
+def ids(tokenizer: TokenizerWrapper, *texts: str) -> list[int]:
+    return [
+        token
+        for text in texts
+        for token in tokenizer.encode(text, add_special_tokens=False)
+    ]
+
+
+def with_close(tokenizer: TokenizerWrapper, written: str) -> tuple[str, int, str]:
+    """What a model says before a forced close, that close's length, what it says then.
+
+    Args:
+        written (str): A reply with the forced part between "«" and "»".
+    """
+    before, _, rest = written.partition("«")
+    close, _, after = rest.partition("»")
+    return before, len(ids(tokenizer, close)), after
+
+
+def assert_same_in_a_batch(said: Said) -> None:
+    reply, batch = said.last.reply, said.batch
+    assert batch.tokens == reply.tokens
+    assert (batch.thinking, batch.answer) == reply.split()
+    for name in ("thinking_tokens", "answer_tokens", "closed_by", "text"):
+        assert getattr(batch, name) == getattr(reply, name)
+
+
+def test_the_prompt_ends_as_the_family_has_it(format, tokenizer):
+    for config, tail in ((format.on, format.tail), (format.off, format.off_tail)):
+        if config is not None:
+            prompt = encode_chat(tokenizer, QUESTION, chat_template_config=config)
+            assert tokenizer.decode(prompt).endswith(QUESTION + tail)
+
+
+@pytest.mark.parametrize("budget", [None, LARGE])
+def test_a_reply_that_closes_by_itself_is_left_alone(format, reply_to, budget):
+    said = reply_to(format.text(format.says), thinking_budget=budget)
+    assert said.text == format.text(format.says)
+    assert said.forced == frozenset()
+    assert (said.last.thinking_tokens, said.last.closed_by) == (format.tokens, "model")
+    thinking, answer = said.last.reply.split()
+    assert (thinking, answer.strip()) == (THOUGHT, format.text(format.answer))
+
+
+@pytest.mark.parametrize(
+    ("budget", "thought"), [(4, ("I add the", "I add the two")), (0, ("",))]
+)
+def test_a_budget_closes_as_the_format_closes(
+    format, tokenizer, reply_to, budget, thought
+):
+    written = format.text(format.at_4 if budget else format.at_0)
+    before, length, after = with_close(tokenizer, written)
+    # Whatever the model says in the places of the close, it is not heard.
+    said = reply_to(before, *["."] * length, after, thinking_budget=budget, hard_stop=1)
+    assert said.text == written.replace("«", "").replace("»", "")
+    start = len(ids(tokenizer, before))
+    assert said.forced == frozenset(range(start, start + length))
+    assert (said.last.thinking_tokens, said.last.closed_by) == (budget, "budget")
+    thinking, answer = said.last.reply.split()
+    assert thinking in thought
+    assert answer == ANSWER
+
+
+def test_the_close_without_thinking_is_the_templates_own(format, tokenizer):
+    if format.off is None:
+        pytest.skip("The template cannot leave thinking out.")
+    at_0 = format.at_0.replace("«", "").replace("»", "").replace("@", "")
+    assert format.off_tail.endswith((at_0, at_0.strip()))
+
+
+def test_a_model_that_answers_at_once_is_left_alone(format, reply_to):
+    """Of the formats that leave it to the model to open thinking."""
+    if format.is_opened:
+        pytest.skip("The template opens thinking.")
+    for budget in (None, 0, 2, LARGE):
+        said = reply_to(ANSWER, thinking_budget=budget)
+        assert said.text == ANSWER
+        assert said.forced == frozenset()
+        assert (said.last.thinking_tokens, said.last.closed_by) == (0, None)
+        assert said.last.reply.split() == ("", ANSWER)
+        assert said.last.answer_tokens == 6
+
+
+@pytest.mark.parametrize("budget", [0, 2, LARGE])
+def test_a_prompt_without_thinking_is_answered_at_once(format, reply_to, budget):
+    if format.off is None:
+        pytest.skip("The template cannot leave thinking out.")
+    said = reply_to(ANSWER, off=True, thinking_budget=budget)
+    assert said.text == ANSWER
+    assert said.forced == frozenset()
+    assert said.last.reply.split() == ("", ANSWER)
+    assert said.last.thinking_tokens == 0
+
+
+@pytest.mark.parametrize("budget", [None, 0, 3])
+def test_markers_that_a_question_quotes_do_nothing(format, reply_to, budget):
+    question = f"What is the role of {format.start} and of {format.end}?"
+    is_off = format.is_opened
+    if is_off and format.off is None:
+        question = f"What is the role of {format.end}?"
+        said = reply_to(format.text(format.says), question=question)
+        assert said.last.thinking_tokens == format.tokens
+        return
+    said = reply_to(ANSWER, question=question, off=is_off, thinking_budget=budget)
+    assert said.forced == frozenset()
+    assert said.last.reply.split() == ("", ANSWER)
+    assert (said.last.thinking_tokens, said.last.answer_tokens) == (0, 6)
+
+
+@pytest.mark.parametrize("budget", [None, LARGE, 20])
+def test_markers_that_an_answer_quotes_are_text(format, reply_to, budget):
+    quoting = f" `{format.start}` opens it, and `{format.end}` closes it. That is all."
+    said = reply_to(format.text(format.says), quoting, thinking_budget=budget)
+    assert said.forced == frozenset()
+    assert said.last.thinking_tokens == format.tokens
+    thinking, answer = said.last.reply.split()
+    assert thinking == THOUGHT
+    assert answer.strip() == format.text(format.answer) + quoting
+
+
+def test_an_opening_marker_that_thinking_quotes_is_text(format, reply_to):
+    before, _, after = format.says.partition("~")
+    thought = f"The tag `{format.start}` opens it."
+    said = reply_to(
+        before + thought + after.replace("@", ANSWER), thinking_budget=LARGE
+    )
+    thinking, answer = said.last.reply.split()
+    assert thinking == thought
+    assert answer.strip() == format.text(format.answer)
+
+
+@pytest.mark.parametrize("budget", [None, 12, LARGE])
+def test_a_tool_call_ends_thinking(format, tokenizer, reply_to, budget):
+    if format.call is None:
+        pytest.skip("mlx-lm does not know how the format calls tools.")
+    opening = format.says.partition("~")[0]
+    said = reply_to(opening, "So\n", format.call, thinking_budget=budget, hard_stop=1)
+    assert said.text == f"{opening}So\n{format.call}"
+    assert said.forced == frozenset()
+    assert said.last.reply.split() == ("So", format.call)
+    assert said.last.closed_by == "model"
+    assert said.last.answer_tokens == len(ids(tokenizer, format.call))
+
+
+@pytest.mark.parametrize("budget", [None, 4])
+def test_the_next_turn_has_the_reply_as_the_family_has_it(format, tokenizer, budget):
+    written = format.text(format.says if budget is None else format.at_4)
+    before, length, after = with_close(tokenizer, written)
+    prompt = encode_chat(tokenizer, QUESTION, chat_template_config=format.on)
+    script = ids(tokenizer, before, *["."] * length, after)
+    script += [tokenizer.eos_token_id] * 9
+    conversation = Conversation(
+        ScriptedModel(script, len(prompt), len(tokenizer.get_vocab())),
+        tokenizer,
+        False,
+        chat_template_config=format.on,
+        hard_stop=1,
+        **format.markers,
+    )
+    list(conversation.ask(QUESTION, budget))
+    messages = [*conversation.messages, {"role": "user", "content": QUESTION}]
+    prompt = encode_chat(tokenizer, messages, chat_template_config=format.on)
+    text = tokenizer.decode(prompt)
+    past = text.split(QUESTION)[1]
+    kept = format.past if budget is None else format.past_at_4 or format.past
+    assert format.text(kept) in past
+
+
+def test_json_tells_thinking_and_answer(format, tokenizer, monkeypatch):
+    from click.testing import CliRunner
+
+    from mlx_budget.cli import cli
+    from mlx_budget.models import loading
+
+    prompt = encode_chat(tokenizer, QUESTION, chat_template_config=format.on)
+    script = ids(tokenizer, format.text(format.says))
+    model = ScriptedModel(
+        [*script, tokenizer.eos_token_id], len(prompt), len(tokenizer.get_vocab())
+    )
+    monkeypatch.setattr(
+        loading, "load_source", lambda *a, **k: (model, tokenizer, False)
+    )
+    arguments = ["generate", "--model", "x", "-p", QUESTION, "--json", "--predictor"]
+    arguments += ["none", "--thinking-budget", str(LARGE)]
+    arguments += ["--chat-template-config", json.dumps(format.on)]
+    for name, marker in format.markers.items():
+        arguments += [f"--{name.replace('_', '-')}-token", marker]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["thinking"] == THOUGHT
+    assert told["answer"] == format.text(format.answer)
+    assert told["thinking_tokens"] == format.tokens
+    assert told["text"] == format.text(format.says)
