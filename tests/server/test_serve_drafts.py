@@ -39,7 +39,8 @@ def draft(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=["itself", "noisy"])
 def client(request, draft):
     folder = demo.FOLDER if request.param == "itself" else draft
-    options = ("--draft-model", folder, "--log-level", "WARNING")
+    # Stop words are to leave replies in their middle, which is thinking here.
+    options = ("--draft-model", folder, "--stop-in-thinking", "--log-level", "WARNING")
     with serving(*options) as server, server.client() as client:
         yield client
 
