@@ -265,20 +265,23 @@ def insides(run: Run) -> Iterator[bool]:
     White space alone may stand before an opening marker: from the beginning of the
     reply, or from a closing marker.
     """
-    start, end, call = (getattr(run.kind.markers, m) for m in ("start", "end", "call"))
+    markers, added = run.kind.markers, {*run.kind.added, *run.kind.special}
     inside, may_open, text = run.is_opened, not run.is_opened, ""
     for token in run.said.tokens:
         yield inside
-        text += run.text_of(token)
-        if inside and text.endswith(end):
+        last = run.tokenizer.decode([token])
+        text += last
+
+        def has_come(marker: str, last: str = last, text: str = text) -> bool:
+            return last == marker if marker in added else text.endswith(marker)
+
+        if has_come(markers.end):
             inside, may_open, text = False, True, ""
-        elif inside and text.endswith(call):
+        elif inside and has_come(markers.call):
             inside, may_open = False, False
-        elif not inside and text.endswith(end):
-            may_open, text = True, ""
-        elif may_open and text.strip() == start:
+        elif may_open and has_come(markers.start) and text.strip() == markers.start:
             inside, text = True, ""
-        elif may_open and not start.startswith(text.strip()):
+        elif may_open and not markers.start.startswith(text.strip()):
             may_open = False
 
 
