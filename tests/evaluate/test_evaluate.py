@@ -158,6 +158,9 @@ def test_all_strategies_run(loaded, tmp_path):
         budgets=parse_budgets("25%"),
     )
     assert {r["strategy"] for r in records} == set(STRATEGIES)
+    mean = sum(r["thinking_tokens"] for r in records if r["strategy"] == "full") / 4
+    share = [r for r in records if r["budget"] == "25%" and r["strategy"] != "auto"]
+    assert {r["thinking_budget"] for r in share} == {round(0.25 * mean)}
     for record in records:
         budget, used = record["thinking_budget"], record["thinking_tokens"]
         if record["strategy"] in ("budget-forcing", "truncate"):
