@@ -260,6 +260,42 @@ def test_picture_of_few_or_strange_predictions(n: int, tmp_path: Path) -> None:
     assert (tmp_path / "report.png").exists()
 
 
+def test_panels_show_losses_lengths_and_calibration(
+    truth: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    kind = pytest.importorskip("matplotlib.figure").Figure
+    save = kind.savefig
+
+    def keep(figure, *arguments, **options) -> None:
+        drawn.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(kind, "savefig", keep)
+    report = make_report(truth)
+    write_report(report, tmp_path, CURVES)
+    (figure,) = drawn
+    losses, everywhere, calibration, first = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert lines["training"] == [[0, 2.0], [1, 1.5], [2, 1.2], [3, 1.1]]
+    assert lines["validation"] == [[0, 2.1], [3, 1.3]]
+    assert lines["one Gamma for all"][0][1] == report["marginal_loss"]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in calibration.lines}
+    assert lines["predictor"] == [
+        [c["quantile"], c["share"]] for c in report["calibration"]
+    ]
+    for axes, points in (
+        (everywhere, report["points"]["positions"]),
+        (first, report["points"]["first_tokens"]),
+    ):
+        (scatter,) = axes.collections
+        found = scatter.get_offsets()
+        assert found.tolist() == np.clip(points, *axes.get_xlim()).tolist()
+    title = f"(rank correlation {report['rank_correlation']:.2f})"
+    assert first.get_title().endswith(title)
+    assert all(axes.get_legend() for axes in figure.axes)
+
+
 def test_picture_can_be_drawn_from_the_file(truth: Predictions, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write_report(make_report(truth), tmp_path, CURVES)
