@@ -77,7 +77,7 @@ def estimate(
         _print_table(estimates)
 
 
-def _finite(found: "ThinkingEstimate") -> dict:
+def _finite(found: "ThinkingEstimate") -> dict[str, Any]:
     """The fields of an estimate; lengths beyond float32 are None, as JSON has them."""
     values = asdict(found)
     return {k: None if v == float("inf") else v for k, v in values.items()}

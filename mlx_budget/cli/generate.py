@@ -158,7 +158,7 @@ def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
 
 def _load_cache(
     file: str, model: str, kv_bits: int | None, kv_group_size: int
-) -> tuple[list, dict]:
+) -> tuple[list, dict[str, Any]]:
     """A saved KV cache, and the settings of the tokenizer that it was made with."""
     from mlx_lm.models.cache import QuantizedKVCache, load_prompt_cache
 

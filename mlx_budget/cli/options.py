@@ -145,6 +145,7 @@ def options_from(
                 help=option.help,
                 **({"default": default} if has_default else {}),
             )(run)
+        # As with click's own decorators, the name keeps its type.
         return run  # type: ignore[return-value]
 
     return decorate

@@ -21,7 +21,7 @@ from .caches import READING, ConversationCache, check_quantisable, common_prefix
 from .fields import keywords_of, take
 from .follower import ReplyFollower
 from .generate import BudgetResponse, stream_generate
-from .prompts import encode_chat
+from .prompts import Chat, Message, encode_chat
 from .sampler import check_enforceable
 from .settings import (
     MAX_SEED,
@@ -68,7 +68,7 @@ class Conversation:
         predictor: Predictor | bool | None = None,
         *,
         system_prompt: str | None = None,
-        chat_template_config: dict | None = None,
+        chat_template_config: dict[str, Any] | None = None,
         max_kv_size: int | None = None,
         **options: Any,
     ):
@@ -104,7 +104,7 @@ class Conversation:
         check_quantisable(model, {**options, "max_kv_size": max_kv_size}, tokens=0)
         self._cache = ConversationCache(model, max_kv_size)
         self.system_prompt = system_prompt
-        self.messages: list[dict] = []
+        self.messages: Chat = []
         self.prompt_tokens = 0
         self._turn = 0
 
@@ -226,7 +226,7 @@ class Conversation:
             return self._sampling
         return replace(self._sampling, seed=(seed + turn) % (MAX_SEED + 1))
 
-    def _encode(self, messages: list[dict]) -> tuple[list[int], int]:
+    def _encode(self, messages: Chat) -> tuple[list[int], int]:
         """The prompt, and how many of its tokens come from the last message on."""
         ids = self._render(messages)
         try:
@@ -235,7 +235,7 @@ class Conversation:
             return ids, len(ids)
         return ids, min(max(len(last), 1), len(ids))
 
-    def _render(self, messages: list[dict], suffix_only: bool = False) -> list[int]:
+    def _render(self, messages: Chat, suffix_only: bool = False) -> list[int]:
         return encode_chat(
             self._tokenizer,
             messages,
@@ -244,7 +244,7 @@ class Conversation:
             suffix_only=suffix_only,
         )
 
-    def _parting(self, asked: list[dict], ids: list[int], last: int) -> list[int]:
+    def _parting(self, asked: Chat, ids: list[int], last: int) -> list[int]:
         """Where the next prompt may part from this one, in tokens; if that matters.
 
         If this turn is forgotten, that is where its question begins; if it is kept,
@@ -257,7 +257,7 @@ class Conversation:
         other = {"role": "user", "content": "y" if text.startswith("x") else "x"}
         replies = self._likely_replies(ids[-last:])
 
-        def shared_with(*messages: dict) -> int:
+        def shared_with(*messages: Message) -> int:
             try:
                 return common_prefix(ids, self._render(list(messages)))
             except ValueError:  # of a template that takes no such conversation
@@ -267,7 +267,7 @@ class Conversation:
         kept = min(shared_with(*asked, reply, other) for reply in replies)
         return sorted({forgotten, kept} - {0})
 
-    def _likely_replies(self, prompt: list[int]) -> list[dict]:
+    def _likely_replies(self, prompt: list[int]) -> Chat:
         """Messages as `_message` makes them, with and without thinking."""
         field, markers = _thinking_field(self._tokenizer), self._markers
         if field is not None:
@@ -307,7 +307,7 @@ class Conversation:
             processors.append(keep_once)
         return processors
 
-    def _message(self, reply: ReplyFollower, prompt: list[int]) -> dict | None:
+    def _message(self, reply: ReplyFollower, prompt: list[int]) -> Message | None:
         """A reply as a message of the history, or None if it has no answer.
 
         A template that names a field for thinking gets thinking and answer apart; any

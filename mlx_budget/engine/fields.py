@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, is_dataclass, replace
 from numbers import Integral, Real
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _METADATA = "option"
 _ITS_OWN: Any = object()
 
@@ -116,11 +119,11 @@ def take(cls: type[T], keywords: dict[str, Any], base: T | None = None) -> T:
     """
     names = {f.name: option.keyword for f, option in options_of(cls)}
     given = {f: keywords.pop(name) for f, name in names.items() if name in keywords}
-    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for f in dataclasses.fields(cls):
         if is_dataclass(f.default) and not isinstance(f.default, type):
             now = f.default if base is None else getattr(base, f.name)
             given[f.name] = take(type(f.default), keywords, now)
-    return cls(**given) if base is None else replace(base, **given)  # type: ignore[type-var]
+    return cls(**given) if base is None else replace(base, **given)
 
 
 def take_all(cls: type[T], keywords: dict[str, Any]) -> T:

@@ -319,6 +319,7 @@ def _recording_class(
             after(out)
         return out
 
+    # For `inspect.getfullargspec` too, which does not look through `wraps`.
     call.__signature__ = inspect.signature(call_original)  # type: ignore[attr-defined]
     return type(
         original.__name__,

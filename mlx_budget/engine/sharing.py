@@ -9,11 +9,11 @@ B is the batch, N decoder layers, D model width, P predictor width, V vocabulary
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import mlx.core as mx
 
 from ..method.predictor import Predictor
+from .draws import read_token
 from .recorder import ForwardPass
 
 
@@ -84,4 +84,4 @@ def first_token(predictor: Predictor, logprobs: mx.array) -> int:
     """
     rows = predictor.config.known_tokens or logprobs.shape[-1]
     known = predictor.over_vocabulary(mx.zeros((1, rows)), -mx.inf)
-    return cast(int, mx.argmax(logprobs + known, axis=-1).item())
+    return read_token(mx.argmax(logprobs + known, axis=-1))

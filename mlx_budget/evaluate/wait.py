@@ -6,13 +6,12 @@ mlx-lm's samplers; nothing of predictors.
 """
 
 from collections import deque
-from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.draws import TokenDraw
+from ..engine.draws import TokenDraw, read_token
 from ..engine.sampler import PlainSampler, Prompt, ReplySampler, encode_prompt
 from ..engine.settings import Sampling, ThinkingBudget
 from ..engine.thinking import ThinkingTracker, find_markers
@@ -77,7 +76,7 @@ class WaitSampler(ReplySampler):
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Chooses the next token, as `PlainSampler` does."""
-        token = cast(int, self._plain(logprobs).item())
+        token = read_token(self._plain(logprobs))
         (end,) = self._tracker.markers.end_tokens
         if not self._waiting and token == end and self._is_early():
             self._waiting.extend(self._wait)

@@ -75,7 +75,7 @@ class BudgetModelProvider(server.ModelProvider):
         self._is_tried = threading.Event()
 
     @property
-    def loop_options(self) -> dict:
+    def loop_options(self) -> dict[str, Any]:
         """Options of mlx-lm's loop."""
         return {**vars(self.cli_args), "draft_model": self.draft_model}
 

@@ -9,7 +9,7 @@ import math
 import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..engine.fields import check_numbers, keywords_of, like, setting, take
 from ..engine.settings import (
@@ -191,7 +191,9 @@ class TrainOptions:
     thinking_start: str | None = like(ThinkingBudget, "start")
     thinking_end: str | None = like(ThinkingBudget, "end")
     system_prompt: str | None = like(PromptOptions, "system_prompt")
-    chat_template_config: dict | None = like(PromptOptions, "chat_template_config")
+    chat_template_config: dict[str, Any] | None = like(
+        PromptOptions, "chat_template_config"
+    )
     positions: str | int = setting(
         "newline",
         "Where to train: newline (where guidance acts), all, or so many positions of "
