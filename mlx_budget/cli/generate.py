@@ -150,8 +150,10 @@ def generate(
 
 
 def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
+    vocabulary = tokenizer.get_vocab()
+    ids = {str(token) for token in vocabulary.values()}
     for token in tokens:
-        if not token.isdigit() and token not in tokenizer.get_vocab():
+        if token not in ids and token not in vocabulary:
             raise ValueError(f"--extra-eos-token {token!r} is no token of the model.")
         tokenizer.add_eos_token(token)
 

@@ -4,6 +4,7 @@ Continuous batching by mlx-lm's `BatchGenerator`: requests join as others finish
 that generator and the budget sampler; nothing of files, Hub or terminal.
 """
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,7 +14,7 @@ from mlx_lm.generate import BatchGenerator, BatchStats, GenerationBatch
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
-from .fields import take
+from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .sampler import BudgetSampler, PlainSampler, Prompt, encode_prompt, steer
 from .settings import AutoBudget, Sampling, SharedOptions, ThinkingBudget
@@ -169,12 +170,11 @@ def stream_batch_generate(
     Raises:
         ValueError: If a budget cannot be honoured, with the reason and the way out.
     """
-    for name, value in (
-        ("batch_size", batch_size),
-        ("prefill_batch_size", prefill_batch_size),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}.")
+    batch_size = check_count("batch_size", batch_size)
+    prefill_batch_size = check_count("prefill_batch_size", prefill_batch_size)
+    prefill_step_size = check_count("prefill_step_size", prefill_step_size)
+    if max_kv_size is not None:
+        max_kv_size = check_count("max_kv_size", max_kv_size)
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
     keywords: dict[str, Any] = dict(options)
@@ -192,7 +192,7 @@ def stream_batch_generate(
         prompts,
         lambda b: replace(thinking, tokens=b),
     )
-    limits = _Values("max_tokens", max_tokens, prompts, _check_limit)
+    limits = _Values("max_tokens", max_tokens, prompts, check_limit)
     draws = _Values("seed", seed, prompts, lambda s: replace(sampling, seed=s))
     markers = markers_of(tokenizer, thinking)
     if stop_after_thinking and markers is None:
@@ -236,6 +236,7 @@ def stream_batch_generate(
             )
             running[uid] = request
 
+    thread = threading.get_ident()
     try:
         fill()
         if not running:
@@ -252,6 +253,12 @@ def stream_batch_generate(
                     request.sampler.close()
                     del running[response.uid]
                     yield request.finish(finish_reason)
+                    if threading.get_ident() != thread:
+                        raise ValueError(
+                            "A batch has to be consumed in the thread in which it was "
+                            "begun, to which MLX's streams belong: take its replies "
+                            "there, and hand them on."
+                        )
                 fill()
         if stats is not None:
             vars(stats).update(vars(measured))
@@ -313,6 +320,8 @@ class _Values(Generic[T]):
         check: Callable[[Any], T],
     ):
         self._name = name
+        if hasattr(given, "tolist"):  # an array of NumPy's or MLX's
+            given = given.tolist()
         self._is_many = isinstance(given, Sequence) and not isinstance(given, str)
         self._values = [check(v) for v in (given if self._is_many else [given])]
         if self._is_many and isinstance(prompts, Sized):
@@ -330,12 +339,3 @@ class _Values(Generic[T]):
                 f"{self._name} has {len(self._values)} values for {prompts} prompts: "
                 "give one for each prompt, or one for all."
             )
-
-
-def _check_limit(max_tokens: int | None) -> int | None:
-    is_number = isinstance(max_tokens, int) and not isinstance(max_tokens, bool)
-    if max_tokens is not None and (not is_number or max_tokens < -1 or not max_tokens):
-        raise ValueError(
-            f"max_tokens must be 1 or more, or -1 for no limit, not {max_tokens!r}."
-        )
-    return max_tokens

@@ -4,7 +4,7 @@ and what may not be drawn.
 Knows `Sampling` and mlx-lm's sampler; nothing of budgets or requests.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,16 +32,8 @@ class TokenDraw:
         special = sampling.xtc_special_tokens
         if special is None:
             special = (*tokenizer.encode("\n"), *tokenizer.eos_token_ids)
-        self._draw: Callable[[mx.array], mx.array] = make_sampler(
-            temp=sampling.temp,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            min_tokens_to_keep=sampling.min_tokens_to_keep,
-            top_k=sampling.top_k,
-            xtc_probability=sampling.xtc_probability,
-            xtc_threshold=sampling.xtc_threshold,
-            xtc_special_tokens=list(special),
-        )
+        self._special = special
+        self._sampler: Callable[[mx.array], mx.array] | None = None
 
     @property
     def temp(self) -> float:
@@ -59,10 +51,41 @@ class TokenDraw:
             mx.array: The token, shape (1,).
 
         Raises:
-            ValueError: If ``top_k`` or ``min_tokens_to_keep`` is not below V. mlx-lm's
-                own error would come too late: MLX's generator is spoilt by then.
+            ValueError: As `check`.
         """
-        vocab_size = logprobs.shape[-1]
+        if self._sampler is None:
+            self._sampler = self._make(logprobs.shape[-1])
+        draw, seed = self._sampler, self._sampling.seed
+        if self._sampling.temp == 0:
+            return draw(logprobs)
+        random: Any = mx.random  # whose state MLX calls an object
+        state = random.state[0]
+        if seed is None:
+            try:
+                return draw(logprobs)
+            except BaseException:
+                # mlx-lm's samplers are compiled, generator included: what raises
+                # within leaves it without a value, for all draws that follow.
+                random.state[0][:] = state
+                raise
+        mx.random.seed((seed + position * _STEP) & MAX_SEED)
+        try:
+            return draw(logprobs)
+        finally:
+            random.state[0][:] = state
+
+    def check(self, vocab_size: int) -> None:
+        """Checks what depends on the vocabulary.
+
+        mlx-lm's own errors come too late, when MLX's generator is spoilt, and tokens
+        that are not there are written beyond the end of an array.
+
+        Args:
+            vocab_size (int): V.
+
+        Raises:
+            ValueError: Naming the value that is not allowed.
+        """
         for name in ("top_k", "min_tokens_to_keep"):
             value = getattr(self._sampling, name)
             if value >= vocab_size:
@@ -71,16 +94,26 @@ class TokenDraw:
                     f"{vocab_size - 1:,}, below the size of the vocabulary; not "
                     f"{value:,}."
                 )
-        seed = self._sampling.seed
-        if seed is None or self._sampling.temp == 0:
-            return self._draw(logprobs)
-        random: Any = mx.random  # whose state MLX calls an object
-        state = random.state[0]
-        mx.random.seed((seed + position * _STEP) & MAX_SEED)
-        try:
-            return self._draw(logprobs)
-        finally:
-            random.state[0][:] = state
+        for token in self._sampling.xtc_special_tokens or ():
+            if token >= vocab_size:
+                raise ValueError(
+                    f"xtc_special_tokens has to be tokens from 0 to "
+                    f"{vocab_size - 1:,}; not {token:,}."
+                )
+
+    def _make(self, vocab_size: int) -> Callable[[mx.array], mx.array]:
+        self.check(vocab_size)
+        sampling = self._sampling
+        return make_sampler(
+            temp=sampling.temp,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            min_tokens_to_keep=sampling.min_tokens_to_keep,
+            top_k=sampling.top_k,
+            xtc_probability=sampling.xtc_probability,
+            xtc_threshold=sampling.xtc_threshold,
+            xtc_special_tokens=[t for t in self._special if t < vocab_size],
+        )
 
 
 def at_temperature_1(sampling: Sampling) -> Sampling:
@@ -98,7 +131,7 @@ class EndOfReply:
     """The tokens that end a reply or open thinking, taken out of a distribution."""
 
     def __init__(self, tokenizer: TokenizerWrapper, markers: ThinkingMarkers):
-        self._ends = mx.array(sorted(tokenizer.eos_token_ids))
+        self._ends = sorted(tokenizer.eos_token_ids)
         self._close = markers.end_tokens
         self._open = markers.start_tokens
 
@@ -108,7 +141,7 @@ class EndOfReply:
 
     def without_opening(self, logprobs: mx.array) -> mx.array:
         """Log-probabilities (1, V) in which no thinking block begins here."""
-        return _without(logprobs, mx.array(self._open[:1]))
+        return _without(logprobs, self._open[:1])
 
     def as_close(self, logprobs: mx.array, temp: float) -> mx.array:
         """Log-probabilities (1, V) in which the end of thinking takes the place of that
@@ -120,10 +153,11 @@ class EndOfReply:
         as well begin something else.
         """
         rest = self.without(logprobs)
-        if len(self._close) != 1:
+        there = _there(logprobs, self._ends)
+        if len(self._close) != 1 or not there:
             return rest
         (close,) = self._close
-        ends = logprobs[:, self._ends]
+        ends = logprobs[:, mx.array(there)]
         if temp > 0:
             # Sampling scales what it is given by the temperature.
             ends = temp * mx.logsumexp(ends / temp, axis=-1)
@@ -134,8 +168,13 @@ class EndOfReply:
         return rest
 
 
-def _without(logprobs: mx.array, tokens: mx.array) -> mx.array:
+def _without(logprobs: mx.array, tokens: Sequence[int]) -> mx.array:
     kept = mx.array(logprobs)
-    if tokens.size:
-        kept[:, tokens] = -mx.inf
+    if there := _there(logprobs, tokens):
+        kept[:, mx.array(there)] = -mx.inf
     return kept
+
+
+def _there(logprobs: mx.array, tokens: Sequence[int]) -> list[int]:
+    """Tokens of the distribution: MLX does not say so if there are others."""
+    return [token for token in tokens if token < logprobs.shape[-1]]

@@ -144,6 +144,31 @@ def keywords_of(settings: Any) -> dict[str, Any]:
     return {option.keyword: value for value, _, option in all_options_of(settings)}
 
 
+def check_count(name: str, value: Any) -> int:
+    """A number of something, 1 or more, as Python's.
+
+    Raises:
+        ValueError: Naming it, what is allowed and what it is.
+    """
+    return int(_number(value, True, Option(keyword=name, least=1)))
+
+
+def check_limit(max_tokens: Any) -> int | None:
+    """A limit on the tokens of a reply: 1 or more, -1 for none, None where unset.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    is_number = isinstance(max_tokens, Integral) and not isinstance(max_tokens, bool)
+    if max_tokens is None:
+        return None
+    if not is_number or max_tokens < -1 or max_tokens == 0:
+        raise ValueError(
+            f"max_tokens must be 1 or more, or -1 for no limit, not {max_tokens!r}."
+        )
+    return int(max_tokens)
+
+
 def check_numbers(settings: Any) -> None:
     """Checks every number of a value against its limits, and every choice.
 

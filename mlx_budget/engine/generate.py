@@ -17,7 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..method.predictor import Predictor
 from .caches import check_quantisable
 from .drafts import check_draftable
-from .fields import take
+from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .markers import markers_of
 from .sampler import Prompt, encode_prompt, steer
@@ -126,6 +126,10 @@ def stream_generate(
             f"cached_tokens must be from 0 to {len(ids) - 1}, one less than the "
             f"prompt has, not {cached}."
         )
+    for name in ("prefill_step_size", "max_kv_size", "num_draft_tokens"):
+        if loop.get(name) is not None:
+            loop[name] = check_count(name, loop[name])
+    max_tokens = check_limit(max_tokens)
     if max_tokens is None:
         max_tokens = thinking.max_tokens
     tokens = math.inf if max_tokens < 0 else len(ids) + max_tokens

@@ -233,6 +233,8 @@ class BudgetSampler(ReplySampler):
             mx.async_eval(logprobs)
             self._read_last_token()
             self._check_input()
+        else:
+            self._draw.check(logprobs.shape[-1])
         self._seen_input = forward.inputs, row
         self._token, step = self._choose(logprobs, forward, row)
         self.record.steps.append(step)

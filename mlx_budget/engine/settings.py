@@ -8,13 +8,14 @@ used.
 import hashlib
 import json
 import math
+import operator
 import re
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .fields import check_numbers, setting
+from .fields import check_numbers, options_of, setting
 
 if TYPE_CHECKING:
     from ..method.predictor import Predictor
@@ -27,6 +28,8 @@ ANSWER_TOKENS = 2048
 UNBOUNDED_TOKENS = 8192
 # Prompt tokens that a model reads at a time, mlx-lm's default.
 PREFILL_STEP_SIZE = 2048
+# In float32, in which log-probabilities are divided by it, with room for them.
+_LEAST_TEMP = 1e-30
 
 _AUTO = re.compile(r"auto(?::(\d*\.?\d+))?")
 
@@ -193,6 +196,14 @@ class ThinkingBudget:
                 f"guidance_tolerance must be 0 to 1 (0 evaluates every token), not "
                 f"{tolerance!r}."
             )
+        for name in ("hard_stop", "guidance_tolerance"):  # NumPy's become Python's
+            if not isinstance(number := getattr(self, name), int | float | None):
+                object.__setattr__(self, name, float(number))
+        for f, option in options_of(self):
+            text = getattr(self, f.name)
+            is_text = f.name in ("message", "start", "end")
+            if is_text and not isinstance(text, str | None):
+                raise ValueError(f"{option.keyword} must be a text, not {text!r}.")
 
     @property
     def limit(self) -> int | None:
@@ -266,10 +277,26 @@ class Sampling:
     def __post_init__(self) -> None:
         if not isinstance(self.temp, Real) or not 0 <= self.temp < math.inf:
             raise ValueError(f"temp must be finite and 0 or more, not {self.temp}.")
+        if 0 < self.temp < _LEAST_TEMP:
+            raise ValueError(
+                f"temp must be 0 or at least {_LEAST_TEMP:g}, not {self.temp}: smaller "
+                "ones have no inverse."
+            )
         check_numbers(self)
         if self.xtc_special_tokens is not None:
-            tokens = tuple(int(token) for token in self.xtc_special_tokens)
+            tokens = _token_ids("xtc_special_tokens", self.xtc_special_tokens)
             object.__setattr__(self, "xtc_special_tokens", tokens)
+
+
+def _token_ids(name: str, value: Any) -> tuple[int, ...]:
+    tokens = value.tolist() if hasattr(value, "tolist") else value
+    try:
+        tokens = tuple(operator.index(token) for token in tokens)
+    except TypeError:
+        tokens = (-1,)
+    if any(token < 0 for token in tokens):
+        raise ValueError(f"{name} must be token ids, whole and 0 or more; not {value}.")
+    return tokens
 
 
 def seed_of(seed: int, *names: object) -> int:

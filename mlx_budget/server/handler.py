@@ -108,6 +108,9 @@ class BudgetHandler(server.APIHandler):
 
     def validate_model_parameters(self) -> None:
         try:
+            for name in ("xtc_probability", "xtc_threshold"):
+                if type(value := getattr(self, name)) is int:
+                    setattr(self, name, float(value))  # mlx-lm refuses a 0 or a 1
             super().validate_model_parameters()
         except (ValueError, TypeError, OverflowError) as e:
             raise RequestError(str(e)) from None

@@ -162,6 +162,7 @@ def test_what_is_not_known_or_too_large_is_read_over(server):
         metadata={"a": "b"},
         top_k=100_000,
         seed=-(2**62),
+        xtc_probability=0,
     )
     assert status == 200
     assert_serving(server)
@@ -175,6 +176,9 @@ def test_what_is_not_known_or_too_large_is_read_over(server):
         {"presence_penalty": 10**400},
         {"temperature": 1, "min_p": math.nan},
         {"temperature": 10**400},
+        {"temperature": 1e-40},
+        {"xtc_probability": 10**400},
+        {"logit_bias": {"100000": 1}},
         {"logit_bias": {"1": None}},
         {"logit_bias": {"1": "nan"}},
         {"thinking_budget": 20, "max_tokens": 10**400},
