@@ -80,6 +80,8 @@ class ForwardPass:
             index (int): 0 to N. Inputs of layers come before the final norm's output.
             state: What the model passes on; anything but an array counts as unseen.
         """
+        if index >= len(self._states):
+            return  # another thread began to want states in the middle of this pass
         # Not a copy, but safe from a model's ``h += ...``.
         self._states[index] = mx.array(state) if isinstance(state, mx.array) else None
         if index < len(self._states) - 1:
@@ -169,6 +171,10 @@ class HiddenStateRecorder:
         with _leasing:
             recorder = active_recorder(model) or cls(model)
             recorder._leases += 1
+            if active_recorder(model) is not recorder:
+                # The last lease ended just now, with a sampler that became garbage.
+                recorder = cls(model)
+                recorder._leases += 1
             if states:
                 try:
                     recorder._watch_states(model)

@@ -35,11 +35,16 @@ def follow_batches() -> None:
     """
     global _followers, _original
     with _changing:
-        step = _find_step()
+        # First: what is collected as garbage from here on is not the last to follow.
         _followers += 1
-        if _original is None:
-            _original = step
-            _set_step(_telling(step))
+        if _original is not None:
+            return
+        try:
+            _original = _find_step()
+        except ValueError:
+            _followers -= 1
+            raise
+        _set_step(_telling(_original))
 
 
 def unfollow_batches() -> None:

@@ -85,6 +85,8 @@ def load(
     if path == demo.FOLDER:
         # Its 8 bits make it small, not fast.
         model = dequantize_model(model)
+    if not lazy:
+        _settle(model)
     if predictor is None and is_predictor_folder(path):
         predictor = path
     if isinstance(predictor, str | Path):
@@ -92,6 +94,15 @@ def load(
     if isinstance(predictor, Predictor):
         check_fits(predictor, model)
     return model, tokenizer, predictor
+
+
+def _settle(model: nn.Module) -> None:
+    """Evaluates all arrays of a model, for any thread to use it.
+
+    mlx-lm leaves those alone that are not parameters, such as the frequencies of scaled
+    rotary embeddings, and MLX evaluates an array in the thread alone that made it.
+    """
+    mx.eval(dict(model))
 
 
 def load_source(
