@@ -18,6 +18,7 @@ import numpy as np
 import timing
 from mlx_budget import Predictor, load, stream_batch_generate
 from mlx_budget.engine.prompts import encode_chat, read_prompts
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.sizes import SIZES
 
 MAX_TOKENS = 300
@@ -31,7 +32,7 @@ def marginal_predictor(trained: Predictor, concentration: float, rate: float):
         concentration: Of the distribution of log(L + 1) that it always predicts.
         rate: Likewise.
     """
-    predictor = Predictor(replace(trained.config, **SIZES["tiny"]))
+    predictor = EncoderPredictor(replace(trained.config, **SIZES["tiny"]))
     predictor.tokens = trained.tokens
     # The encoding is all ones, whatever the hidden states.
     norm = predictor.layers[-1].output_norm

@@ -23,8 +23,8 @@ import workload
 from mlx_budget import PredictorConfig
 from mlx_budget.engine.recorder import hidden_states_at
 from mlx_budget.method import gamma
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.guidance import length_to_log
-from mlx_budget.method.predictor import Predictor
 from mlx_budget.method.sizes import SIZES
 from mlx_budget.train.cache import CachedRecord, StateCache
 from mlx_budget.train.learner import Learner
@@ -70,7 +70,7 @@ def everything(
     model: nn.Module, records: Records, config: PredictorConfig
 ) -> Callable[[], None]:
     """An epoch of literal training, a record at a time."""
-    predictor = Predictor(config)
+    predictor = EncoderPredictor(config)
     mx.eval(predictor.parameters())
 
     def loss(states: mx.array, tokens: mx.array, lengths: mx.array) -> mx.array:

@@ -16,6 +16,7 @@ from mlx_lm.models.qwen2 import Model, ModelArgs
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_budget import Predictor, PredictorConfig, load
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.sizes import SIZES
 
 MARKERS = {"thinking_start": "", "thinking_end": "</think>"}
@@ -95,7 +96,7 @@ def make_predictor(
         dtype: Type of its weights.
     """
     mx.random.seed(0)
-    predictor = Predictor(
+    predictor = EncoderPredictor(
         PredictorConfig("benchmark", width, layers, vocab_size, **SIZES[size])
     )
     p = SIZES[size]["width"]
@@ -154,7 +155,7 @@ class NewlineEvery:
         return logits + (self._newline if here else self._between)
 
 
-class FreePredictor(Predictor):
+class FreePredictor(EncoderPredictor):
     """A predictor whose evaluations cost nothing: what is left is guidance's own."""
 
     def __init__(self, predictor: Predictor):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from mlx_budget import Predictor
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 
 
-class CountingPredictor(Predictor):
+class CountingPredictor(EncoderPredictor):
     """Tells how many rows each call has.
 
     Attributes:

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_budget import Predictor, PredictorConfig
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 
 _EOS, _WIDTH = 2, 8
 
@@ -20,7 +21,7 @@ def indifferent_predictor(vocab_size: int = 448) -> Predictor:
         heads=1,
         intermediate=_WIDTH,
     )
-    predictor = Predictor(config)
+    predictor = EncoderPredictor(config)
     # A rate of log 2 for all: far below the threshold of trust.
     predictor.rate_head.weight = mx.zeros_like(predictor.rate_head.weight)
     return predictor.eval()

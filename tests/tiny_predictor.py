@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.guidance import GuidanceThresholds
 from mlx_budget.method.predictor import Predictor
 from mlx_budget.method.predictor_config import PredictorConfig
@@ -25,7 +26,7 @@ TINY = PredictorConfig(
 
 def make_tiny(dtype: mx.Dtype = mx.float32) -> Predictor:
     """A predictor in which every tensor counts."""
-    predictor, rng = Predictor(TINY), np.random.default_rng(0)
+    predictor, rng = EncoderPredictor(TINY), np.random.default_rng(0)
 
     def draw(like: mx.array) -> mx.array:
         scale = 0.3 if like.ndim == 2 else 1.0

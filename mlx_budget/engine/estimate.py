@@ -14,7 +14,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
-from ..method.predictor import Predictor
+from ..method.predictor import Predictor, ReplyProgress
 from .recorder import ForwardPass, HiddenStateRecorder
 from .sampler import Prompt, encode_prompt
 from .sharing import first_token
@@ -92,11 +92,14 @@ def estimate(
         forward = recorder.last
         if forward is None:
             raise ValueError("The model was not run on the last token of the prompt.")
-        predictor.check_sizes(*forward.sizes(), logprobs.shape[-1])
+        if predictor.reads_states:
+            predictor.check_sizes(*forward.sizes(), logprobs.shape[-1])
+        else:
+            predictor.check_vocabulary(logprobs.shape[-1])
         seen.append((forward, first_token(predictor, logprobs)))
         return mx.array([seen[0][1]])
 
-    recorder = HiddenStateRecorder.acquire(model)
+    recorder = HiddenStateRecorder.acquire(model, predictor.reads_states)
     try:
         # No token is generated: the prompt is read and sampled from once.
         for _ in generate_step(
@@ -110,10 +113,14 @@ def estimate(
     finally:
         recorder.release()
     forward, token = seen[0]
-    concentration, rate = (p[0, token] for p in predictor(forward.states([0])))
+    encoding = None
+    if predictor.reads_states:
+        encoding = predictor.encode(forward.states([0]))
+    outputs = predictor.outputs(encoding, ReplyProgress())
+    concentration, rate = (p[0, token] for p in predictor.parameters_of(outputs))
     lengths = quantile_lengths(QUANTILES, concentration, rate)
     mode = log_to_length(gamma.mode(concentration, rate))
-    trusted = predictor.config.thresholds.trust(concentration, rate).item()
+    trusted = predictor.thresholds.trust(concentration, rate).item()
     return ThinkingEstimate(
         mode=_number(mode),
         low=lengths[0],

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..method import candidates, kernels
+from ..method import candidates
 from ..method.guidance import quantile_lengths
-from ..method.predictor import Predictor
+from ..method.predictor import Outputs, Predictor, ReplyProgress
 from .draws import TokenDraw, at_temperature_1
 from .recorder import ForwardPass
 from .settings import Sampling, ThinkingBudget
-from .sharing import SharedPrediction, first_token, predict
+from .sharing import first_token, predict
 
 
 class Guide:
@@ -35,7 +35,7 @@ class Guide:
     ):
         self.predictor = predictor
         # The tokens that a predictor knows, if not all, are few, and bring no wait.
-        is_small = predictor.config.known_tokens is not None
+        is_small = predictor.known_tokens is not None
         self._tolerance = 0.0 if is_small else thinking.guidance_tolerance
         self._temp = sampling.temp
         self._draw = TokenDraw(at_temperature_1(sampling), tokenizer)
@@ -55,10 +55,9 @@ class Guide:
             row (int): Their row in it.
             others (Callable): As in `mlx_budget.engine.sharing.predict`.
         """
-        prediction = self._predict(logprobs, forward, row, others)
-        outputs = prediction.head_outputs(row, None)
+        outputs = self._outputs(logprobs, forward, row, others, ReplyProgress())
         token = first_token(self.predictor, logprobs)
-        concentration, rate = self.predictor.parameters_of(outputs)
+        concentration, rate = self.predictor.parameters_of(outputs(None))
         return quantile_lengths((0.5,), concentration[0, token], rate[0, token])[0]
 
     def choose(
@@ -68,6 +67,7 @@ class Guide:
         row: int,
         others: Callable[[], Sequence[int]],
         remaining: int,
+        progress: ReplyProgress,
         position: int,
     ) -> tuple[mx.array, bool]:
         """Draws the token at a position of the reply.
@@ -75,19 +75,19 @@ class Guide:
         Args:
             logprobs, forward, row, others: As in `expected_length`.
             remaining (int): Tokens of budget left, >= 1.
+            progress (ReplyProgress): Of the reply.
             position (int): Index of the token in its reply.
 
         Returns:
             tuple[mx.array, bool]: The token, shape (1,), and whether all tokens that
             the predictor knows were evaluated, not the likeliest alone.
         """
-        prediction = self._predict(logprobs, forward, row, others)
-        config, is_full = self.predictor.config, False
+        outputs = self._outputs(logprobs, forward, row, others, progress)
+        is_full = False
 
         def log_weights(tokens: mx.array | None) -> mx.array:
             nonlocal is_full
-            outputs = prediction.head_outputs(row, tokens)
-            weights = kernels.log_weights(*outputs, remaining, config.thresholds)
+            weights = self.predictor.log_weights(outputs(tokens), remaining)
             if tokens is None:
                 is_full = True
                 weights = self.predictor.over_vocabulary(weights, -mx.inf)
@@ -98,12 +98,19 @@ class Guide:
         )
         return self._draw(guided, position), is_full
 
-    def _predict(
+    def _outputs(
         self,
         logprobs: mx.array,
         forward: ForwardPass,
         row: int,
         others: Callable[[], Sequence[int]],
-    ) -> SharedPrediction:
-        self.predictor.check_sizes(*forward.sizes(), logprobs.shape[-1])
-        return predict(self.predictor, forward, row, others)
+        progress: ReplyProgress,
+    ) -> Callable[[mx.array | None], Outputs]:
+        """Gives the predictor's outputs for the tokens that it is called with."""
+        predictor, vocab_size = self.predictor, logprobs.shape[-1]
+        if not predictor.reads_states:
+            predictor.check_vocabulary(vocab_size)
+            return lambda tokens: predictor.outputs(None, progress, tokens)
+        predictor.check_sizes(*forward.sizes(), vocab_size)
+        prediction = predict(predictor, forward, row, others)
+        return lambda tokens: prediction.outputs(row, progress, tokens)

@@ -15,7 +15,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..method.predictor import Predictor
+from ..method.predictor import Predictor, ReplyProgress
 from .closing import Closing, closing_of
 from .draws import EndOfReply, TokenDraw, read_token
 from .fields import take
@@ -205,7 +205,8 @@ class BudgetSampler(ReplySampler):
         self._expected_input = last_prompt_token
         self._seen_input: tuple[mx.array, int]
         self._is_misled = False
-        self._recorder = _begin_lease(model, states=guide is not None)
+        reads = guide is not None and guide.predictor.reads_states
+        self._recorder = _begin_lease(model, states=reads)
         self._lease = weakref.finalize(self, _end_lease, self._recorder)
 
     def close(self) -> None:
@@ -295,9 +296,15 @@ class BudgetSampler(ReplySampler):
         if self._guide is None or not self.is_guided():
             token, step = self._draw(logprobs, position), Step.MODEL
         else:
-            remaining = max(1, (self.budget or 0) - self._tracker.thinking_tokens)
+            used = self._tracker.thinking_tokens
             token, is_full = self._guide.choose(
-                logprobs, forward, row, others, remaining, position
+                logprobs,
+                forward,
+                row,
+                others,
+                max(1, (self.budget or 0) - used),
+                ReplyProgress(used, self.budget),
+                position,
             )
             step = Step.GUIDED
             if is_full:

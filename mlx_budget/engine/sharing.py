@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from ..method.predictor import Predictor
+from ..method.predictor import Outputs, Predictor, ReplyProgress
 from .draws import read_token
 from .recorder import ForwardPass
 
@@ -24,24 +24,25 @@ class SharedPrediction:
         self.predictor = predictor
         self._rows = list(rows)
         self._encodings = predictor.encode(forward.states(rows))  # (rows, P)
-        self._full: tuple[mx.array, mx.array] | None = None
+        self._full: Outputs | None = None
 
     def __contains__(self, row: int) -> bool:
         return row in self._rows
 
-    def head_outputs(
-        self, row: int, tokens: mx.array | None
-    ) -> tuple[mx.array, mx.array]:
-        """`Predictor.head_outputs` of one row, shape (1, K) or (1, R) each.
+    def outputs(
+        self, row: int, progress: ReplyProgress, tokens: mx.array | None
+    ) -> Outputs:
+        """`Predictor.outputs` of one row, shape (1, K) or (1, R) each.
 
-        All rows of the heads are evaluated for the whole batch at once, the first time
-        that one of it needs them.
+        Where they follow from the hidden states alone, those of all tokens are
+        evaluated for the whole batch at once, the first time that one of it needs them.
         """
         i = self._rows.index(row)
-        if tokens is not None:
-            return self.predictor.head_outputs(self._encodings[i : i + 1], tokens)
+        if tokens is not None or self.predictor.follows_progress:
+            encoding = self._encodings[i : i + 1]
+            return self.predictor.outputs(encoding, progress, tokens)
         if self._full is None:
-            self._full = self.predictor.head_outputs(self._encodings)
+            self._full = self.predictor.outputs(self._encodings, progress)
         return self._full[0][i : i + 1], self._full[1][i : i + 1]
 
 
@@ -82,6 +83,6 @@ def first_token(predictor: Predictor, logprobs: mx.array) -> int:
         predictor (Predictor): Whose prediction for that token is wanted.
         logprobs (mx.array): Shape (1, V).
     """
-    rows = predictor.config.known_tokens or logprobs.shape[-1]
+    rows = predictor.known_tokens or logprobs.shape[-1]
     known = predictor.over_vocabulary(mx.zeros((1, rows)), -mx.inf)
     return read_token(mx.argmax(logprobs + known, axis=-1))

@@ -1,55 +1,97 @@
-"""The thinking-length predictor: hidden states in, Gamma parameters per token out.
+"""What guidance asks of a predictor of thinking lengths, of whatever kind.
 
-Knows its own layers and its two files; nothing of the language model that it reads, of
-tokenizers or of generation.
+Every kind gives, for each candidate next token, a Gamma distribution of log(L + 1),
+where L counts the candidate, the thinking tokens after it and the closing marker.
+Knows what the kinds have in common and how a folder tells which one it holds; nothing
+of language models, tokenizers or generation.
 
-Dimensions: B batch, N decoder layers, D model width, P predictor width, V vocabulary.
+B is the batch, N decoder layers, D model width, P the width of an encoding, K the
+number of candidates, R that of the tokens a predictor knows, V vocabulary.
 """
 
+import importlib
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, TypeVar
 
 import mlx.core as mx
-import mlx.nn as nn
-import numpy as np
 
-from ..files.tensors import named_tensors, read_header, read_tensors, write_tensors
-from ..files.texts import write_json
-from .encoder import EncoderLayer
-from .predictor_config import CONFIG_FILE, PredictorConfig, Quantization
+from ..files.texts import read_json
+from . import guidance
+from .guidance import GuidanceThresholds
 
+CONFIG_FILE = "predictor_config.json"
 WEIGHTS_FILE = "predictor.safetensors"
 
+# By the `kind` that the configuration names: its module and class. Kinds are imported
+# when a folder holds one.
+_KINDS = {
+    "encoder": ("encoder_predictor", "EncoderPredictor"),
+    "table": ("table", "TablePredictor"),
+    "linear": ("linear", "LinearPredictor"),
+}
 
-class Predictor(nn.Module):
-    """A BERT encoder over the hidden states of one position, with two heads.
+P = TypeVar("P", bound="Predictor")
+Outputs = tuple[mx.array, mx.array]
 
-    Architecture of the reference checkpoints of Budget Guidance (arXiv 2506.13752): a
-    linear map from D to P, a post-LayerNorm BERT encoder without position embeddings
-    and mask, read at a learned first vector, and two bias-free linear heads. Of a
-    predictor that does not know the whole vocabulary the heads have a row for each
-    token in ``tokens``, shape (K,), and R below is K; else it is V.
+
+@dataclass(frozen=True)
+class ReplyProgress:
+    """How far a reply has come.
+
+    Attributes:
+        thinking_tokens: Tokens of thinking before the candidate.
+        budget: Tokens of thinking that the reply is to have in all; None if unknown.
     """
 
-    def __init__(self, config: PredictorConfig):
-        super().__init__()
-        self.config = config
-        self.cls = mx.zeros((config.model_width,))
-        self.projection = nn.Linear(config.model_width, config.width)
-        self.layers = [
-            EncoderLayer(
-                config.width, config.heads, config.intermediate, config.layer_norm_eps
-            )
-            for _ in range(config.layers)
-        ]
-        rows = config.known_tokens or config.vocab_size
-        self.concentration_head = nn.Linear(config.width, rows, bias=False)
-        self.rate_head = nn.Linear(config.width, rows, bias=False)
-        if config.known_tokens:
-            self.tokens = mx.arange(rows, dtype=mx.int32)
-            self.freeze(recurse=False, keys="tokens")
+    thinking_tokens: int = 0
+    budget: int | None = None
+
+
+class Predictor:
+    """A predictor of thinking lengths.
+
+    Attributes:
+        reads_states: Whether it reads the model's hidden states.
+        follows_progress: Whether what it says depends on how far the reply has come,
+            besides the hidden states.
+    """
+
+    reads_states: ClassVar[bool] = True
+    follows_progress: ClassVar[bool] = False
+
+    @property
+    def base_model(self) -> str:
+        """Name of the language model that it was made for."""
+        raise NotImplementedError
+
+    @property
+    def thresholds(self) -> GuidanceThresholds:
+        """Which of its predictions guidance trusts."""
+        return NO_THRESHOLDS
+
+    @property
+    def known_tokens(self) -> int | None:
+        """R, if guidance may favour no other tokens; None if it may favour any."""
+        return None
+
+    def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
+        """Checks that a language model of these sizes is the one it was made for.
+
+        Args:
+            width (int): D.
+            layers (int): N.
+            vocab_size (int): V.
+
+        Raises:
+            ValueError: Naming the size that differs.
+        """
+        raise NotImplementedError
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """`check_sizes`, of a predictor that reads no hidden states."""
+        raise NotImplementedError
 
     def encode(self, hidden_states: mx.array) -> mx.array:
         """Encodes the hidden states of one position of each row.
@@ -58,115 +100,61 @@ class Predictor(nn.Module):
             hidden_states (mx.array): ``[h_0; ...; h_N]``, shape (B, N + 1, D).
 
         Returns:
-            mx.array: The encoder's output at the learned first vector, shape (B, P).
+            mx.array: Shape (B, P).
         """
-        h = hidden_states.astype(self.cls.dtype)
-        cls = mx.broadcast_to(self.cls, (h.shape[0], 1, h.shape[-1]))
-        x = self.projection(mx.concatenate([cls, h], axis=1))  # (B, N + 2, P)
-        *lower, last = self.layers
-        for layer in lower:
-            x = layer(x)
-        return last(x, outputs=1)[:, 0]
+        raise NotImplementedError
 
-    def head_outputs(
-        self, encoding: mx.array, tokens: mx.array | None = None
-    ) -> tuple[mx.array, mx.array]:
-        """What the two heads make of an encoding, before softplus.
+    def outputs(
+        self,
+        encoding: mx.array | None,
+        progress: ReplyProgress,
+        tokens: mx.array | None = None,
+    ) -> Outputs:
+        """What `log_weights` and `parameters_of` need.
 
         Args:
-            encoding (mx.array): From `encode`, shape (B, P).
-            tokens (mx.array, optional): Rows of the heads to evaluate for each row of
-                the batch, shape (B, K); by default all R. Where the predictor knows
-                the whole vocabulary these are token ids.
+            encoding (mx.array, optional): From `encode`, shape (B, P); None if it reads
+                no hidden states.
+            progress (ReplyProgress): Of the reply.
+            tokens (mx.array, optional): Candidates, shape (B, K); by default all.
 
         Returns:
-            tuple[mx.array, mx.array]: Of the concentration head and of the rate head,
-            shape (B, K) or (B, R) each.
+            tuple[mx.array, mx.array]: Shape (B, K), or (B, R) for all, each.
         """
-        heads = self.concentration_head, self.rate_head
-        if tokens is None:
-            return heads[0](encoding), heads[1](encoding)
-        return _rows(heads[0], encoding, tokens), _rows(heads[1], encoding, tokens)
+        raise NotImplementedError
+
+    def log_weights(self, outputs: Outputs, remaining: mx.array | float) -> mx.array:
+        """Log-weights of the candidates, in nats.
+
+        Args:
+            outputs (tuple): From `outputs`.
+            remaining: As in `mlx_budget.method.guidance.log_weights`.
+
+        Returns:
+            mx.array: float32, of the outputs' shape; -inf where the weight is 0.
+        """
+        return guidance.log_weights(*outputs, remaining, self.thresholds)
+
+    def parameters_of(self, outputs: Outputs) -> Outputs:
+        """Concentration and rate of every token, from the `outputs` of all.
+
+        Returns:
+            tuple[mx.array, mx.array]: float32, shape (B, V) each; 0 for unknown tokens.
+        """
+        concentration, rate = outputs
+        return concentration, rate
 
     def over_vocabulary(self, values: mx.array, unknown: float) -> mx.array:
-        """Puts values of the heads' rows in the places of their tokens.
+        """Puts values of the R known tokens in their places.
 
         Args:
             values (mx.array): Shape (B, R).
-            unknown (float): Value of the tokens that the predictor does not know.
+            unknown (float): Value of all other tokens.
 
         Returns:
             mx.array: Shape (B, V).
         """
-        if not self.config.known_tokens:
-            return values
-        shape = len(values), self.config.vocab_size
-        places = mx.broadcast_to(self.tokens, values.shape)
-        filled = mx.full(shape, unknown, dtype=values.dtype)
-        return mx.put_along_axis(filled, places, values, axis=-1)
-
-    def __call__(self, hidden_states: mx.array) -> tuple[mx.array, mx.array]:
-        """Predicts the remaining thinking length for every candidate next token.
-
-        Args:
-            hidden_states (mx.array): ``[h_0; ...; h_N]``, shape (B, N + 1, D).
-
-        Returns:
-            tuple[mx.array, mx.array]: Concentration and rate of the Gamma distribution
-            of log(L + 1), float32, shape (B, V) each, where L counts the candidate, the
-            thinking tokens after it and the closing marker; 0 for unknown tokens.
-        """
-        return self.parameters_of(self.head_outputs(self.encode(hidden_states)))
-
-    def parameters_of(
-        self, outputs: tuple[mx.array, mx.array]
-    ) -> tuple[mx.array, mx.array]:
-        """The result of a call, from the `head_outputs` of all R rows."""
-        concentration, rate = (
-            self.over_vocabulary(nn.softplus(o.astype(mx.float32)), 0.0)
-            for o in outputs
-        )
-        return concentration, rate
-
-    def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
-        """Checks that a language model of these sizes is the one it was made for.
-
-        Raises:
-            ValueError: Naming the size that differs.
-        """
-        for what, ours, theirs in (
-            ("hidden states of width", self.config.model_width, width),
-            ("a number of layers of", self.config.model_layers, layers),
-            ("a vocabulary of", self.config.vocab_size, vocab_size),
-        ):
-            if ours != theirs:
-                raise ValueError(
-                    "The predictor was made for another model "
-                    f"({self.config.base_model}): it expects {what} {ours:,}, and "
-                    f"this model has {theirs:,}."
-                )
-
-    def quantize(self, bits: int, group_size: int = 64) -> "Predictor":
-        """A predictor with the same weights quantised; this one is left as it is.
-
-        Args:
-            bits: 4 or 8 bits per weight.
-            group_size: Number of weights that share a scale, 32, 64 or 128; linear
-                layers whose input width it does not divide stay as they are.
-
-        Raises:
-            ValueError: If it is quantised already, or not to such bits or groups.
-        """
-        if self.config.quantization:
-            raise ValueError("The predictor is quantised already.")
-        settings = Quantization(group_size=group_size, bits=bits)
-        config = replace(self.config, quantization=settings)
-        other = Predictor(self.config)
-        other.update(self.parameters())
-        _quantize_layers(other, settings)
-        other.config = config
-        other.eval()
-        return other
+        return values
 
     def save(
         self, path: str | Path, progress: Callable[[int], None] = lambda _: None
@@ -178,84 +166,36 @@ class Predictor(nn.Module):
                 at all.
             progress: Called with the bytes of each tensor written.
         """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        write_tensors(path / WEIGHTS_FILE, named_tensors(self.parameters()), progress)
-        write_json(path / CONFIG_FILE, asdict(self.config))
+        raise NotImplementedError
 
     @classmethod
-    def load(cls, path: str | Path) -> "Predictor":
-        """Loads a predictor from a folder written by `save`.
+    def load(cls: type[P], path: str | Path) -> P:
+        """Loads a predictor, of the kind that the folder holds.
 
         Raises:
-            ValueError: If a file is missing or damaged, or if a tensor is missing,
-                extra, or not of the shape that the configuration gives it.
+            ValueError: If a file is missing or damaged, or does not hold what the
+                configuration says, or if the predictor is not of this class.
         """
         path = Path(path)
-        config = PredictorConfig.from_file(path / CONFIG_FILE)
-        predictor = cls(config)
-        if config.quantization:
-            _quantize_layers(predictor, config.quantization)
-        file = path / WEIGHTS_FILE
-        found = {k: t.shape for k, t in read_header(file).items()}
-        check_tensors(found, _shapes(predictor), str(file))
-        predictor.load_weights(list(read_tensors(file).items()))
-        if config.known_tokens:
-            _check_tokens(predictor, file)
-        predictor.eval()
-        mx.eval(predictor.parameters())
-        return predictor
-
-
-def _rows(head: nn.Module, encoding: mx.array, tokens: mx.array) -> mx.array:
-    """``head(encoding)`` at ``tokens`` alone; shape (B, K)."""
-    if not isinstance(head, nn.QuantizedLinear):
-        return (head.weight[tokens] @ encoding[..., None])[..., 0]
-    out = mx.quantized_matmul(
-        encoding[:, None],
-        head.weight[tokens],
-        head.scales[tokens],
-        cast(mx.array, head.biases)[tokens],  # which affine quantisation has
-        transpose=True,
-        group_size=head.group_size,
-        bits=head.bits,
-    )
-    return out[:, 0]
-
-
-def _check_tokens(predictor: Predictor, file: Path) -> None:
-    is_int32 = predictor.tokens.dtype == mx.int32
-    # NumPy cannot hold every type that may be in the file.
-    tokens = np.array(predictor.tokens.astype(mx.int32))
-    in_order = is_int32 and np.all(np.diff(tokens) > 0)
-    if not in_order or tokens[0] < 0 or tokens[-1] >= predictor.config.vocab_size:
-        raise ValueError(
-            f"{file}: tokens must be different ids below "
-            f"{predictor.config.vocab_size:,}, in ascending order, as int32."
-        )
-
-
-def check_tensors(
-    found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], where: str
-) -> None:
-    """Compares tensor names and shapes.
-
-    Raises:
-        ValueError: Naming the first tensor that is missing, extra or misshapen.
-    """
-    for name, shape in expected.items():
-        if name not in found:
-            raise ValueError(f"{where} lacks the predictor tensor {name} {shape}.")
-        if found[name] != shape:
+        values = read_config(path)
+        kind = values.get("kind", "encoder")
+        if kind not in _KINDS:
             raise ValueError(
-                f"{where}: predictor tensor {name} has shape {found[name]}, "
-                f"expected {shape}."
+                f"{path / CONFIG_FILE} is of a kind {kind!r} that this release does "
+                "not read: upgrade with `pip install -U mlx-budget`."
             )
-    for name in sorted(found.keys() - expected.keys()):
-        raise ValueError(
-            f"{where} has a tensor {name} {found[name]} that no predictor of this "
-            "configuration has."
-        )
+        module, name = _KINDS[kind]
+        found = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        if not issubclass(found, cls):
+            raise ValueError(f"{path} holds a predictor of the kind {kind!r}.")
+        return found._load(path, values)
+
+    @classmethod
+    def _load(cls: type[P], path: Path, values: dict[str, Any]) -> P:
+        raise NotImplementedError
+
+
+NO_THRESHOLDS = GuidanceThresholds(min_rate=0.0, min_concentration=0.0, min_mode=0.0)
 
 
 def is_predictor_folder(path: Path) -> bool:
@@ -263,17 +203,18 @@ def is_predictor_folder(path: Path) -> bool:
     return (path / CONFIG_FILE).exists() or (path / WEIGHTS_FILE).exists()
 
 
-def _shapes(predictor: Predictor) -> dict[str, tuple[int, ...]]:
-    return {k: v.shape for k, v in named_tensors(predictor.parameters()).items()}
+def read_config(path: Path) -> dict[str, Any]:
+    """The contents of a folder's `predictor_config.json`.
 
-
-def _quantize_layers(predictor: Predictor, settings: Quantization) -> None:
-    nn.quantize(
-        predictor,
-        settings["group_size"],
-        settings["bits"],
-        class_predicate=lambda _, m: (
-            isinstance(m, nn.Linear)
-            and m.weight.shape[-1] % settings["group_size"] == 0
-        ),
+    Raises:
+        ValueError: In one line, if it is missing or damaged.
+    """
+    file = path / CONFIG_FILE
+    values = read_json(
+        file,
+        f"{path} is not a predictor folder: it has no {file.name}. Make one with "
+        "`mlx-budget convert` or `mlx-budget train`.",
     )
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object.")
+    return values

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from ..files.texts import read_json
 from .guidance import GuidanceThresholds
 from .sizes import SIZES
 
 FORMAT_VERSION = 1
-CONFIG_FILE = "predictor_config.json"
 
 
 class Quantization(TypedDict):
@@ -117,19 +115,10 @@ class PredictorConfig:
         return cls(**values, thresholds=GuidanceThresholds(**thresholds))
 
     @classmethod
-    def from_file(cls, file: Path) -> "PredictorConfig":
-        """Reads `predictor_config.json`.
-
-        Raises:
-            ValueError: In one line, if it is missing, damaged, or not of this format.
-        """
-        values = read_json(
-            file,
-            f"{file.parent} is not a predictor folder: it has no {file.name}. Make one "
-            "with `mlx-budget convert`.",
-        )
-        if not isinstance(values, dict):
-            raise ValueError(f"{file} must hold a JSON object.")
+    def from_file_contents(
+        cls, file: Path, values: dict[str, Any]
+    ) -> "PredictorConfig":
+        """`from_dict`, with errors in one line that names the file."""
         try:
             return cls.from_dict(values)
         except (ValueError, TypeError) as e:

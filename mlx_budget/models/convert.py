@@ -30,8 +30,9 @@ from ..files.shards import (
 )
 from ..files.tensors import named_tensors, read_header, read_tensors
 from ..files.texts import write_text
-from ..method.predictor import Predictor, check_tensors
-from ..method.predictor_config import CONFIG_FILE, PredictorConfig
+from ..method.encoder_predictor import EncoderPredictor, check_tensors
+from ..method.predictor import CONFIG_FILE
+from ..method.predictor_config import PredictorConfig
 from . import base_model
 from .base_model import Config
 from .loading import check_fits, check_vocabulary, read_config
@@ -212,8 +213,8 @@ def _read_predictor(
     shapes: dict[str, tuple[int, ...]],
     config: PredictorConfig,
     dtype: str | None,
-) -> Predictor:
-    predictor = Predictor(config)
+) -> EncoderPredictor:
+    predictor = EncoderPredictor(config)
     ours = named_tensors(predictor.parameters())
     expected = {reference_name(k): v.shape for k, v in ours.items()}
     expected["cls_token"] = (1, 1, config.model_width)
@@ -327,7 +328,9 @@ def _write_config(folder: Path, config: Config) -> None:
     write_text(folder / "config.json", text)
 
 
-def _write(folder: Path, weights: dict[str, mx.array], predictor: Predictor) -> None:
+def _write(
+    folder: Path, weights: dict[str, mx.array], predictor: EncoderPredictor
+) -> None:
     total = sum(
         value.nbytes
         for tensors in (weights, named_tensors(predictor.parameters()))

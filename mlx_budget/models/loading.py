@@ -22,8 +22,12 @@ from ..files import hub
 from ..files.shards import find_shards
 from ..files.tensors import read_header
 from ..files.texts import read_json
-from ..method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
-from ..method.predictor_config import CONFIG_FILE
+from ..method.predictor import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Predictor,
+    is_predictor_folder,
+)
 from .base_model import Config, check_trusted, one_line
 from .reference import is_predictor_tensor
 
@@ -184,10 +188,12 @@ def check_fits(predictor: Predictor, model: nn.Module) -> None:
         ValueError: Naming the size that differs, or the reason why the model's hidden
             states cannot be recorded.
     """
-    recorder = HiddenStateRecorder.acquire(model)
+    recorder = HiddenStateRecorder.acquire(model, predictor.reads_states)
     try:
         logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
-        if recorder.last is not None:
+        if not predictor.reads_states:
+            predictor.check_vocabulary(logits.shape[-1])
+        elif recorder.last is not None:
             predictor.check_sizes(*recorder.last.sizes(), logits.shape[-1])
     finally:
         recorder.release()

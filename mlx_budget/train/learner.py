@@ -16,8 +16,8 @@ import mlx.nn as nn
 import numpy as np
 
 from ..method import gamma
+from ..method.encoder_predictor import EncoderPredictor
 from ..method.guidance import length_to_log
-from ..method.predictor import Predictor
 from ..method.predictor_config import PredictorConfig
 from .report import fit_gamma
 
@@ -45,7 +45,7 @@ class Learner(nn.Module):
         lengths: np.ndarray,
     ):
         super().__init__()
-        self.predictor = Predictor(config)
+        self.predictor = EncoderPredictor(config)
         _randomize(self.predictor)
         self._tokens = mx.array(tokens, dtype=mx.int32)
         # A constant part of the encoding, along which the first guess lies.
@@ -82,13 +82,15 @@ class Learner(nn.Module):
         """
         return -gamma.log_pdf(length_to_log(lengths), *self.outputs(states, rows))
 
-    def export(self, known: np.ndarray) -> Predictor:
+    def export(self, known: np.ndarray) -> EncoderPredictor:
         """The predictor as it is now, with heads for some of the tokens.
 
         Args:
             known (np.ndarray): Places among the K tokens, ascending.
         """
-        predictor = Predictor(replace(self.predictor.config, known_tokens=len(known)))
+        predictor = EncoderPredictor(
+            replace(self.predictor.config, known_tokens=len(known))
+        )
         trained = self.predictor.parameters()
         heads = self.shared[:, None] + self.own[:, mx.array(known)]
         trained["concentration_head"], trained["rate_head"] = (
@@ -99,7 +101,7 @@ class Learner(nn.Module):
         return predictor
 
 
-def _randomize(predictor: Predictor) -> None:
+def _randomize(predictor: EncoderPredictor) -> None:
     """BERT's initial weights: normal with a deviation of 0.02, biases 0."""
     for module in predictor.modules():
         if isinstance(module, nn.Linear):

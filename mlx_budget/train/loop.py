@@ -21,7 +21,8 @@ from ..files.atomic import full_disk_in_one_line, remove_unfinished
 from ..files.locks import in_use
 from ..files.texts import write_json
 from ..method.guidance import GuidanceThresholds
-from ..method.predictor_config import CONFIG_FILE, PredictorConfig
+from ..method.predictor import CONFIG_FILE
+from ..method.predictor_config import PredictorConfig
 from ..models.loading import load_source
 from ..models.model_card import write_trained_card
 from . import checkpoints

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlx_budget import Predictor, estimate
+from mlx_budget import estimate
 from mlx_budget.engine.recorder import active_recorder
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.guidance import GuidanceThresholds
 
 
@@ -57,7 +58,7 @@ def test_trust_follows_the_thresholds(loaded, golden):
         (GuidanceThresholds(0, concentration * 1.01, 0), False),
         (GuidanceThresholds(0, 0, mode * 1.01), False),
     ):
-        other = Predictor(replace(predictor.config, thresholds=thresholds))
+        other = EncoderPredictor(replace(predictor.config, thresholds=thresholds))
         other.update(predictor.parameters())
         assert estimate(model, tokenizer, other, prompt).trusted is trusted
 

@@ -8,9 +8,10 @@ from mlx_lm.models import qwen3
 from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
 
 from counting import counting
-from mlx_budget import Predictor, PredictorConfig, generate, stream_generate
+from mlx_budget import PredictorConfig, generate, stream_generate
 from mlx_budget.engine.generate import default_max_tokens, statistics
 from mlx_budget.engine.recorder import active_recorder
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from scripted import ScriptedModel
 
 NEWLINE, START, END, EOS = 201, 423, 424, 2
@@ -36,7 +37,7 @@ def wide_heads():
             tie_word_embeddings=True,
         )
     )
-    predictor = Predictor(
+    predictor = EncoderPredictor(
         PredictorConfig(
             base_model="tiny",
             model_width=64,

@@ -19,6 +19,7 @@ from mlx_budget import (
 )
 from mlx_budget.cli import cli
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 
 MODEL = os.environ.get("MLX_BUDGET_SMOLLM2", "")
 pytestmark = [
@@ -45,7 +46,7 @@ def model():
 def predictor_folder(tmp_path_factory) -> Path:
     """A predictor of BERT-base size with random weights and plausible outputs."""
     mx.random.seed(0)
-    predictor = Predictor(
+    predictor = EncoderPredictor(
         PredictorConfig(
             base_model="SmolLM2-135M-Instruct",
             model_width=576,

@@ -10,8 +10,9 @@ import pytest
 from mlx_lm.generate import BatchGenerator
 
 from golden_run import golden_run
-from mlx_budget import Predictor, estimate, make_budget_sampler
+from mlx_budget import estimate, make_budget_sampler
 from mlx_budget.engine.recorder import HiddenStateRecorder, active_recorder
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from scripted import ScriptedModel
 
 NEWLINE, START, END, EOS = 201, 423, 424, 2
@@ -124,7 +125,7 @@ def test_the_hard_stop_alone_leaves_the_layers_alone(loaded):
 )
 def test_a_predictor_for_another_model_is_refused(loaded, cases, changes):
     model, tokenizer, predictor = loaded
-    other = Predictor(dataclasses.replace(predictor.config, **changes))
+    other = EncoderPredictor(dataclasses.replace(predictor.config, **changes))
     prompt = cases["p0_b5"]["prompt_ids"]
     sampler = make_budget_sampler(
         model, tokenizer, other, prompt=prompt, thinking_budget=9

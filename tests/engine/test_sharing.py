@@ -14,6 +14,7 @@ from mlx_budget import Predictor, make_budget_sampler
 from mlx_budget.engine.recorder import active_recorder
 from mlx_budget.engine.sampler import BudgetSampler
 from mlx_budget.method import candidates
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 
 EOS = 2
 
@@ -267,7 +268,7 @@ def test_rows_without_a_budget_between_guided_rows_change_nothing(loaded, cases,
 
 def other_weights(predictor: Predictor) -> Predictor:
     """A predictor of the same sizes that prefers other tokens."""
-    other = Predictor(predictor.config)
+    other = EncoderPredictor(predictor.config)
     other.update(tree_map(lambda w: w[::-1], predictor.parameters()))
     return other.eval()
 

@@ -12,9 +12,10 @@ from mlx_lm.generate import BatchGenerator
 
 from mlx_budget import Predictor, estimate, make_budget_sampler
 from mlx_budget.method import candidates, kernels
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.guidance import GuidanceThresholds, guided_logprobs
-from mlx_budget.method.predictor import WEIGHTS_FILE
-from mlx_budget.method.predictor_config import CONFIG_FILE, PredictorConfig
+from mlx_budget.method.predictor import CONFIG_FILE, WEIGHTS_FILE
+from mlx_budget.method.predictor_config import PredictorConfig
 from tiny_predictor import TINY, hidden_states, make_tiny, tensors
 
 KNOWN = [1, 4, 5, 10]
@@ -24,7 +25,7 @@ ANY = GuidanceThresholds(0, 0, 0)
 def knowing(whole: Predictor, known: list[int], **changes) -> Predictor:
     """A predictor with the rows that another, which knows all, has for some tokens."""
     config = replace(whole.config, known_tokens=len(known), **changes)
-    predictor, tokens = Predictor(config), mx.array(known, dtype=mx.int32)
+    predictor, tokens = EncoderPredictor(config), mx.array(known, dtype=mx.int32)
     weights = tensors(whole)
     for name in ("concentration_head.weight", "rate_head.weight"):
         weights[name] = weights[name][tokens]
@@ -269,6 +270,6 @@ def test_an_estimate_is_for_the_likeliest_known_token(loaded, cases) -> None:
 def test_another_models_predictor_is_refused_by_its_vocabulary(loaded, cases) -> None:
     model, tokenizer, whole = loaded
     config = knowing(whole, [1, 2, 3]).config
-    other = Predictor(replace(config, vocab_size=449))
+    other = EncoderPredictor(replace(config, vocab_size=449))
     with pytest.raises(ValueError, match="a vocabulary of 449, and this model has 448"):
         estimate(model, tokenizer, other, cases["p0_b40"]["prompt_ids"])

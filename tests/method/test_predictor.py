@@ -12,9 +12,13 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scipy import special
 
 from mlx_budget.method.guidance import GuidanceThresholds, guided_logprobs, log_weights
-from mlx_budget.method.predictor import WEIGHTS_FILE, Predictor, is_predictor_folder
-from mlx_budget.method.predictor_config import (
+from mlx_budget.method.predictor import (
     CONFIG_FILE,
+    WEIGHTS_FILE,
+    Predictor,
+    is_predictor_folder,
+)
+from mlx_budget.method.predictor_config import (
     FORMAT_VERSION,
     PredictorConfig,
 )

@@ -8,8 +8,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_budget.method.predictor import WEIGHTS_FILE, Predictor
-from mlx_budget.method.predictor_config import CONFIG_FILE, FORMAT_VERSION
+from mlx_budget.method.predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor
+from mlx_budget.method.predictor_config import FORMAT_VERSION
 from tiny_predictor import TINY, make_tiny, tensors
 
 
@@ -151,7 +151,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).unlink()
     assert load_error(tmp_path) == (
         f" is not a predictor folder: it has no {CONFIG_FILE}. Make one with "
-        "`mlx-budget convert`."
+        "`mlx-budget convert` or `mlx-budget train`."
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from conversions import REFERENCE
-from mlx_budget import Predictor, PredictorConfig
+from mlx_budget import PredictorConfig
+from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.models.reference import (
     is_predictor_tensor,
     predictor_name,
@@ -65,7 +66,9 @@ def test_heads_given_are_taken():
 
 
 def test_names_and_shapes_are_those_of_a_predictor_of_these_sizes():
-    predictor = Predictor(PredictorConfig(base_model="m", model_layers=3, **SIZES))
+    predictor = EncoderPredictor(
+        PredictorConfig(base_model="m", model_layers=3, **SIZES)
+    )
     ours = {k: v.shape for k, v in tree_flatten(predictor.parameters())}
     expected = {**SHAPES, "cls_token": (8,)}
     assert ours == {predictor_name(k): shape for k, shape in expected.items()}
