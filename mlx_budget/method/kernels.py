@@ -2,9 +2,9 @@
 
 One C-like body serves Metal and CUDA; where there is neither, plain MLX operations give
 the same numbers. It repeats the formulas of `gamma`, with its fitted coefficients, for
-one candidate: softplus, trust thresholds and the log of the Gamma CDF in one pass over
-memory. Knows nothing of heads, models or tokens. B is the batch, K the number of
-candidates.
+one candidate: softplus, trust thresholds and the log of the Gamma CDF, or of two where
+the window has a floor, in one pass over memory. Knows nothing of heads, models or
+tokens. B is the batch, K the number of candidates.
 """
 
 import functools
@@ -16,9 +16,16 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import gamma, guidance
-from .guidance import GuidanceThresholds
+from .guidance import GuidanceThresholds, Tokens, Window
 
-INPUTS = ("concentration_output", "rate_output", "log_remaining", "settings", "sizes")
+INPUTS = (
+    "concentration_output",
+    "rate_output",
+    "log_most",
+    "log_below",
+    "settings",
+    "sizes",
+)
 OUTPUT = "log_weight"
 
 _METAL_DIALECT = """
@@ -59,6 +66,13 @@ FUNCTIONS = f"""
 BUDGET_FN float budget_log1p(float x) {{
   const float u = 1.0f + x;
   return u == 1.0f ? x : BUDGET_LOG(u) * (x / (u - 1.0f));
+}}
+
+// log(1 - exp(d)) for d < 0.
+BUDGET_FN float budget_log_1m_exp(float d) {{
+  const float u = BUDGET_EXP(d);
+  if (d < -0.5f) return budget_log1p(-u);
+  return BUDGET_LOG(u == 1.0f ? -d : (1.0f - u) * (d / BUDGET_LOG(u)));
 }}
 
 BUDGET_FN float budget_softplus(float x) {{
@@ -133,8 +147,10 @@ BUDGET_FN float budget_log_regularized_gamma(float a, float z) {{
 }}
 """
 
-# `sizes` holds the number of candidates in all and in each row; `settings` holds
-# min_rate, min_concentration, log(min_mode + 1) and the smallest log-weight.
+# `log_most` and `log_below` are those of `Window.log_bounds`, one for each row. `sizes`
+# holds the number of candidates in all and in each row; `settings` holds min_rate,
+# min_concentration, log(min_mode + 1), the smallest log-weight, LOG_OUTSIDE and
+# LOG_ENDLESS.
 BODY = """
 if (index < sizes[0]) {
   const float concentration = budget_softplus(float(concentration_output[index]));
@@ -142,9 +158,20 @@ if (index < sizes[0]) {
   float log_p = -BUDGET_INFINITY;
   if (rate >= settings[0] && concentration > settings[1]
       && BUDGET_MAX(concentration - 1.0f, 0.0f) / rate >= settings[2]) {
-    const float x = log_remaining[index / sizes[1]];
-    const float found = budget_log_regularized_gamma(concentration, rate * x);
-    if (found > settings[3]) log_p = found;
+    const float most = log_most[index / sizes[1]];
+    const float least = log_below[index / sizes[1]];
+    const float at_most = most < settings[5]
+        ? budget_log_regularized_gamma(concentration, rate * most) : 0.0f;
+    if (at_most > settings[3]) {
+      log_p = at_most;
+      if (least > 0.0f) {
+        const float below = budget_log_regularized_gamma(concentration, rate * least);
+        const float d = below - at_most;
+        const float inside = d < 0.0f ? at_most + budget_log_1m_exp(d)
+                                      : -BUDGET_INFINITY;
+        log_p = inside > settings[3] ? inside : at_most + settings[4];
+      }
+    }
   }
   log_weight[index] = log_p;
 }
@@ -154,7 +181,7 @@ if (index < sizes[0]) {
 def log_weights(
     concentration_output: mx.array,
     rate_output: mx.array,
-    remaining: mx.array | float,
+    window: Window | Tokens,
     thresholds: GuidanceThresholds,
 ) -> mx.array:
     """Log-weights, in nats, of candidates straight from the predictor's head outputs.
@@ -165,8 +192,7 @@ def log_weights(
         concentration_output (mx.array): Outputs of the concentration head before
             softplus, shape (B, K), any floating-point type.
         rate_output (mx.array): Outputs of the rate head, likewise.
-        remaining (mx.array or float): Tokens of budget left, >= 1, a number or one for
-            each row, shape (B, 1).
+        window (Window, mx.array or float): As there.
         thresholds (GuidanceThresholds): Which predictions to trust.
 
     Returns:
@@ -175,18 +201,14 @@ def log_weights(
     rows, columns = shape = concentration_output.shape
     kernel = _kernel(concentration_output, rate_output)
     if kernel is None:
-        return plain_log_weights(
-            concentration_output, rate_output, remaining, thresholds
-        )
-    log_remaining = guidance.length_to_log(remaining)
-    if log_remaining.size == 1:
-        log_remaining = mx.broadcast_to(log_remaining.reshape(1), (rows,))
+        return plain_log_weights(concentration_output, rate_output, window, thresholds)
+    bounds = guidance.as_window(window).log_bounds()
     values = kernel_settings(thresholds)
     return kernel(
         inputs=[
             concentration_output,
             rate_output,
-            log_remaining.reshape(rows),
+            *(mx.broadcast_to(bound.reshape(-1), (rows,)) for bound in bounds),
             mx.array(values, dtype=mx.float32),
             mx.array([rows * columns, columns], dtype=mx.uint32),
         ],
@@ -200,14 +222,14 @@ def log_weights(
 def plain_log_weights(
     concentration_output: mx.array,
     rate_output: mx.array,
-    remaining: mx.array | float,
+    window: Window | Tokens,
     thresholds: GuidanceThresholds,
 ) -> mx.array:
     """`log_weights` in ordinary MLX operations, for any device."""
     return guidance.log_weights(
         nn.softplus(concentration_output.astype(mx.float32)),
         nn.softplus(rate_output.astype(mx.float32)),
-        remaining,
+        window,
         thresholds,
     )
 
@@ -219,6 +241,8 @@ def kernel_settings(thresholds: GuidanceThresholds) -> list[float]:
         thresholds.min_concentration,
         math.log1p(thresholds.min_mode),
         guidance.LOG_SMALLEST_WEIGHT,
+        guidance.LOG_OUTSIDE,
+        guidance.LOG_ENDLESS,
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import special
 
 from mlx_budget.method import gamma, guidance, kernels
-from mlx_budget.method.guidance import GuidanceThresholds
+from mlx_budget.method.guidance import GuidanceThresholds, Window
 
 # What Metal and CUDA name otherwise: the rest of the source is the kernel's own.
 CPP_DIALECT = """
@@ -28,13 +28,16 @@ CPP_DIALECT = """
 ENTRIES = """
 extern "C" void log_weights(
     const float* concentration_output, const float* rate_output,
-    const float* log_remaining, const float* settings, const unsigned* sizes,
-    float* log_weight) {
+    const float* log_most, const float* log_below, const float* settings,
+    const unsigned* sizes, float* log_weight) {
   for (unsigned index = 0; index < sizes[0] + 3; ++index) {%s}
 }
 extern "C" void log_regularized_gamma(
     const float* a, const float* z, float* out, unsigned n) {
   for (unsigned i = 0; i < n; ++i) out[i] = budget_log_regularized_gamma(a[i], z[i]);
+}
+extern "C" void log_1m_exp(const float* d, float* out, unsigned n) {
+  for (unsigned i = 0; i < n; ++i) out[i] = budget_log_1m_exp(d[i]);
 }
 extern "C" void softplus(const float* x, float* out, unsigned n) {
   for (unsigned i = 0; i < n; ++i) out[i] = budget_softplus(x[i]);
@@ -67,14 +70,17 @@ def call(function, *inputs: np.ndarray) -> np.ndarray:
     return out
 
 
-def cpp_log_weights(compiled, concentration, rate, remaining, thresholds) -> np.ndarray:
+def cpp_log_weights(compiled, concentration, rate, window, thresholds) -> np.ndarray:
     shape = concentration.shape
+    if not isinstance(window, Window):
+        window = Window(mx.array(np.asarray(window, np.float32)))
+    bounds = (np.array(bound).reshape(-1) for bound in window.log_bounds())
     # A guard behind the end: no thread may write there, though the grid goes on.
     out = np.full(concentration.size + 3, 7.0, np.float32)
     inputs = (
         np.ascontiguousarray(concentration, np.float32),
         np.ascontiguousarray(rate, np.float32),
-        np.log1p(np.asarray(remaining, np.float32)).reshape(-1),
+        *(np.ascontiguousarray(np.broadcast_to(b, shape[:1])) for b in bounds),
         np.array(kernels.kernel_settings(thresholds), np.float32),
         np.array([concentration.size, shape[1]], np.uint32),
         out,
@@ -160,15 +166,71 @@ def test_the_log_cdf_stays_right_where_the_cdf_underflows(compiled):
     assert want.min() < -10_000
 
 
+def windows(remaining: np.ndarray, share: float) -> Window:
+    """One that begins at a share of what is left, in each row."""
+    least = np.floor(share * remaining)
+    return Window(mx.array(remaining), mx.array(least))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_windows_agree_with_plain_mlx_and_with_scipy(compiled, share):
+    concentration, rate, remaining = outputs(8)
+    window = windows(remaining, share)
+    for thresholds in (TRUST_ALL, GuidanceThresholds()):
+        found = cpp_log_weights(compiled, concentration, rate, window, thresholds)
+        assert_same_windows(found, plain(concentration, rate, window, thresholds))
+    found = cpp_log_weights(compiled, concentration, rate, window, TRUST_ALL)
+    below = np.maximum(np.floor(share * remaining) - 1, 0)
+    want = scipy_weights(concentration, rate, remaining)
+    want -= scipy_weights(concentration, rate, below)
+    assert np.abs(np.exp(found) - want).max() <= 1e-5
+    # The first row has one token left, and so no floor.
+    assert (
+        found[0]
+        == cpp_log_weights(
+            compiled, concentration[:1], rate[:1], remaining[:1], TRUST_ALL
+        )
+    ).all()
+    assert (found[1:] < guidance.LOG_OUTSIDE / 2).sum() > 300
+    assert (found[1:] > -1).sum() > 100
+
+
+def test_a_floor_alone_agrees_with_plain_mlx(compiled):
+    concentration, rate, remaining = outputs(9)
+    window = Window(least=mx.array(remaining))
+    found = cpp_log_weights(compiled, concentration, rate, window, TRUST_ALL)
+    assert_same_windows(found, plain(concentration, rate, window, TRUST_ALL))
+    assert (found[0] == 0).all()  # neither floor nor ceiling
+
+
+def test_one_ulp_of_difference_is_a_chance_and_none_is_none(compiled):
+    """Bounds that are the same in float32 leave the published weight, second."""
+    pair = np.array([[30.0, 45]]), np.array([[10.0, 10]])
+    # log(2^31) and log(2^31 + 1) are one number.
+    window = Window(2.0**31, 2.0**31)
+    found = cpp_log_weights(compiled, *pair, window, TRUST_ALL)
+    assert found == pytest.approx(np.full((1, 2), guidance.LOG_OUTSIDE))
+    assert plain(*pair, window, TRUST_ALL) == pytest.approx(found)
+
+
+def test_the_log_of_one_less_an_exponential_keeps_its_relative_accuracy(compiled):
+    d = -np.exp(np.linspace(np.log(1e-7), np.log(90), 20_001)).astype(np.float32)
+    found = call(compiled.log_1m_exp, d)
+    want = np.log(-np.expm1(d.astype(np.float64)))
+    np.testing.assert_allclose(found, want, rtol=1e-6, atol=2.5e-7)
+
+
 @pytest.mark.parametrize("extreme", [-1e30, -100.0, 0.0, 100.0, 1e6, 3e38])
 def test_extreme_outputs_give_no_nan(compiled, extreme):
     others = np.array([-1e30, -100, -1, 0, 1, 12, 100, 1e6, 3e38], np.float32)
     first = np.full((1, others.size), extreme, np.float32)
     for pair in ((first, others[None]), (others[None], first)):
         for remaining in (1.0, 2.0e9):
-            found = cpp_log_weights(compiled, *pair, np.array([[remaining]]), TRUST_ALL)
-            assert not np.isnan(found).any()
-            assert (found <= 0).all()
+            for window in (Window(remaining), Window(remaining, 0.9 * remaining)):
+                found = cpp_log_weights(compiled, *pair, window, TRUST_ALL)
+                assert not np.isnan(found).any()
+                assert (found <= 0).all()
+                assert not np.isnan(plain(*pair, window, TRUST_ALL)).any()
 
 
 def test_not_a_number_is_not_trusted(compiled):
@@ -204,8 +266,19 @@ def test_each_row_has_its_own_budget(compiled):
         assert (together[row] == alone[0]).all()
 
 
-@pytest.mark.parametrize("remaining", [50, 50.0, mx.array(50.0), mx.full((4, 1), 50.0)])
-def test_the_wrapper_gives_the_kernel_what_it_names(compiled, monkeypatch, remaining):
+@pytest.mark.parametrize(
+    "window",
+    [
+        50,
+        50.0,
+        mx.array(50.0),
+        mx.full((4, 1), 50.0),
+        Window(50, 40),
+        Window(least=mx.array([[0], [1], [40], [50]])),
+        Window(mx.array([[30], [40], [50], [60]]), 20),
+    ],
+)
+def test_the_wrapper_gives_the_kernel_what_it_names(compiled, monkeypatch, window):
     def kernel(inputs, grid, threadgroup, output_shapes, output_dtypes):
         named = dict(zip(kernels.INPUTS, map(np.array, inputs), strict=True))
         assert grid == (named["concentration_output"].size, 1, 1)
@@ -219,9 +292,9 @@ def test_the_wrapper_gives_the_kernel_what_it_names(compiled, monkeypatch, remai
     monkeypatch.setattr(kernels, "_kernel", lambda *_: kernel)
     concentration, rate, _ = outputs(5, (4, 9))
     pair = mx.array(concentration), mx.array(rate)
-    found = kernels.log_weights(*pair, remaining, GuidanceThresholds())
-    want = kernels.plain_log_weights(*pair, remaining, GuidanceThresholds())
-    assert_same_log_weights(np.array(found), np.array(want))
+    found = kernels.log_weights(*pair, window, GuidanceThresholds())
+    want = kernels.plain_log_weights(*pair, window, GuidanceThresholds())
+    assert_same_windows(np.array(found), np.array(want))
 
 
 def test_a_kernel_is_kept_for_each_type_and_size():
@@ -270,18 +343,43 @@ def check_on_gpu(dtype: mx.Dtype) -> None:
     with mx.stream(mx.cpu):
         want = kernels.plain_log_weights(*pair, mx.array(remaining), TRUST_ALL)
     assert_same_log_weights(np.array(found), np.array(want))
+    window = windows(remaining, 0.9)
+    found = kernels.log_weights(*pair, window, TRUST_ALL)
+    with mx.stream(mx.cpu):
+        want = kernels.plain_log_weights(*pair, window, TRUST_ALL)
+    assert_same_windows(np.array(found), np.array(want))
 
 
-def plain(concentration, rate, remaining, thresholds) -> np.ndarray:
-    arrays = (mx.array(v) for v in (concentration, rate, remaining))
-    return np.array(kernels.plain_log_weights(*arrays, thresholds))
+def plain(concentration, rate, window, thresholds) -> np.ndarray:
+    if not isinstance(window, Window):
+        window = mx.array(window)
+    pair = mx.array(concentration), mx.array(rate)
+    return np.array(kernels.plain_log_weights(*pair, window, thresholds))
 
 
-def assert_same_log_weights(found: np.ndarray, want: np.ndarray) -> None:
+def assert_same_log_weights(
+    found: np.ndarray, want: np.ndarray, slack: float = 0
+) -> None:
     """Equal but for rounding, which may move a candidate across a threshold."""
     cut = guidance.LOG_SMALLEST_WEIGHT + 0.01
     agree = (found == -np.inf) == (want == -np.inf)
     assert (agree | (np.maximum(found, want) < cut)).mean() > 0.9999
     both = np.isfinite(found) & np.isfinite(want)
     # Each is within 2.5e-6 of the true probability (see test_gamma).
-    np.testing.assert_allclose(found[both], want[both], rtol=2e-5, atol=5e-6)
+    np.testing.assert_allclose(found[both], want[both], rtol=2e-5, atol=5e-6 + slack)
+
+
+def assert_same_windows(found: np.ndarray, want: np.ndarray) -> None:
+    """As `assert_same_log_weights`, for differences of two such probabilities."""
+    # What is outside has its published weight, to an ulp of 200.
+    outside = guidance.LOG_OUTSIDE / 2
+    agree = (found > outside) == (want > outside)
+    assert agree.mean() > 0.999
+    is_out = (found < outside) & (want < outside)
+    if is_out.any():
+        pair = (w[is_out] - np.float32(guidance.LOG_OUTSIDE) for w in (found, want))
+        assert_same_log_weights(*pair, slack=2e-5)
+    both = (found > outside) & (want > outside)
+    assert np.abs(np.exp(found) - np.exp(want))[both].max(initial=0) <= 5e-6
+    likely = both & (want > np.log(1e-3))
+    np.testing.assert_allclose(found[likely], want[likely], atol=5e-3)
