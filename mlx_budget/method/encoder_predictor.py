@@ -19,7 +19,7 @@ from ..files.tensors import named_tensors, read_header, read_tensors, write_tens
 from ..files.texts import write_json
 from . import kernels
 from .encoder import EncoderLayer
-from .guidance import GuidanceThresholds
+from .guidance import GuidanceThresholds, Tokens, Window
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
 from .predictor_config import PredictorConfig, Quantization
 
@@ -113,9 +113,9 @@ class EncoderPredictor(nn.Module, Predictor):
         """`head_outputs`, which do not depend on the progress."""
         return self.head_outputs(cast(mx.array, encoding), tokens)
 
-    def log_weights(self, outputs: Outputs, remaining: mx.array | float) -> mx.array:
+    def log_weights(self, outputs: Outputs, window: Window | Tokens) -> mx.array:
         """Log-weights of the candidates, in nats, in one kernel on a GPU."""
-        return kernels.log_weights(*outputs, remaining, self.thresholds)
+        return kernels.log_weights(*outputs, window, self.thresholds)
 
     def over_vocabulary(self, values: mx.array, unknown: float) -> mx.array:
         """Puts values of the heads' rows in the places of their tokens.

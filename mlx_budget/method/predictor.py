@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from ..files.texts import read_json
 from . import guidance
-from .guidance import GuidanceThresholds
+from .guidance import GuidanceThresholds, Tokens, Window
 
 CONFIG_FILE = "predictor_config.json"
 WEIGHTS_FILE = "predictor.safetensors"
@@ -123,17 +123,17 @@ class Predictor:
         """
         raise NotImplementedError
 
-    def log_weights(self, outputs: Outputs, remaining: mx.array | float) -> mx.array:
+    def log_weights(self, outputs: Outputs, window: Window | Tokens) -> mx.array:
         """Log-weights of the candidates, in nats.
 
         Args:
             outputs (tuple): From `outputs`.
-            remaining: As in `mlx_budget.method.guidance.log_weights`.
+            window: As in `mlx_budget.method.guidance.log_weights`.
 
         Returns:
             mx.array: float32, of the outputs' shape; -inf where the weight is 0.
         """
-        return guidance.log_weights(*outputs, remaining, self.thresholds)
+        return guidance.log_weights(*outputs, window, self.thresholds)
 
     def parameters_of(self, outputs: Outputs) -> Outputs:
         """Concentration and rate of every token, from the `outputs` of all.
