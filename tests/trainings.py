@@ -38,12 +38,12 @@ class Stopped(Exception):
     pass
 
 
-def stop_at(stage: str, done: int):
+def stop_at(stage: str, done: int, error: type[BaseException] = Stopped):
     """A progress callback at which a run ends."""
 
     def progress(now: Progress) -> None:
         if (now.stage, now.done) == (stage, done):
-            raise Stopped
+            raise error
 
     return progress
 

@@ -1,6 +1,8 @@
 """Progress bars on stderr. Knows how far a run is; nothing of what it does."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -59,3 +61,18 @@ class ProgressBars:
             )
             self._bar.__enter__()
         self._bar.update(done - self._bar.pos, details)
+
+
+@contextmanager
+def bars_until_stopped(
+    how_to_go_on: Callable[[], str],
+) -> Iterator[ProgressBars]:
+    """Progress bars of a run; Ctrl-C ends it with a line that says how it goes on."""
+    with ProgressBars() as bars:
+        try:
+            yield bars
+        except KeyboardInterrupt:
+            bars.close()
+            click.echo(how_to_go_on(), err=True)
+            # Exit code 130 too, without the empty line that click adds.
+            raise click.Abort from None

@@ -10,7 +10,7 @@ import click
 from ..interrupts import raise_again
 from ..train.options import TrainOptions
 from .options import Read, options_from
-from .progress import ProgressBars
+from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
     from ..train.loop import Progress
@@ -42,14 +42,21 @@ def train(options: TrainOptions) -> None:
     A run that was stopped in any way goes on with --resume, to the same weights.
     """
     from ..train.loop import train
+    from ..train.output import how_to_go_on
     from ..train.report import format_report
 
     def show(now: "Progress") -> None:
         bars.show(_LABELS[now.stage], now.done, now.total, _details(now))
 
     raise_again()
-    with ProgressBars() as bars:
+    with bars_until_stopped(lambda: how_to_go_on(options)) as bars:
         result = train(options, show)
+    if not result.is_new:
+        click.echo(
+            f"Nothing left to do: the predictor in {options.output} is finished.",
+            err=True,
+        )
+        return
     for note in result.notes:
         click.echo(note, err=True)
     click.echo(format_report(result.report), err=True)

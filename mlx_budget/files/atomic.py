@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -71,15 +71,21 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def full_disk_in_one_line(path: Path, advice: str) -> Iterator[None]:
-    """Turns the error of a full disk into a ValueError with ``advice``."""
+def full_disk_in_one_line(
+    path: Path, advice: str | Callable[[], str]
+) -> Iterator[None]:
+    """Turns the error of a full disk into a ValueError with ``advice``.
+
+    Advice that depends on how far the block came is asked for then.
+    """
     try:
         yield
     except OSError as e:
         if e.errno not in _DISK_FULL:
             raise
+        way_out = advice if isinstance(advice, str) else advice()
         raise ValueError(
-            f"{path} could not be written ({e.strerror}): free some space, {advice}."
+            f"{path} could not be written ({e.strerror}): free some space, {way_out}."
         ) from None
 
 

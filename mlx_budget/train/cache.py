@@ -23,6 +23,12 @@ from ..files.texts import write_json
 _STATES, _RECORDS, _SETTINGS = "states.bin", "records.jsonl", "settings.json"
 
 
+def has_states(folder: Path) -> bool:
+    """Whether a folder holds the states of a record."""
+    file = folder / _RECORDS
+    return file.exists() and file.stat().st_size > 0
+
+
 @dataclass(frozen=True)
 class CachedRecord:
     """What is known of the cached positions of one record.
@@ -61,7 +67,7 @@ class StateCache:
         settings (dict): All that decides the contents, as JSON has it.
 
     Raises:
-        ValueError: If the folder holds the states of other settings.
+        ValueError: If the folder holds states of other settings.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class StateCache:
         self._row_bytes = 2 * shape[0] * shape[1]
         settings = {**settings, "shape": list(shape), "dtype": dtype}
         file = folder / _SETTINGS
-        if not file.exists():
+        if not file.exists() or not has_states(folder):
             write_json(file, settings)
         for name, value in json.loads(file.read_text(encoding="utf-8")).items():
             if settings.get(name) != value:

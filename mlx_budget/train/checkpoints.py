@@ -32,6 +32,11 @@ def save(folder: Path, step: int, state: Tree) -> None:
         file.unlink()
 
 
+def has_any(folder: Path) -> bool:
+    """Whether there is a checkpoint."""
+    return bool(_files(folder))
+
+
 def load_newest(folder: Path) -> tuple[int, Tree] | None:
     """Step and state of the newest checkpoint that is whole, or None."""
     for file in reversed(_files(folder)):

@@ -22,7 +22,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.recorder import hidden_states_at
 from ..files.locks import in_use
-from .cache import CachedRecord, StateCache
+from ..files.outputs import taken_back
+from .cache import CachedRecord, StateCache, has_states
 from .options import TrainOptions
 from .records import Record, SkippedRecords, read_records
 
@@ -149,10 +150,11 @@ class Dataset:
             progress (Callable): Called with the number of records in the cache, and
                 tokens/s.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        with in_use(folder):
-            cache = self._open_cache(folder, survey)
-            self._complete(cache, survey, progress)
+        with taken_back(folder, is_worth_keeping=lambda: has_states(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+            with in_use(folder):
+                cache = self._open_cache(folder, survey)
+                self._complete(cache, survey, progress)
         return cache
 
     def _complete(

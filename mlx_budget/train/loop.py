@@ -4,11 +4,9 @@ Knows the order of the steps and what a stopped run needs to go on. All updates 
 the cached hidden states; the language model is not needed for them.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,11 +15,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ..engine.thinking import find_markers
-from ..files.atomic import full_disk_in_one_line, remove_unfinished
-from ..files.locks import in_use
-from ..files.texts import write_json
 from ..method.guidance import GuidanceThresholds
-from ..method.predictor import CONFIG_FILE
 from ..method.predictor_config import PredictorConfig
 from ..models.loading import load_source
 from ..models.model_card import write_trained_card
@@ -30,24 +24,22 @@ from .cache import StateCache, batches
 from .dataset import Dataset, Survey
 from .learner import Learner
 from .options import TrainOptions
+from .output import (
+    BEST_FILE,
+    CURVES_FILE,
+    check_output,
+    finished_report,
+    is_finished,
+    output_folder,
+    states_folder,
+)
+from .records import check_data
 from .report import Predictions, Report, make_report, write_report
 from .schedules import make_schedule
 
-CURVES_FILE = "curves.jsonl"
 # Share of the model's probability below which guidance has little to choose from.
 SMALL_MASS = 0.8
 
-_OPTIONS_FILE, _BEST_FILE = "options.json", "best.safetensors"
-# Options that may change when a run goes on, since its result does not depend on them.
-_FREE_OPTIONS = (
-    "resume",
-    "output",
-    "cache_dir",
-    "save_every",
-    "prefill_step_size",
-    "strict",
-    "trust_remote_code",
-)
 # Guidance may favour known tokens only; nothing else need keep a token out.
 _THRESHOLDS = GuidanceThresholds(min_rate=0.0, min_concentration=0.0, min_mode=0.0)
 _LARGEST_GRADIENT = 1.0
@@ -80,10 +72,12 @@ class TrainResult:
     Attributes:
         report: What `report.json` in the output folder holds.
         notes: Lines for the user: records that were skipped, warnings.
+        is_new: Whether it was made now, and not by an earlier run that had finished.
     """
 
     report: Report
     notes: list[str]
+    is_new: bool = True
 
 
 def train(
@@ -99,16 +93,22 @@ def train(
 
     Raises:
         ValueError: In one line, if the options, the model or the records cannot be
-            used, the output exists, the disk is full, or the loss is not finite.
+            used, the output exists, the disk is full, or the loss is not finite. Before
+            the first hidden states nothing is left in the output folder then.
     """
-    with _output_folder(options):
-        model, tokenizer, _ = load_source(options.source)
-        find_markers(tokenizer, options.thinking.start, options.thinking.end)
+    if is_finished(options):
+        return TrainResult(finished_report(options), [], is_new=False)
+    # What can be checked before a download is checked before it.
+    check_output(options)
+    check_data(options.data)
+    model, tokenizer, _ = load_source(options.source)
+    find_markers(tokenizer, options.thinking.start, options.thinking.end)
+    with output_folder(options):
         dataset = Dataset(options, model, tokenizer)
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
         steps, schedule = _plan(options, survey)  # raises before the long part
         cache = dataset.fill_cache(
-            options.cache_dir or options.output / "training" / "states",
+            states_folder(options),
             survey,
             lambda n, rate: progress(Progress("encoding", n, survey.records, rate)),
         )
@@ -272,7 +272,7 @@ class _Run:
         if val_loss < self._best:
             self._best = val_loss
             checkpoints.write_tree(
-                self._work / _BEST_FILE, self._learner.trainable_parameters()
+                self._work / BEST_FILE, self._learner.trainable_parameters()
             )
         return val_loss
 
@@ -280,7 +280,7 @@ class _Run:
         """Writes the predictor folder: report first, the configuration last."""
         o, s, p = self._options, self._survey, self._positions
         if o.keep == "best":
-            self._learner.update(checkpoints.read_tree(self._work / _BEST_FILE))
+            self._learner.update(checkpoints.read_tree(self._work / BEST_FILE))
         report = make_report(self._predictions())
         mass = p.mass[np.isfinite(p.mass)]
         report = {
@@ -349,44 +349,3 @@ def _public_name(model: str) -> str:
 
 def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-
-@contextmanager
-def _output_folder(options: TrainOptions) -> Iterator[None]:
-    """The output folder, for one run alone, with the options that it began with."""
-    output, work = options.output, options.output / "training"
-    if (output / CONFIG_FILE).exists():
-        raise ValueError(
-            f"{output} holds a predictor already: choose another --output, or remove "
-            "it first."
-        )
-    has_run = work.is_dir()
-    if options.resume and not has_run:
-        raise ValueError(f"{output} holds no run to go on with: leave out --resume.")
-    if not options.resume and output.exists() and any(output.iterdir()):
-        raise ValueError(
-            f"{output} is not empty: choose another --output"
-            + (", or go on with its run with --resume." if has_run else ".")
-        )
-    with full_disk_in_one_line(output, "then go on with --resume"):
-        work.mkdir(parents=True, exist_ok=True)
-        with in_use(work):
-            for folder in (output, work):
-                remove_unfinished(folder)
-            _check_options(work / _OPTIONS_FILE, options)
-            yield
-
-
-def _check_options(file: Path, options: TrainOptions) -> None:
-    ours = json.loads(json.dumps(asdict(options), default=str))
-    if not file.exists():
-        write_json(file, ours)
-        return
-    theirs = json.loads(file.read_text(encoding="utf-8"))
-    for name, value in ours.items():
-        if name not in _FREE_OPTIONS and value != theirs.get(name):
-            raise ValueError(
-                f"The run in {options.output} was begun with {name} = "
-                f"{theirs.get(name)!r}, not {value!r}: go on with the same options, or "
-                "choose another --output."
-            )

@@ -85,6 +85,29 @@ class SkippedRecords:
         return lines
 
 
+def check_data(data: str | Path) -> None:
+    """Checks that some row looks like a record, which needs neither model nor template.
+
+    Reads, and downloads, no further than the first one that does.
+
+    Raises:
+        ValueError: If the data cannot be read, or holds nothing like a record.
+    """
+    skipped = SkippedRecords()
+    for row in read_rows(data, _COLUMNS):
+        try:
+            _messages_of(row)
+            return
+        except UnusableRecord as e:
+            skipped.add(row.name, str(e))
+    raise ValueError(
+        f"{data}: nothing in it can be trained on"
+        + (f" ({'; '.join(skipped.summary())})" if skipped.total else ", it is empty")
+        + ". A record has messages, the last of them the assistant's: make some with "
+        "`mlx-budget traces`."
+    )
+
+
 def read_records(
     data: str | Path | Sequence[str | Path | dict],
     tokenizer: TokenizerWrapper,
@@ -210,6 +233,22 @@ class _Reply:
 
 
 def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
+    value, messages, reasoning = _messages_of(row)
+    *before, last = messages
+    content = last["content"]
+    if reasoning:
+        content = markers.start + reasoning + markers.end + content
+    return _Chat(
+        messages=before,
+        content=content,
+        tokens=_ids(value.get("tokens")),
+        is_raw=bool(value.get("raw_prompt")),
+        is_cut=value.get("finish_reason") == "length",
+    )
+
+
+def _messages_of(row: Row) -> tuple[dict, Chat, str | None]:
+    """A row, its messages, and the last one's thinking if that is apart."""
     if not row.is_json:
         raise UnusableRecord("not JSON")
     value = row.value if isinstance(row.value, dict) else {}
@@ -237,16 +276,7 @@ def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
         _canonical(messages).encode()
     except UnicodeEncodeError:  # JSON can name half a character
         raise UnusableRecord("text that is not Unicode") from None
-    content = last["content"]
-    if reasoning:
-        content = markers.start + reasoning + markers.end + content
-    return _Chat(
-        messages=before,
-        content=content,
-        tokens=_ids(value.get("tokens")),
-        is_raw=bool(value.get("raw_prompt")),
-        is_cut=value.get("finish_reason") == "length",
-    )
+    return value, messages, reasoning
 
 
 def _canonical(messages: Chat) -> str:

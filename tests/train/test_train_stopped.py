@@ -69,7 +69,6 @@ def killed(options: TrainOptions, place: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("place", "number"),
     [
-        ("reading", 9),
         ("states", 7),  # they are on the disk, and the line about them is not
         ("checkpoint-00000008.safetensors", 0),  # written, and not yet in its place
         ("predictor_config.json", 0),  # the very last file
@@ -87,7 +86,6 @@ def test_a_killed_run_goes_on_to_the_same_end(make_options, whole, place, number
 @pytest.mark.parametrize(
     ("stage", "done"),
     [
-        ("reading", 9),
         ("encoding", 7),
         ("training", 1),
         ("training", 6),
@@ -116,11 +114,17 @@ def test_a_run_may_be_stopped_often(make_options, whole):
     assert_same_run(make_options().output, whole)
 
 
-def test_a_run_that_is_killed_before_it_did_anything_goes_on(make_options):
-    (make_options().output / "training").mkdir(parents=True)
-    with pytest.raises(ValueError, match="or go on with its run with --resume"):
-        train(make_options())
-    assert train(make_options(resume=True, steps=1)).report["steps"] == 1
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_is_killed_before_it_did_anything_is_begun_anew(
+    make_options, resume
+):
+    options = make_options()
+    killed(options, "reading", 9)
+    work = options.output / "training"
+    assert [p.name for p in work.iterdir()] == ["options.json"]
+    result = train(make_options(resume=resume, steps=1, learning_rate=0.1))
+    assert result.report["steps"] == 1
+    assert json.loads((work / "options.json").read_text())["learning_rate"] == 0.1
 
 
 def test_a_damaged_checkpoint_is_passed_over(make_options, whole):
@@ -191,9 +195,8 @@ def test_a_folder_that_is_in_the_way_is_left_alone(make_options, tmp_path, whole
         with pytest.raises(ValueError, match=message):
             train(make_options(resume=resume))
     assert [p.name for p in out.iterdir()] == ["letter.txt"]
-    for resume in (False, True):
-        with pytest.raises(ValueError, match="whole holds a predictor already"):
-            train(make_options(output=whole, resume=resume))
+    with pytest.raises(ValueError, match="whole holds a predictor already"):
+        train(make_options(output=whole))
 
 
 def test_two_runs_share_neither_folder_nor_unfinished_states(make_options, tmp_path):
@@ -231,10 +234,17 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(make_options, whole, states
         train(options)
     assert str(e.value) == (
         f"{options.output} could not be written (File too large): free some space, "
-        "then go on with --resume."
+        "then run the same again with --resume, and it goes on from there."
     )
     train(make_options(resume=True))
     assert_same_run(options.output, whole)
+
+
+def test_a_disk_that_is_full_from_the_start_keeps_nothing(make_options):
+    with largest_file(100), pytest.raises(ValueError) as e:
+        train(make_options())
+    assert str(e.value).endswith("free some space, then run the same again.")
+    assert not make_options().output.exists()
 
 
 def spoil(monkeypatch, spoilt, after: int) -> None:
