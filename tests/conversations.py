@@ -10,6 +10,14 @@ KEEPING = (
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' }}"
     "{%- endfor %}{{ '<|im_start|>assistant\n<think>' }}"
 )
+# Drops the thinking of earlier turns, and has a switch for that of the next.
+SWITCHED = (
+    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{{- m.content.split('</think>\n\n')[-1] + '<|im_end|>\n' }}{%- endfor %}"
+    "{{- '<|im_start|>assistant\n<think>\n' }}"
+    "{{- '' if enable_thinking else '\n</think>\n\n' }}"
+)
+OFF = {"enable_thinking": False}
 
 
 def with_template(template: str):

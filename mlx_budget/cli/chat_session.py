@@ -3,6 +3,7 @@
 Knows what a person types and is shown; nothing of caches or how options are parsed.
 """
 
+import json
 import os
 import signal
 import sys
@@ -189,6 +190,8 @@ class Chat:
         if last.thinking_budget is not None or last.thinking_tokens:
             _say(thinking_line(last))
         chat = self._conversation
+        if chat.left_out_by is not None:
+            _say(f"Left out by the chat template: {json.dumps(chat.left_out_by)}")
         read = f"{last.prompt_tokens} of them new"
         if chat.read_again:
             read = (

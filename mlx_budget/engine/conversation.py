@@ -27,10 +27,12 @@ from .settings import (
     MAX_SEED,
     AutoBudget,
     Budget,
+    PromptOptions,
     Sampling,
     ThinkingBudget,
     check_budget,
 )
+from .template import leave_out_thinking
 from .thinking import ThinkingTracker, find_markers, markers_of
 
 
@@ -59,6 +61,9 @@ class Conversation:
         messages: The history, as messages for the chat template.
         system_prompt: Put before the history, if any.
         prompt_tokens: Tokens of the last turn's whole prompt, cached ones included.
+        left_out_by: The template's own arguments that left thinking out of the last
+            turn, for a budget of 0; None where it was closed by the budget, or there
+            was one.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class Conversation:
         self._model = model
         self._tokenizer = tokenizer
         self._predictor = predictor
-        self._template_config = chat_template_config
+        self._template_config = chat_template_config or {}
         self._thinking = take(ThinkingBudget, options)
         self._sampling = take(Sampling, options)
         self._processors = options.pop("logits_processors", None) or []
@@ -106,6 +111,7 @@ class Conversation:
         self.system_prompt = system_prompt
         self.messages: Chat = []
         self.prompt_tokens = 0
+        self.left_out_by: dict[str, Any] | None = None
         self._turn = 0
 
     @property
@@ -157,11 +163,12 @@ class Conversation:
             ValueError: If the template cannot render the conversation, or the budget
                 cannot be honoured. The history stays as it was.
         """
+        budget = self.check_budget(thinking_budget)
+        self.left_out_by = self._switch(budget)
         asked = [*self.messages, {"role": "user", "content": question}]
         ids, last = self._encode(asked)
         self.prompt_tokens = len(ids)
         sampling = self._sampling_of_turn()
-        budget = self.check_budget(thinking_budget)
         cache, said = self._cache, list[int]()
         reply: ReplyFollower | None = None
         held = 0
@@ -226,6 +233,12 @@ class Conversation:
             return self._sampling
         return replace(self._sampling, seed=(seed + turn) % (MAX_SEED + 1))
 
+    def _switch(self, budget: Budget) -> dict[str, Any] | None:
+        """The template's arguments that leave thinking out for a budget of 0, if any."""
+        thinking = replace(self._thinking, tokens=budget)
+        template = PromptOptions(chat_template_config=self._template_config)
+        return leave_out_thinking(self._tokenizer, thinking, template)[1]
+
     def _encode(self, messages: Chat) -> tuple[list[int], int]:
         """The prompt, and how many of its tokens come from the last message on."""
         ids = self._render(messages)
@@ -240,7 +253,7 @@ class Conversation:
             self._tokenizer,
             messages,
             system_prompt=self.system_prompt,
-            chat_template_config=self._template_config,
+            chat_template_config=self._template_config | (self.left_out_by or {}),
             suffix_only=suffix_only,
         )
 

@@ -159,8 +159,9 @@ def _reply_part(
         )
     except Exception:  # templates raise what their authors like
         return "", ""
-    part = with_part[len(commonprefix([without, with_part])) :]
-    return part, with_part.rpartition(_QUESTION)[2] if _QUESTION in with_part else ""
+    tail = with_part.rpartition(_QUESTION)[2] if _QUESTION in with_part else ""
+    # Some templates add it whether they are asked to or not.
+    return with_part[len(commonprefix([without, with_part])) :] or tail, tail
 
 
 def _up_to_marker(part: str, markers: ThinkingMarkers) -> str:

@@ -54,12 +54,22 @@ def test_a_seed_repeats_a_chat_from_its_first_turn_on(demo_model):
         return chat(lines, *args).stdout
 
     options = {"temp": 2.0, "thinking_budget": 0, "max_tokens": 8, "seed": 2**40}
-    ids = encode_chat(demo_model[1], FIRST)
+    config = {"enable_thinking": False}
+    ids = encode_chat(demo_model[1], FIRST, chat_template_config=config)
     alone = generate(*demo_model[:2], ids, predictor=demo_model[2], **options) + "\n"
     two = said(2**40, FIRST, FIRST)
     assert two.startswith(alone)
     assert said(2**40, FIRST, FIRST, "/reset", FIRST) == two + alone
     assert said(2**40 + 1, FIRST) != alone
+
+
+def test_the_statistics_say_when_the_template_leaves_thinking_out():
+    lines = said(FIRST, "/budget 20", FIRST, "/budget 0", FIRST)
+    told = 'Left out by the chat template: {"enable_thinking": false}'
+    budgets = ["Thinking budget: 20 tokens", "Thinking budget: 0 tokens"]
+    assert lines == [*budgets, told]
+    lines = said(FIRST, args=("--thinking-budget", 0))
+    assert lines == [told]
 
 
 def test_a_pipe_gets_the_replies_alone(demo_model, reply):

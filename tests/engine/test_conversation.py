@@ -7,7 +7,9 @@ from mlx_lm.models.cache import ConcatenateKVCache, can_trim_prompt_cache
 from conversations import (
     FIRST,
     KEEPING,
+    OFF,
     SECOND,
+    SWITCHED,
     ask,
     assert_same,
     from_scratch,
@@ -21,7 +23,7 @@ from mlx_budget.engine.conversation import Conversation
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.recorder import active_recorder
 from scripted import ScriptedModel
-from tiny_models import LLAMA, build
+from tiny_models import LLAMA, MAMBA, build
 
 REASONING = KEEPING.replace("m.content", "(m.reasoning_content or '') + m.content")
 CHANNELS = KEEPING.replace("m.content", "(m.thinking or '') + m.content")
@@ -52,7 +54,7 @@ def test_a_second_turn_is_that_from_scratch_without_the_thinking(
     demo, conversation, budgets
 ):
     first = ask(conversation, FIRST, budgets[0])
-    answer = said(first).split("</think>\n\n")[1]
+    answer = said(first).split("</think>\n\n")[-1]
     text = as_text(FIRST, answer, SECOND)
     second = ask(conversation, SECOND, budgets[1])
     whole = from_scratch(demo, text, budgets[1])
@@ -164,7 +166,7 @@ def test_a_changed_system_prompt_is_read_anew(demo, conversation):
     ask(conversation, FIRST, 0)
     conversation.system_prompt = "Be terse."
     second = ask(conversation, SECOND, 20)
-    answer = conversation.messages[1]["content"].split("</think>\n\n")[1]
+    answer = conversation.messages[1]["content"]
     text = "<|im_start|>system\nBe terse.<|im_end|>\n" + as_text(FIRST, answer, SECOND)
     assert_same(second, from_scratch(demo, text, 20))
 
@@ -283,6 +285,42 @@ def test_a_message_of_channels_holds_the_last_one_alone():
         "content": "12.",
         "thinking": "Hm.",
     }
+
+
+@pytest.mark.parametrize("budgets", [(0, 30, 0), (30, 0, 60), (None, 0, 0, None)])
+def test_a_budget_of_0_is_the_templates_own_switch_turn_by_turn(budgets):
+    loaded = with_template(SWITCHED)
+    conversation = Conversation(*loaded)
+    for question, budget in zip((FIRST, SECOND, FIRST, SECOND), budgets, strict=False):
+        switch = OFF if budget == 0 else None
+        messages = [*conversation.messages, user(question)]
+        prompt = encode_chat(loaded[1], messages, chat_template_config=switch)
+        turn = ask(conversation, question, budget)
+        assert_same(turn, from_scratch(loaded, prompt, budget))
+        assert conversation.left_out_by == switch
+        if budget == 0:
+            assert "</think>" not in said(turn)
+            assert (turn[-1].thinking_tokens, turn[-1].closed_by) == (0, "budget")
+            assert conversation.messages[-1]["content"] == said(turn)
+
+
+def test_a_switch_back_and_forth_reads_only_what_is_new():
+    """Where the cache cannot be cut, too."""
+    _, tokenizer, _ = with_template(SWITCHED)
+    model = build("mamba", dict(MAMBA, vocab_size=tokenizer.vocab_size))
+    conversation = Conversation(model, tokenizer, False, max_tokens=20)
+    for budget in (0, 10, 0, 5, 0):
+        ask(conversation, FIRST, budget)
+        assert conversation.read_again == 0, conversation.reason
+
+
+def test_arguments_of_the_template_that_were_given_are_left_as_they_are():
+    loaded = with_template(SWITCHED)
+    conversation = Conversation(
+        *loaded, chat_template_config={"enable_thinking": True}
+    )
+    assert said(ask(conversation, FIRST, 0)).startswith("\n</think>\n\n")
+    assert conversation.left_out_by is None
 
 
 def test_turns_with_a_seed_draw_as_requests_with_the_next_seeds_do(demo):

@@ -94,6 +94,7 @@ class Chat:
             self.tokenizer,
             [*chat.messages, user(question)],
             system_prompt=chat.system_prompt,
+            chat_template_config={"enable_thinking": budget != 0},
         )
         new = len(ids) - common_prefix(self.fed, ids[:-1])
         if reply is not None:
