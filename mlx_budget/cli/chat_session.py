@@ -3,7 +3,6 @@
 Knows what a person types and is shown; nothing of caches or how options are parsed.
 """
 
-import json
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
+from ..engine.template import switch_line
 from ..interrupts import raise_again
 from ..models.loading import load_source
 from .options import read_budget
@@ -190,8 +190,8 @@ class Chat:
         if last.thinking_budget is not None or last.thinking_tokens:
             _say(thinking_line(last))
         chat = self._conversation
-        if chat.left_out_by is not None:
-            _say(f"Left out by the chat template: {json.dumps(chat.left_out_by)}")
+        if chat.switch is not None:
+            _say(switch_line(chat.switch))
         read = f"{last.prompt_tokens} of them new"
         if chat.read_again:
             read = (

@@ -102,7 +102,7 @@ def generate(
 
     from ..engine.generate import stream_generate
     from ..engine.prompts import encode_chat
-    from ..engine.template import leave_out_thinking
+    from ..engine.template import ask_template, switch_line
     from ..models.loading import load, load_source
 
     tokenizer_config = None
@@ -123,7 +123,7 @@ def generate(
             )
         options["num_draft_tokens"] = num_draft_tokens
         del options["max_kv_size"]
-    template, switch = leave_out_thinking(tokenizer, thinking, template)
+    template, switch = ask_template(tokenizer, thinking, template)
     ids = encode_chat(
         tokenizer,
         text,
@@ -142,11 +142,12 @@ def generate(
         **options,
     )
     if as_json:
-        _print_json(responses, source.model, switch)
+        left_out_by = switch if thinking.tokens == 0 else None
+        _print_json(responses, source.model, left_out_by)
     else:
         _print_live(responses, hide_thinking, verbose)
         if verbose and switch is not None:
-            click.echo(f"Left out by the chat template: {json.dumps(switch)}", err=True)
+            click.echo(switch_line(switch), err=True)
 
 
 def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
@@ -204,7 +205,9 @@ def _print_live(
 
 
 def _print_json(
-    responses: "Iterable[BudgetResponse]", model: str, switch: dict[str, Any] | None
+    responses: "Iterable[BudgetResponse]",
+    model: str,
+    left_out_by: dict[str, Any] | None,
 ) -> None:
     last: BudgetResponse | None = None
     interrupted = False
@@ -226,7 +229,7 @@ def _print_json(
         "after_close_tokens": last.after_close_tokens,
         "answer_tokens": last.answer_tokens,
         "closed_by": last.closed_by,
-        "left_out_by_template": switch,
+        "left_out_by_template": left_out_by,
         "no_answer": last.no_answer,
         "finish_reason": "interrupted" if interrupted else last.finish_reason,
         "prompt_tokens": last.prompt_tokens,

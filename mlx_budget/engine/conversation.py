@@ -32,7 +32,7 @@ from .settings import (
     ThinkingBudget,
     check_budget,
 )
-from .template import leave_out_thinking
+from .template import ask_template
 from .thinking import ThinkingTracker, find_markers, markers_of
 
 
@@ -61,9 +61,8 @@ class Conversation:
         messages: The history, as messages for the chat template.
         system_prompt: Put before the history, if any.
         prompt_tokens: Tokens of the last turn's whole prompt, cached ones included.
-        left_out_by: The template's own arguments that left thinking out of the last
-            turn, for a budget of 0; None where it was closed by the budget, or there
-            was one.
+        switch: The arguments with which the template did what the budget of the last
+            turn asks, see `ask_template`; None where there are none.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Conversation:
         self.system_prompt = system_prompt
         self.messages: Chat = []
         self.prompt_tokens = 0
-        self.left_out_by: dict[str, Any] | None = None
+        self.switch: dict[str, Any] | None = None
         self._turn = 0
 
     @property
@@ -164,7 +163,7 @@ class Conversation:
                 cannot be honoured. The history stays as it was.
         """
         budget = self.check_budget(thinking_budget)
-        self.left_out_by = self._switch(budget)
+        self.switch = self._switch_for(budget)
         asked = [*self.messages, {"role": "user", "content": question}]
         ids, last = self._encode(asked)
         self.prompt_tokens = len(ids)
@@ -233,11 +232,10 @@ class Conversation:
             return self._sampling
         return replace(self._sampling, seed=(seed + turn) % (MAX_SEED + 1))
 
-    def _switch(self, budget: Budget) -> dict[str, Any] | None:
-        """The template's arguments that leave thinking out for a budget of 0, if any."""
+    def _switch_for(self, budget: Budget) -> dict[str, Any] | None:
         thinking = replace(self._thinking, tokens=budget)
         template = PromptOptions(chat_template_config=self._template_config)
-        return leave_out_thinking(self._tokenizer, thinking, template)[1]
+        return ask_template(self._tokenizer, thinking, template)[1]
 
     def _encode(self, messages: Chat) -> tuple[list[int], int]:
         """The prompt, and how many of its tokens come from the last message on."""
@@ -253,7 +251,7 @@ class Conversation:
             self._tokenizer,
             messages,
             system_prompt=self.system_prompt,
-            chat_template_config=self._template_config | (self.left_out_by or {}),
+            chat_template_config=self._template_config | (self.switch or {}),
             suffix_only=suffix_only,
         )
 

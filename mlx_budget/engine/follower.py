@@ -126,6 +126,11 @@ class ReplyFollower:
         return self._tracker is not None and self._tracker.thinking
 
     @property
+    def is_left_out(self) -> bool:
+        """Whether the prompt leaves thinking out, having closed it."""
+        return self._tracker is not None and self._tracker.is_left_out
+
+    @property
     def is_holding(self) -> bool:
         """Whether text waits until it is known to be a marker or not."""
         return self._told < len(self._detokenizer.text)
@@ -160,7 +165,7 @@ class ReplyFollower:
         """
         if (tracker := self._tracker) is None:
             return None
-        if tracker.closed_by is None and tracker.is_left_out:
+        if tracker.closed_by is None and self.is_left_out:
             return "budget" if self.thinking_budget == 0 else None
         return tracker.closed_by
 

@@ -250,7 +250,9 @@ def thinking_line(response: BudgetResponse) -> str:
     if response.after_close_tokens:
         return f"{used}, and {response.after_close_tokens} more that were not opened"
     if not response.is_thinking:
-        return f"{used}, the model did not think"
+        is_left_out = response.reply is not None and response.reply.is_left_out
+        why = "the prompt leaves it out" if is_left_out else "the model did not think"
+        return f"{used}, {why}"
     if response.finish_reason == "length":
         return f"{used}, cut off by the limit on tokens: there is no answer"
     if response.finish_reason == "stop":

@@ -5,6 +5,7 @@ template adds for the reply, and with thinking switched off. Knows chat template
 nothing of replies or budgets.
 """
 
+import json
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,21 @@ from .markers import ThinkingMarkers, markers_of
 from .settings import PromptOptions, ThinkingBudget
 
 # Variables by which templates leave thinking out, tried in this order: Qwen3, GLM,
-# SmolLM3 and others; DeepSeek V3.1, Granite and Kimi; Seed-OSS; gpt-oss-like ones.
+# SmolLM3 and others; DeepSeek V3.1, Granite and Kimi; Seed-OSS; gpt-oss-like ones;
+# Hunyuan 3.
 SWITCHES: tuple[dict[str, Any], ...] = (
     {"enable_thinking": False},
     {"thinking": False},
     {"thinking_budget": 0},
     {"reasoning_effort": "none"},
+    {"reasoning_effort": "no_think"},
+)
+# Variables by which templates let a model think that does not by itself. The first is
+# for models whose markers mlx-lm does not know, which it tells not to.
+SWITCHES_ON: tuple[dict[str, Any], ...] = (
+    {"enable_thinking": True},
+    {"thinking": True},
+    {"reasoning_effort": "high"},
 )
 _QUESTION = "How many primes are below 100?"
 
@@ -39,6 +49,7 @@ class TemplateFacts:
         before_end: White space between thinking and the closing marker.
         after_end: White space between the closing marker and the answer.
         switch: Arguments that make the template leave thinking out, if it can.
+        switch_on: Arguments that make it let the model think, if it needs any.
     """
 
     tails: tuple[str, ...] = ()
@@ -46,6 +57,7 @@ class TemplateFacts:
     before_end: str = ""
     after_end: str = ""
     switch: dict[str, Any] | None = None
+    switch_on: dict[str, Any] | None = None
 
 
 _facts: weakref.WeakKeyDictionary[TokenizerWrapper, tuple[Any, TemplateFacts]] = (
@@ -92,10 +104,13 @@ def reply_part(
     return text[max(places, default=-1) + 1 :]
 
 
-def leave_out_thinking(
+def ask_template(
     tokenizer: TokenizerWrapper, thinking: ThinkingBudget, template: PromptOptions
 ) -> tuple[PromptOptions, dict[str, Any] | None]:
-    """The template's own way to leave thinking out, for a budget of 0.
+    """Lets the template do what a budget asks, in its own way.
+
+    A budget of 0 leaves thinking out, any other lets a model think whose template
+    leaves thinking out by default.
 
     Args:
         tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
@@ -103,65 +118,102 @@ def leave_out_thinking(
         template (PromptOptions): How the prompt is made otherwise.
 
     Returns:
-        tuple: How the prompt is made with it, and its arguments, such as
-        ``{"enable_thinking": False}``. None if the budget is not 0, the template has no
-        such way, or its arguments were given: thinking is closed by the budget then.
+        tuple: How the prompt is made with it, and the arguments that were added for
+        that, such as ``{"enable_thinking": False}``. None if there is no budget, the
+        template has no such way or needs none, or its arguments were given: the budget
+        alone holds then.
     """
     markers = markers_of(tokenizer, thinking)
-    if thinking.tokens != 0 or markers is None or template.ignore_chat_template:
+    if thinking.tokens is None or markers is None or template.ignore_chat_template:
         return template, None
+    facts = template_facts(tokenizer, markers)
+    switch = facts.switch if thinking.tokens == 0 else facts.switch_on
     given = template.chat_template_config or {}
-    switch = template_facts(tokenizer, markers).switch
     if switch is None or any(name in given for name in switch):
         return template, None
     return replace(template, chat_template_config={**given, **switch}), switch
 
 
+def switch_line(switch: dict[str, Any]) -> str:
+    """How `ask_template` has had a budget's way, for statistics."""
+    is_on = switch in SWITCHES_ON
+    what = "Thinking let in" if is_on else "Left out"
+    return f"{what} by the chat template: {json.dumps(switch)}"
+
+
 def _read(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> TemplateFacts:
-    # mlx-lm switches thinking off for models whose markers it does not know.
-    usual, tail = _reply_part(tokenizer, {"enable_thinking": True})
-    tails, headers = {tail}, {_up_to_marker(usual, markers)}
+    parts = _Parts(tokenizer, markers)
+    usual = parts.of({})
+    on = None
+    if parts.leaves_out(usual):
+        letting = (a for a in SWITCHES_ON if not parts.leaves_out(parts.of(a)))
+        on = next(letting, None)
+    thinking = parts.of(on or {})
     switch, between, after = None, "", ""
-    for arguments in SWITCHES:
-        part, tail = _reply_part(tokenizer, arguments)
-        if part == usual:
+    # What lets the model think is what is switched off.
+    for arguments in sorted(SWITCHES, key=lambda a: on is not None and [*a] != [*on]):
+        part = parts.of(arguments)
+        if part in (None, thinking):
             continue
-        tails.add(tail)
-        headers.add(_up_to_marker(part, markers))
-        head, is_closed, rest = part.rpartition(markers.end)
-        is_left_out = markers.start and markers.start not in part
-        if switch is None and (is_closed or is_left_out):
+        is_without = bool(markers.start) and markers.start in (thinking or "")
+        is_without &= markers.start not in part
+        is_closed = parts.leaves_out(part)
+        if switch is None and (is_closed or is_without):
             switch = arguments
             if is_closed:
+                head, _, rest = part.rpartition(markers.end)
                 between, after = head[len(head.rstrip()) :], rest
     return TemplateFacts(
-        tails=tuple(filter(None, tails)),
-        headers=tuple(filter(None, headers)),
+        tails=parts.tails,
+        headers=parts.headers,
         before_end=between,
         after_end=after if not after.strip() else "",
         switch=switch,
+        switch_on=on,
     )
 
 
-def _reply_part(
-    tokenizer: TokenizerWrapper, arguments: dict[str, Any]
-) -> tuple[str, str]:
-    """What the template adds for the reply, and all that follows the question."""
-    try:
-        without, with_part = (
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": _QUESTION}],
-                tokenize=False,
-                add_generation_prompt=is_added,
-                **arguments,
+class _Parts:
+    """What a template adds for the reply under several arguments.
+
+    Attributes:
+        tails, headers: As in `TemplateFacts`, of all that was asked.
+    """
+
+    def __init__(self, tokenizer: TokenizerWrapper, markers: ThinkingMarkers):
+        self._tokenizer = tokenizer
+        self._markers = markers
+        self.tails: tuple[str, ...] = ()
+        self.headers: tuple[str, ...] = ()
+
+    def of(self, arguments: dict[str, Any]) -> str | None:
+        """The part; None if the template cannot be rendered with the arguments."""
+        try:
+            without, with_part = (
+                self._tokenizer.apply_chat_template(
+                    [{"role": "user", "content": _QUESTION}],
+                    tokenize=False,
+                    add_generation_prompt=is_added,
+                    **arguments,
+                )
+                for is_added in (False, True)
             )
-            for is_added in (False, True)
-        )
-    except Exception:  # templates raise what their authors like
-        return "", ""
-    tail = with_part.rpartition(_QUESTION)[2] if _QUESTION in with_part else ""
-    # Some templates add it whether they are asked to or not.
-    return with_part[len(commonprefix([without, with_part])) :] or tail, tail
+        except Exception:  # templates raise what their authors like
+            return None
+        tail = with_part.rpartition(_QUESTION)[2] if _QUESTION in with_part else ""
+        # Some templates add it whether they are asked to or not.
+        part = with_part[len(commonprefix([without, with_part])) :] or tail
+        header = _up_to_marker(part, self._markers)
+        self.tails += (tail,) if tail and tail not in self.tails else ()
+        self.headers += (header,) if header and header not in self.headers else ()
+        return part
+
+    def leaves_out(self, part: str | None) -> bool:
+        """Whether thinking is closed in a part."""
+        start, end = self._markers.start, self._markers.end
+        if part is None or end not in part:
+            return False
+        return not start or part.rfind(end) > part.rfind(start)
 
 
 def _up_to_marker(part: str, markers: ThinkingMarkers) -> str:

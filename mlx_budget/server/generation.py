@@ -29,7 +29,7 @@ from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
 from ..engine.sampler import check_enforceable, steer
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
-from ..engine.template import leave_out_thinking
+from ..engine.template import ask_template
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor, is_predictor_folder
 from ..models.loading import check_fits, fetch_model, load_predictor
@@ -224,7 +224,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             self._check_length(
                 _characters(request) // self.model_provider.longest_token
             )
-            self._leave_out_thinking(tokenizer, request, args)
+            self._ask_template(tokenizer, request, args)
             prompt, segments, types, state, *others = super()._tokenize(
                 tokenizer, request, args
             )
@@ -261,17 +261,17 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         args.sampler = sampler
         return prompt, segments, types, state, *others
 
-    def _leave_out_thinking(
+    def _ask_template(
         self,
         tokenizer: TokenizerWrapper,
         request: SteeredRequest,
         args: SteeredArguments,
     ) -> None:
-        """Lets the chat template leave thinking out for a budget of 0, if it can."""
+        """Lets the chat template do what the budget asks, if it can."""
         start, end = self.model_provider.named_markers
         thinking = replace(request.steering.request, start=start, end=end)
         asked = PromptOptions(chat_template_config=args.chat_template_kwargs)
-        template, _ = leave_out_thinking(tokenizer, thinking, asked)
+        template, _ = ask_template(tokenizer, thinking, asked)
         args.chat_template_kwargs = template.chat_template_config
 
     def _make_state_machine(

@@ -297,7 +297,7 @@ def test_a_budget_of_0_is_the_templates_own_switch_turn_by_turn(budgets):
         prompt = encode_chat(loaded[1], messages, chat_template_config=switch)
         turn = ask(conversation, question, budget)
         assert_same(turn, from_scratch(loaded, prompt, budget))
-        assert conversation.left_out_by == switch
+        assert conversation.switch == switch
         if budget == 0:
             assert "</think>" not in said(turn)
             assert (turn[-1].thinking_tokens, turn[-1].closed_by) == (0, "budget")
@@ -316,11 +316,9 @@ def test_a_switch_back_and_forth_reads_only_what_is_new():
 
 def test_arguments_of_the_template_that_were_given_are_left_as_they_are():
     loaded = with_template(SWITCHED)
-    conversation = Conversation(
-        *loaded, chat_template_config={"enable_thinking": True}
-    )
+    conversation = Conversation(*loaded, chat_template_config={"enable_thinking": True})
     assert said(ask(conversation, FIRST, 0)).startswith("\n</think>\n\n")
-    assert conversation.left_out_by is None
+    assert conversation.switch is None
 
 
 def test_turns_with_a_seed_draw_as_requests_with_the_next_seeds_do(demo):

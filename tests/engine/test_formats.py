@@ -10,7 +10,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from formats import ANSWER, FORMATS, THOUGHT, Format
 from mlx_budget.engine.conversation import Conversation
+from mlx_budget.engine.fields import keywords_of, take
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.engine.settings import PromptOptions, ThinkingBudget
+from mlx_budget.engine.template import ask_template
 from replies import Said, say
 from scripted import ScriptedModel
 
@@ -81,6 +84,25 @@ def test_the_prompt_ends_as_the_family_has_it(format, tokenizer):
         if config is not None:
             prompt = encode_chat(tokenizer, QUESTION, chat_template_config=config)
             assert tokenizer.decode(prompt).endswith(QUESTION + tail)
+
+
+def test_a_budget_is_asked_of_the_template(format, tokenizer):
+    """Thinking where there is one, and none for 0, without any other argument."""
+
+    def tail(budget: int, **given) -> tuple[str, dict | None]:
+        options = {"thinking_budget": budget, **format.markers}
+        thinking = take(ThinkingBudget, options)
+        template = PromptOptions(chat_template_config=given)
+        template, switch = ask_template(tokenizer, thinking, template)
+        prompt = encode_chat(tokenizer, QUESTION, **keywords_of(template))
+        return tokenizer.decode(prompt).rpartition(QUESTION)[2], switch
+
+    assert tail(LARGE)[0] == format.tail
+    assert tail(0)[0] == (format.off_tail if format.off else format.tail)
+    # What the user says to the template is left as it is.
+    for arguments in filter(None, (format.on, format.off)):
+        for budget in (0, LARGE):
+            assert tail(budget, **arguments)[1] is None
 
 
 @pytest.mark.parametrize("budget", [None, LARGE])
