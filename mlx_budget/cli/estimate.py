@@ -49,6 +49,7 @@ def estimate(
 
     from ..engine.estimate import estimate
     from ..engine.prompts import encode_chat, read_prompts
+    from ..engine.template import let_think
     from ..models.loading import load_source
 
     prompts: list[Any] = []
@@ -58,6 +59,7 @@ def estimate(
         prompts = [read_prompt(prompt)]
     tell_of_demo()
     loaded = load_source(source)
+    template = let_think(loaded[1], thinking, template)
     estimates = []
     for text in prompts:
         found = estimate(

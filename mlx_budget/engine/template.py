@@ -134,6 +134,17 @@ def ask_template(
     return replace(template, chat_template_config={**given, **switch}), switch
 
 
+def let_think(
+    tokenizer: TokenizerWrapper, thinking: ThinkingBudget, template: PromptOptions
+) -> PromptOptions:
+    """How a prompt is made for thinking that matters, whatever budget it has.
+
+    Args:
+        tokenizer, thinking, template: As in `ask_template`.
+    """
+    return ask_template(tokenizer, replace(thinking, tokens=1), template)[0]
+
+
 def switch_line(switch: dict[str, Any]) -> str:
     """How `ask_template` has had a budget's way, for statistics."""
     is_on = switch in SWITCHES_ON

@@ -22,6 +22,7 @@ from ..engine.estimate import estimate
 from ..engine.fields import keywords_of, take_all
 from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget, seed_of
+from ..engine.template import let_think
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.records import Record, RecordFile, open_records
@@ -128,6 +129,7 @@ class _Run:
         self._predictor = predictor
         self._task = task
         self._options = options
+        self._prompt = let_think(tokenizer, options.thinking, options.prompt)
         self._marker = marker
         self._progress = progress
         self._records: dict[str, Record] = {}
@@ -277,7 +279,7 @@ class _Run:
     def _encode(self, question: str) -> list[int]:
         instruction = self._task.instruction
         text = f"{question}\n\n{instruction}" if instruction else question
-        return encode_chat(self._loaded[1], text, **keywords_of(self._options.prompt))
+        return encode_chat(self._loaded[1], text, **keywords_of(self._prompt))
 
     def _seed(self, problem: Problem, sample: int) -> int:
         return seed_of(self._options.sampling.seed or 0, problem.id, sample)

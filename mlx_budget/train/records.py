@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..engine.fields import keywords_of
 from ..engine.prompts import Chat, encode_chat
 from ..engine.settings import PromptOptions, ThinkingBudget
+from ..engine.template import let_think
 from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
 from ..files.rows import Row, read_rows
 from .options import TrainOptions
@@ -169,7 +170,7 @@ def read_records(
         check_positions(positions),
         max_length,
         seed,
-        prompt,
+        let_think(tokenizer, thinking, prompt),
     )
     rows = read_rows(data, _COLUMNS)
     return _read(rows, targets, augment, limit, strict, skipped)

@@ -20,6 +20,7 @@ from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.fields import keywords_of, take_all
 from ..engine.prompts import Chat, encode_chat
 from ..engine.settings import seed_of
+from ..engine.template import let_think
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.records import Record, open_records, to_line
@@ -208,13 +209,12 @@ def _encode(
     options: TraceOptions,
 ) -> dict[int, list[int]]:
     encoded = {}
+    template = let_think(tokenizer, options.thinking, options.prompt)
     for index in sorted(indices):
         prompt = prompts[index]
         try:
             to_line({"prompt": prompt, "system_prompt": options.prompt.system_prompt})
-            encoded[index] = encode_chat(
-                tokenizer, prompt, **keywords_of(options.prompt)
-            )
+            encoded[index] = encode_chat(tokenizer, prompt, **keywords_of(template))
         except ValueError as e:
             raise ValueError(
                 f"Prompt {index} (the first is 0) cannot be used: {e}"

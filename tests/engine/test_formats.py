@@ -239,29 +239,66 @@ def test_the_next_turn_has_the_reply_as_the_family_has_it(format, tokenizer, bud
     assert format.text(kept) in past
 
 
-def test_json_tells_thinking_and_answer(format, tokenizer, monkeypatch):
+@pytest.fixture
+def command(format: Format, tokenizer: TokenizerWrapper, monkeypatch):
+    """Runs the command `generate` on a model that says a script."""
     from click.testing import CliRunner
 
     from mlx_budget.cli import cli
     from mlx_budget.models import loading
 
+    def run(script: list[int], prompt: list[int], *arguments: str):
+        model = ScriptedModel(
+            [*script, tokenizer.eos_token_id], len(prompt), len(tokenizer.get_vocab())
+        )
+        monkeypatch.setattr(
+            loading, "load_source", lambda *a, **k: (model, tokenizer, False)
+        )
+        named = [
+            text
+            for name, marker in format.markers.items()
+            for text in (f"--{name.replace('_', '-')}-token", marker)
+        ]
+        common = ["generate", "--model", "x", "-p", QUESTION, "--predictor", "none"]
+        result = CliRunner().invoke(cli, [*common, *named, *arguments])
+        assert result.exit_code == 0, result.output
+        return result
+
+    return run
+
+
+def test_json_tells_thinking_and_answer(format, tokenizer, command):
     prompt = encode_chat(tokenizer, QUESTION, chat_template_config=format.on)
     script = ids(tokenizer, format.text(format.says))
-    model = ScriptedModel(
-        [*script, tokenizer.eos_token_id], len(prompt), len(tokenizer.get_vocab())
-    )
-    monkeypatch.setattr(
-        loading, "load_source", lambda *a, **k: (model, tokenizer, False)
-    )
-    arguments = ["generate", "--model", "x", "-p", QUESTION, "--json", "--predictor"]
-    arguments += ["none", "--thinking-budget", str(LARGE)]
-    arguments += ["--chat-template-config", json.dumps(format.on)]
-    for name, marker in format.markers.items():
-        arguments += [f"--{name.replace('_', '-')}-token", marker]
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 0, result.output
+    result = command(script, prompt, "--json", "--thinking-budget", str(LARGE))
     told = json.loads(result.stdout)
     assert told["thinking"] == THOUGHT
     assert told["answer"] == format.text(format.answer)
     assert told["thinking_tokens"] == format.tokens
     assert told["text"] == format.text(format.says)
+    assert told["left_out_by_template"] is None
+
+
+def test_it_is_told_what_the_template_did_for_a_budget(format, tokenizer, command):
+    script = ids(tokenizer, ANSWER)
+    if format.off is not None and not format.on:
+        prompt = encode_chat(tokenizer, QUESTION, chat_template_config=format.off)
+        result = command(script, prompt, "--no-thinking", "--json")
+        assert json.loads(result.stdout)["left_out_by_template"] == format.off
+        result = command(script, prompt, "--no-thinking")
+        assert f"Left out by the chat template: {json.dumps(format.off)}" in (
+            result.stderr.splitlines()
+        )
+        off = ("--chat-template-config", json.dumps(format.off))
+        result = command(script, prompt, "--thinking-budget", "9", *off)
+        assert "0 of 9 tokens, the prompt leaves it out" in result.stderr
+    elif format.on:
+        prompt = encode_chat(tokenizer, QUESTION, chat_template_config=format.on)
+        result = command(script, prompt, "--thinking-budget", "9")
+        line = f"Thinking let in by the chat template: {json.dumps(format.on)}"
+        assert line in result.stderr.splitlines()
+    else:
+        prompt = encode_chat(tokenizer, QUESTION)
+        for budget in ("0", "9"):
+            result = command(script, prompt, "--thinking-budget", budget)
+            assert "by the chat template" not in result.stderr
