@@ -1,0 +1,355 @@
+"""A predictor that is a table: one Gamma distribution for each token that opens a line.
+
+It knows which token is a candidate and how far the reply has come, and reads no hidden
+states. Its file holds counts and sums of log-lengths alone, so that tables can be added
+up. What was never seen follows all tokens together, and where there is too little of
+these, a prior. Knows nothing of language models, tokenizers or texts.
+
+K is the number of tokens that were seen, V the vocabulary. B is the batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..files.tensors import read_tensors, write_tensors
+from ..files.texts import write_json
+from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
+
+FORMAT_VERSION = 2
+# Stages of a reply: thinking tokens so far from 2^i - 1 to 2^(i+1) - 2, and the last
+# one without an end.
+STAGES = 18
+# How many lengths of its own count as much as what a token has from others.
+_BACKING = 5.0
+# The least variance of log(L + 1): no line tells more than a tenth of the length.
+_LEAST_VARIANCE = 0.01
+# A length that is known for sure: a Gamma distribution this narrow.
+_CERTAIN = 1e4
+
+
+@dataclass(frozen=True)
+class LengthPrior:
+    """What is believed of log(L + 1) before any reply was seen.
+
+    Attributes:
+        share: Median of L, in budgets.
+        deviation: Standard deviation of log(L + 1), in nats.
+        count: How many lengths that were seen count as much.
+    """
+
+    share: float
+    deviation: float
+    count: float
+
+    def mean(self, budget: int | None) -> float:
+        """Mean of log(L + 1), in nats."""
+        return math.log1p(self.share * (budget or 0))
+
+
+@dataclass(frozen=True, eq=False)
+class LengthCounts:
+    """The lengths of thinking that were seen to follow tokens, as sums.
+
+    Attributes:
+        tokens: Ids of the tokens, ascending, int32, shape (K,).
+        sums: Of 1, x and x^2 with x = log(L + 1), for each token and stage of the
+            reply, float64, shape (3, K, STAGES).
+    """
+
+    tokens: np.ndarray
+    sums: np.ndarray
+
+    @classmethod
+    def nothing(cls) -> "LengthCounts":
+        """Those of no reply at all."""
+        return cls(np.zeros(0, np.int32), np.zeros((3, 0, STAGES)))
+
+    @classmethod
+    def of(
+        cls, tokens: np.ndarray, thinking_tokens: np.ndarray, lengths: np.ndarray
+    ) -> "LengthCounts":
+        """Counts positions.
+
+        Args:
+            tokens (np.ndarray): The token that came next, shape (n,).
+            thinking_tokens (np.ndarray): Tokens of thinking before it, shape (n,).
+            lengths (np.ndarray): L, shape (n,).
+        """
+        known, rows = np.unique(np.asarray(tokens, np.int32), return_inverse=True)
+        x = np.log1p(np.asarray(lengths, np.float64))
+        sums = np.zeros((3, len(known), STAGES))
+        stages = stage_of(np.asarray(thinking_tokens))
+        for power in range(3):
+            np.add.at(sums[power], (rows.ravel(), stages), x**power)
+        return cls(known, sums)
+
+    def __add__(self, other: "LengthCounts") -> "LengthCounts":
+        tokens = np.union1d(self.tokens, other.tokens).astype(np.int32)
+        sums = np.zeros((3, len(tokens), STAGES))
+        for part in (self, other):
+            sums[:, np.searchsorted(tokens, part.tokens)] += part.sums
+        return LengthCounts(tokens, sums)
+
+    @property
+    def number(self) -> int:
+        """How many positions were counted."""
+        return round(float(self.sums[0].sum()))
+
+
+def stage_of(thinking_tokens: np.ndarray | int) -> np.ndarray:
+    """The stage of a reply after so many tokens of thinking, 0 to STAGES - 1."""
+    stages = np.floor(np.log2(np.asarray(thinking_tokens) + 1.0))
+    return np.minimum(stages, STAGES - 1).astype(np.int64)
+
+
+class TablePredictor(Predictor):
+    """Predicts from the candidate and the length of the reply so far.
+
+    The mean of log(L + 1) for a token at a stage is that of the stage for all tokens,
+    plus what the token differs by at all stages, plus what it differs by at this one;
+    each is drawn to the one before as if `_BACKING` lengths had been seen of that
+    (shrinkage as in empirical Bayes). The variance is one for each token.
+
+    Args:
+        base_model (str): Name of the language model.
+        vocab_size (int): V.
+        closing (tuple): First token of the closing marker and the marker's tokens, of
+            which L is known for sure.
+        counts (LengthCounts): What was seen.
+        prior (LengthPrior, optional): What is believed before; none if enough was seen.
+        endings (dict): Tokens that are known to open the end of thinking, with what is
+            believed of them.
+    """
+
+    reads_states = False
+    follows_progress = True
+
+    def __init__(
+        self,
+        base_model: str,
+        vocab_size: int,
+        closing: tuple[int, int],
+        counts: LengthCounts,
+        prior: LengthPrior | None = None,
+        endings: dict[int, tuple[float, float]] | None = None,
+    ):
+        if prior is None and not counts.number:
+            raise ValueError("A table needs lengths that were seen, or a prior.")
+        self.vocab_size = vocab_size
+        self.closing = closing
+        self.counts = counts
+        self.prior = prior
+        self._base_model = base_model
+        known = sorted({*counts.tokens.tolist(), *(endings or {}), closing[0]})
+        if known[0] < 0 or known[-1] >= vocab_size:
+            raise ValueError(
+                f"The tokens of a table must be from 0 to {vocab_size - 1:,}, not "
+                f"{known[0] if known[0] < 0 else known[-1]:,}."
+            )
+        self._tokens = np.array(known, np.int32)
+        self._endings = endings or {}
+        # Row of each token: the last is that of all tokens that were not seen.
+        rows = np.full(vocab_size, len(known), np.int32)
+        rows[self._tokens] = np.arange(len(known))
+        self._rows = mx.array(rows)
+        self._fit = lru_cache(maxsize=64)(self._fit_parameters)
+
+    @property
+    def base_model(self) -> str:
+        """Name of the language model that it was made for."""
+        return self._base_model
+
+    @property
+    def knows_lengths(self) -> bool:
+        """Whether it has seen lengths, or believes something of them alone."""
+        return bool(self.counts.number)
+
+    def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
+        """Checks the vocabulary; hidden states do not matter."""
+        self.check_vocabulary(vocab_size)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Checks that a language model's vocabulary is the one it was made for.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if vocab_size != self.vocab_size:
+            raise ValueError(
+                "The predictor was made for another model "
+                f"({self.base_model}): it expects a vocabulary of "
+                f"{self.vocab_size:,}, and this model has {vocab_size:,}."
+            )
+
+    def outputs(
+        self,
+        encoding: mx.array | None,
+        progress: ReplyProgress,
+        tokens: mx.array | None = None,
+    ) -> Outputs:
+        """Concentration and rate, as `Predictor.outputs`."""
+        stage = int(stage_of(progress.thinking_tokens))
+        budget = progress.budget if self.prior is not None else None
+        concentration, rate = self._fit(stage, budget)
+        rows = self._rows[None] if tokens is None else self._rows[tokens]
+        return concentration[rows], rate[rows]
+
+    def _fit_parameters(self, stage: int, budget: int | None) -> Outputs:
+        """Concentration and rate of each row at a stage, shape (K + 1,) each."""
+        mean, variance = self.moments(budget)
+        m, v = mean[:, stage], variance
+        rate = m / v
+        concentration = m * rate
+        row = int(np.searchsorted(self._tokens, self.closing[0]))
+        # Half a token below log(L + 1), so that L is within no fewer tokens than L.
+        concentration[row] = _CERTAIN
+        rate[row] = _CERTAIN / math.log(self.closing[1] + 0.5)
+        return mx.array(concentration, mx.float32), mx.array(rate, mx.float32)
+
+    def moments(self, budget: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of log(L + 1) for each row.
+
+        Args:
+            budget (int, optional): Tokens of budget, the unit of the prior.
+
+        Returns:
+            tuple[np.ndarray, np.ndarray]: Shape (K + 1, STAGES) and (K + 1,), in nats
+            and their square; the last row is that of all tokens that were not seen.
+        """
+        number, total, squares = self._sums()
+        prior_mean, prior_variance, weight = 0.0, 0.0, 0.0
+        if self.prior is not None:
+            prior_mean, weight = self.prior.mean(budget), self.prior.count
+            prior_variance = self.prior.deviation**2
+        n = number.sum()
+        overall = (total.sum() + weight * prior_mean) / (n + weight)
+        by_stage = (total.sum(0) + _BACKING * overall) / (number.sum(0) + _BACKING)
+        own = total - number * by_stage
+        by_token = own.sum(1) / (number.sum(1) + _BACKING)
+        for token, (believed, _) in self._endings.items():
+            row = np.searchsorted(self._tokens, token)
+            gap = _BACKING * (believed - by_stage.mean())
+            by_token[row] = (own[row].sum() + gap) / (number[row].sum() + _BACKING)
+        base = by_stage + by_token[:, None]
+        mean = base + (total - number * base) / (number + _BACKING)
+        # The squared distances from the means, of what was seen.
+        spread = np.maximum(squares - 2 * mean * total + number * mean**2, 0).sum(1)
+        everywhere = (spread.sum() + weight * prior_variance) / (n + weight)
+        variance = (spread + _BACKING * everywhere) / (number.sum(1) + _BACKING)
+        for token, (_, deviation) in self._endings.items():
+            row = np.searchsorted(self._tokens, token)
+            if not number[row].sum():
+                variance[row] = deviation**2
+        # An unseen token may be any: the means of tokens vary as well.
+        between = np.average(by_token**2, weights=number.sum(1)) if n else 0.0
+        mean = np.vstack([mean, by_stage])
+        variance = np.append(variance, everywhere + between)
+        return np.maximum(mean, math.log(1.5)), np.maximum(variance, _LEAST_VARIANCE)
+
+    def _sums(self) -> np.ndarray:
+        """Those of the counts, by row; the closing marker's say nothing of others."""
+        sums = np.zeros((3, len(self._tokens), STAGES))
+        sums[:, np.searchsorted(self._tokens, self.counts.tokens)] = self.counts.sums
+        sums[:, np.searchsorted(self._tokens, self.closing[0])] = 0
+        return sums
+
+    def save(
+        self, path: str | Path, progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Writes the two files of a predictor, as `Predictor.save`."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_tensors(path / WEIGHTS_FILE, self._tensors(), progress)
+        write_json(path / CONFIG_FILE, self._config())
+
+    def _tensors(self) -> dict[str, mx.array]:
+        return {
+            "tokens": mx.array(self.counts.tokens),
+            "sums": mx.array(self.counts.sums.astype(np.float32)),
+        }
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "kind": "table",
+            "base_model": self.base_model,
+            "vocab_size": self.vocab_size,
+            "closing": list(self.closing),
+            "format_version": FORMAT_VERSION,
+        }
+
+    @classmethod
+    def _load(cls, path: Path, values: dict[str, Any]) -> "TablePredictor":
+        config = check_config(path, values, "base_model", "vocab_size", "closing")
+        counts = read_counts(path, read_tensors(path / WEIGHTS_FILE))
+        try:
+            return cls(counts=counts, **config)
+        except ValueError as e:
+            raise ValueError(f"{path} cannot be read: {e}") from None
+
+
+def check_config(path: Path, values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What a configuration has under the names that a kind of predictor has.
+
+    Raises:
+        ValueError: If one is missing, another is there, a value is not of its type, or
+            the format is newer than this release reads.
+    """
+    file = path / CONFIG_FILE
+    version = values.get("format_version")
+    if not _is_count(version) or version > FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has the format version {version!r}, and this release reads up to "
+            f"{FORMAT_VERSION}: upgrade with `pip install -U mlx-budget`."
+        )
+    found = {k: v for k, v in values.items() if k not in ("kind", "format_version")}
+    for name in sorted({*names} ^ found.keys()):
+        what = "lacks" if name in names else "has an unknown key"
+        raise ValueError(f"{file} {what} {name!r}.")
+    for name, value in found.items():
+        is_good = _is_count(value)
+        if name == "base_model":
+            is_good = isinstance(value, str)
+        elif name == "closing":
+            is_good = isinstance(value, list) and len(value) == 2
+            is_good = is_good and _is_count(value[0] + 1) and _is_count(value[1])
+            found[name] = tuple(value) if is_good else value
+        if not is_good:
+            raise ValueError(f"{file} cannot have {name} = {value!r}.")
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def read_counts(path: Path, tensors: dict[str, mx.array]) -> LengthCounts:
+    """The counts in a predictor's tensors.
+
+    Raises:
+        ValueError: If they are missing, misshapen, or not counts.
+    """
+    file = path / WEIGHTS_FILE
+    for name in ("tokens", "sums"):
+        if name not in tensors:
+            raise ValueError(f"{file} lacks the predictor tensor {name}.")
+    tokens, sums = tensors["tokens"], np.array(tensors["sums"].astype(mx.float32))
+    if tokens.ndim != 1 or sums.shape != (3, tokens.size, STAGES):
+        raise ValueError(
+            f"{file}: the predictor tensors tokens and sums have shape {tokens.shape} "
+            f"and {sums.shape}, expected (K,) and (3, K, {STAGES})."
+        )
+    ids = np.array(tokens.astype(mx.int32))
+    if tokens.dtype != mx.int32 or np.any(np.diff(ids) <= 0) or np.any(ids < 0):
+        raise ValueError(
+            f"{file}: tokens must be different ids, in ascending order, as int32."
+        )
+    if not np.isfinite(sums).all() or np.any(sums < 0):
+        raise ValueError(f"{file}: sums must be finite and 0 or more.")
+    return LengthCounts(ids, sums.astype(np.float64))
