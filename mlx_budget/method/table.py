@@ -30,8 +30,10 @@ STAGES = 18
 _BACKING = 5.0
 # The least variance of log(L + 1): no line tells more than a tenth of the length.
 _LEAST_VARIANCE = 0.01
-# A length that is known for sure: a Gamma distribution this narrow.
+# The concentration of a length that is known for sure.
 _CERTAIN = 1e4
+# The least mean of log(L + 1): L is 1 at least.
+LEAST_MEAN = math.log(1.5)
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,11 @@ class TablePredictor(Predictor):
         self._tokens = np.array(known, np.int32)
         self._endings = endings or {}
         # Row of each token: the last is that of all tokens that were not seen.
+        self._closing_row = known.index(closing[0])
         rows = np.full(vocab_size, len(known), np.int32)
         rows[self._tokens] = np.arange(len(known))
         self._rows = mx.array(rows)
-        self._fit = lru_cache(maxsize=64)(self._fit_parameters)
+        self._fit = lru_cache(maxsize=64)(self._at_stage)
 
     @property
     def base_model(self) -> str:
@@ -197,21 +200,24 @@ class TablePredictor(Predictor):
         """Concentration and rate, as `Predictor.outputs`."""
         stage = int(stage_of(progress.thinking_tokens))
         budget = progress.budget if self.prior is not None else None
-        concentration, rate = self._fit(stage, budget)
+        mean, variance = self._fit(stage, budget)
         rows = self._rows[None] if tokens is None else self._rows[tokens]
-        return concentration[rows], rate[rows]
+        mean, variance = mean[rows], variance[rows]
+        if encoding is not None:
+            mean, variance = self._shift(mean, variance, encoding, rows)
+        rate = mean / variance
+        return mean * rate, rate
 
-    def _fit_parameters(self, stage: int, budget: int | None) -> Outputs:
-        """Concentration and rate of each row at a stage, shape (K + 1,) each."""
+    def _shift(
+        self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Moments of log(L + 1) in the light of hidden states, which a table lacks."""
+        raise NotImplementedError
+
+    def _at_stage(self, stage: int, budget: int | None) -> tuple[mx.array, mx.array]:
+        """Mean and variance of log(L + 1) of each row, shape (K + 1,) each."""
         mean, variance = self.moments(budget)
-        m, v = mean[:, stage], variance
-        rate = m / v
-        concentration = m * rate
-        row = int(np.searchsorted(self._tokens, self.closing[0]))
-        # Half a token below log(L + 1), so that L is within no fewer tokens than L.
-        concentration[row] = _CERTAIN
-        rate[row] = _CERTAIN / math.log(self.closing[1] + 0.5)
-        return mx.array(concentration, mx.float32), mx.array(rate, mx.float32)
+        return mx.array(mean[:, stage], mx.float32), mx.array(variance, mx.float32)
 
     def moments(self, budget: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of log(L + 1) for each row.
@@ -249,15 +255,19 @@ class TablePredictor(Predictor):
                 variance[row] = deviation**2
         # An unseen token may be any: the means of tokens vary as well.
         between = np.average(by_token**2, weights=number.sum(1)) if n else 0.0
-        mean = np.vstack([mean, by_stage])
+        mean = np.maximum(np.vstack([mean, by_stage]), LEAST_MEAN)
         variance = np.append(variance, everywhere + between)
-        return np.maximum(mean, math.log(1.5)), np.maximum(variance, _LEAST_VARIANCE)
+        variance = np.maximum(variance, _LEAST_VARIANCE)
+        # Half a token below L, so that L tokens are enough and L - 1 are not.
+        mean[self._closing_row] = math.log(self.closing[1] + 0.5)
+        variance[self._closing_row] = mean[self._closing_row, 0] ** 2 / _CERTAIN
+        return mean, variance
 
     def _sums(self) -> np.ndarray:
         """Those of the counts, by row; the closing marker's say nothing of others."""
         sums = np.zeros((3, len(self._tokens), STAGES))
         sums[:, np.searchsorted(self._tokens, self.counts.tokens)] = self.counts.sums
-        sums[:, np.searchsorted(self._tokens, self.closing[0])] = 0
+        sums[:, self._closing_row] = 0
         return sums
 
     def save(
@@ -295,7 +305,7 @@ class TablePredictor(Predictor):
 
 
 def check_config(path: Path, values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """What a configuration has under the names that a kind of predictor has.
+    """The values that a configuration has to have, under these names and no other.
 
     Raises:
         ValueError: If one is missing, another is there, a value is not of its type, or
@@ -303,7 +313,7 @@ def check_config(path: Path, values: dict[str, Any], *names: str) -> dict[str, A
     """
     file = path / CONFIG_FILE
     version = values.get("format_version")
-    if not _is_count(version) or version > FORMAT_VERSION:
+    if not _is_count(version) or (version or 0) > FORMAT_VERSION:
         raise ValueError(
             f"{file} has the format version {version!r}, and this release reads up to "
             f"{FORMAT_VERSION}: upgrade with `pip install -U mlx-budget`."
@@ -313,20 +323,20 @@ def check_config(path: Path, values: dict[str, Any], *names: str) -> dict[str, A
         what = "lacks" if name in names else "has an unknown key"
         raise ValueError(f"{file} {what} {name!r}.")
     for name, value in found.items():
-        is_good = _is_count(value)
+        is_good = _is_count(value, 0 if name == "layer" else 1)
         if name == "base_model":
             is_good = isinstance(value, str)
         elif name == "closing":
             is_good = isinstance(value, list) and len(value) == 2
-            is_good = is_good and _is_count(value[0] + 1) and _is_count(value[1])
+            is_good = is_good and _is_count(value[0], 0) and _is_count(value[1])
             found[name] = tuple(value) if is_good else value
         if not is_good:
             raise ValueError(f"{file} cannot have {name} = {value!r}.")
     return found
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def read_counts(path: Path, tensors: dict[str, mx.array]) -> LengthCounts:

@@ -1,0 +1,149 @@
+"""A predictor that is a table and one linear map of one layer's hidden state.
+
+The map (a ridge probe) shifts the means of log(L + 1) that the table has for all
+candidates alike: the hidden state is that before the candidate. Knows tables and
+arrays; nothing of language models or of how the map was found.
+
+B is the batch, N decoder layers, D model width, K the number of tokens that were seen.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..files.tensors import read_tensors
+from .predictor import WEIGHTS_FILE
+from .table import LEAST_MEAN, LengthCounts, TablePredictor, check_config, read_counts
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A linear map of one layer's hidden state.
+
+    Attributes:
+        layer: Which of h_0 to h_N it reads.
+        layers: N.
+        weight: float32, shape (D,).
+        bias: What is added, in nats.
+        left: Share of the table's variance that is left with the map.
+    """
+
+    layer: int
+    layers: int
+    weight: np.ndarray
+    bias: float
+    left: float
+
+
+class LinearPredictor(TablePredictor):
+    """Predicts from the candidate, the length of the reply so far and a probe.
+
+    Args:
+        base_model, vocab_size, closing, counts: As of `TablePredictor`.
+        probe (Probe): The linear map.
+    """
+
+    reads_states = True
+
+    def __init__(
+        self,
+        base_model: str,
+        vocab_size: int,
+        closing: tuple[int, int],
+        counts: LengthCounts,
+        probe: Probe,
+    ):
+        super().__init__(base_model, vocab_size, closing, counts)
+        self.probe = probe
+        self._weight = mx.array(probe.weight, mx.float32)
+
+    def check_sizes(self, width: int, layers: int, vocab_size: int) -> None:
+        """Checks that a language model of these sizes is the one it was made for.
+
+        Raises:
+            ValueError: Naming the size that differs.
+        """
+        self.check_vocabulary(vocab_size)
+        for what, ours, theirs in (
+            ("hidden states of width", len(self.probe.weight), width),
+            ("a number of layers of", self.probe.layers, layers),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    "The predictor was made for another model "
+                    f"({self.base_model}): it expects {what} {ours:,}, and this model "
+                    f"has {theirs:,}."
+                )
+
+    def encode(self, hidden_states: mx.array) -> mx.array:
+        """What the map makes of hidden states.
+
+        Args:
+            hidden_states (mx.array): ``[h_0; ...; h_N]``, shape (B, N + 1, D).
+
+        Returns:
+            mx.array: In nats, float32, shape (B, 1).
+        """
+        state = hidden_states[:, self.probe.layer].astype(mx.float32)
+        return (state * self._weight).sum(axis=-1, keepdims=True) + self.probe.bias
+
+    def _shift(
+        self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        shifted = mx.maximum(mean + encoding, LEAST_MEAN)
+        is_closing = rows == self._closing_row
+        return (
+            mx.where(is_closing, mean, shifted),
+            mx.where(is_closing, variance, variance * self.probe.left),
+        )
+
+    def _tensors(self) -> dict[str, mx.array]:
+        probe = {
+            "probe.weight": self._weight,
+            "probe.bias": mx.array([self.probe.bias], mx.float32),
+            "probe.left": mx.array([self.probe.left], mx.float32),
+        }
+        return {**super()._tensors(), **probe}
+
+    def _config(self) -> dict[str, Any]:
+        sizes = {
+            "model_width": len(self.probe.weight),
+            "model_layers": self.probe.layers,
+            "layer": self.probe.layer,
+        }
+        return {**super()._config(), "kind": "linear", **sizes}
+
+    @classmethod
+    def _load(cls, path: Path, values: dict[str, Any]) -> "LinearPredictor":
+        names = "base_model", "vocab_size", "closing"
+        sizes = "model_width", "model_layers", "layer"
+        config = check_config(path, values, *names, *sizes)
+        width, layers, layer = (config.pop(name) for name in sizes)
+        file = path / WEIGHTS_FILE
+        tensors = read_tensors(file)
+        counts = read_counts(path, tensors)
+        found = {}
+        for name, shape in (("weight", (width,)), ("bias", (1,)), ("left", (1,))):
+            tensor = tensors.get(f"probe.{name}")
+            if tensor is None:
+                raise ValueError(f"{file} lacks the predictor tensor probe.{name}.")
+            if tensor.shape != shape:
+                raise ValueError(
+                    f"{file}: predictor tensor probe.{name} has shape {tensor.shape}, "
+                    f"expected {shape}."
+                )
+            found[name] = np.array(tensor.astype(mx.float32))
+        bias, left = float(found["bias"][0]), float(found["left"][0])
+        if layer > layers or not 0 < left < np.inf:
+            raise ValueError(
+                f"{path} cannot be read: its layer or variance is invalid."
+            )
+        probe = Probe(layer, layers, found["weight"], bias, left)
+        try:
+            return cls(counts=counts, probe=probe, **config)
+        except ValueError as e:
+            raise ValueError(f"{path} cannot be read: {e}") from None
+
