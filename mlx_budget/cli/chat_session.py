@@ -25,7 +25,7 @@ from ..engine.settings import (
 from ..engine.template import switch_line
 from ..interrupts import raise_again
 from ..models.loading import load_source
-from .options import read_budget
+from .options import read_budget, tell_of_prior
 from .terminal import ReplyPrinter
 
 _SIGN = ">> "
@@ -76,6 +76,7 @@ def run_chat(
     if sys.stdin is None:
         raise ValueError("There is no standard input to chat on.")
     model, tokenizer, predictor = load_source(source)
+    tell_of_prior(predictor, thinking)
     keywords = keywords_of(template) | keywords_of(thinking) | keywords_of(sampling)
     del keywords["ignore_chat_template"]
     budget = keywords.pop("thinking_budget")

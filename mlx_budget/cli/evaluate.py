@@ -74,6 +74,7 @@ def evaluate(
     question and its sample's number alone. The hard stop and the tolerance are those of
     the strategies that guide.
     """
+    from ..engine.priors import NOTICE
     from ..evaluate import grading
     from ..evaluate.run import evaluate
     from ..evaluate.tasks import load_task
@@ -87,6 +88,8 @@ def evaluate(
     found = load_task(task, data, limit, instruction)
     tell_of_demo()
     model, tokenizer, predictor = load_source(source)
+    if predictor is None and "guidance" in options.strategies:
+        click.echo(NOTICE, err=True)
     name = hub.model_name(source.model, source.adapter_path, source.revision)
 
     def show(now: "Progress") -> None:

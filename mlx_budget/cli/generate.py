@@ -33,6 +33,7 @@ from .options import (
     options_from,
     read_prompt,
     tell_of_demo,
+    tell_of_prior,
 )
 from .terminal import ReplyPrinter
 
@@ -114,6 +115,7 @@ def generate(
             options["kv_group_size"],
         )
     model, tokenizer, predictor = load_source(source, tokenizer_config=tokenizer_config)
+    tell_of_prior(predictor, thinking)
     _add_ends(tokenizer, extra_eos_token)
     if draft_model is not None:
         options["draft_model"], drafts, _ = load(draft_model, predictor=False)

@@ -274,6 +274,14 @@ def tell_of_demo() -> None:
         click.echo(demo.NOTICE, err=True)
 
 
+def tell_of_prior(predictor: object, thinking: ThinkingBudget) -> None:
+    """Says that a prior guides, where a budget has no predictor."""
+    from ..engine.priors import NOTICE
+
+    if predictor is None and thinking.tokens:
+        click.echo(NOTICE, err=True)
+
+
 def check_reply(
     source: ModelSource, thinking: ThinkingBudget, max_tokens: int | None
 ) -> None:

@@ -75,7 +75,7 @@ def estimate(
         ValueError: If there is no predictor, the prompt is empty, or the model has no
             thinking markers.
     """
-    if not isinstance(predictor, Predictor):
+    if not isinstance(predictor, Predictor) or not predictor.knows_lengths:
         raise ValueError(
             "An estimate needs a predictor, and none was found beside the model. Name "
             "one with --predictor."

@@ -22,6 +22,7 @@ from .fields import take
 from .follower import Step
 from .guide import Guide
 from .plain import PlainSampler, ReplySampler
+from .priors import prior_for
 from .prompts import Prompt, encode_prompt
 from .recorder import ForwardPass, HiddenStateRecorder
 from .rows import (
@@ -59,8 +60,8 @@ def make_budget_sampler(
     Args:
         model (nn.Module): The mlx-lm model that will generate.
         tokenizer (TokenizerWrapper): Its tokenizer.
-        predictor (Predictor or False): The predictor that guides; False for the hard
-            stop alone.
+        predictor (Predictor or False, optional): The predictor that guides; None for a
+            prior, False for the hard stop alone.
         prompt (str, list or mx.array): The very prompt that will be generated from.
         thinking_budget (int or str, optional): Tokens of thinking: None or -1 for no
             budget, 0 to close thinking at once, N > 0 to steer to N tokens; "auto" for
@@ -116,6 +117,8 @@ def steer(
     if not ids:
         raise ValueError("The prompt is empty.")
     guide = None
+    if predictor is None:
+        predictor = prior_for(tokenizer, markers)
     if isinstance(predictor, Predictor):
         guide = Guide(predictor, thinking, sampling, tokenizer)
     return BudgetSampler(
@@ -136,22 +139,17 @@ def check_enforceable(
     """Raises a ValueError if nothing would hold a reply to its budget."""
     if not thinking.tokens:
         return
-    if isinstance(thinking.tokens, AutoBudget) and predictor is False:
+    if predictor is True or not isinstance(predictor, Predictor | bool | None):
+        raise ValueError(
+            "predictor must be a Predictor, None for a prior, or False for the hard "
+            f"stop alone; not {predictor!r}. `mlx_budget.load` returns one."
+        )
+    knows = isinstance(predictor, Predictor) and predictor.knows_lengths
+    if isinstance(thinking.tokens, AutoBudget) and not knows:
         raise ValueError(
             f"The thinking budget {thinking.tokens} is a share of what a predictor "
-            "expects, and there is none: name a predictor, or give the budget in "
-            "tokens."
-        )
-    if predictor is None:
-        raise ValueError(
-            "A thinking budget needs a predictor, and none was found beside the model. "
-            "Name one with --predictor, or ask for the hard stop alone with "
-            "--predictor none (predictor=False in Python)."
-        )
-    if predictor is True or not isinstance(predictor, Predictor | bool):
-        raise ValueError(
-            f"predictor must be a Predictor, or False for none; not {predictor!r}. "
-            "`mlx_budget.load` returns one."
+            "expects, and there is none: name one with --predictor, make one with "
+            "`mlx-budget train`, or give the budget in tokens."
         )
     if predictor is False and thinking.hard_stop is None:
         raise ValueError(

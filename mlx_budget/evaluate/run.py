@@ -30,7 +30,7 @@ from ..files.texts import read_json, write_json
 from ..method.predictor import Predictor
 from . import grading
 from .options import EvaluateOptions
-from .strategies import WITHOUT_BUDGET, Arm, needs_predictor
+from .strategies import WITHOUT_BUDGET, Arm, check_guided
 from .tasks import Problem, Task
 
 RECORDS_FILE = "records.jsonl"
@@ -93,11 +93,7 @@ def evaluate(
     grading.check_available()
     markers = find_markers(tokenizer, asked.thinking.start, asked.thinking.end)
     for strategy in asked.strategies:
-        if needs_predictor(strategy) and not isinstance(predictor, Predictor):
-            raise ValueError(
-                f"The strategy {strategy} needs a predictor, and there is none: name "
-                "one with --predictor, or leave the strategy out."
-            )
+        check_guided(strategy, predictor)
     output = Path(output)
     settings = {"model": model_name, **_describe(task), **asked.settings()}
     advice = "and run the same again: it goes on where it ended"

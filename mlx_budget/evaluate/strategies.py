@@ -27,10 +27,11 @@ STRATEGIES = {
     "truncate": "cut at the budget, then the closing marker alone",
     "prompt": "the budget stated in the prompt, and nothing else",
     "wait": '"Wait" in place of a closing marker that comes before the budget',
+    "prior": "budget guidance without a predictor: a prior guides",
     "auto": "budget guidance, with a share of the length predicted for the question",
 }
 WITHOUT_BUDGET = ("full", "no-thinking")
-_GUIDED = ("guidance", "guidance-no-hard-stop", "auto")
+_GUIDED = ("guidance", "guidance-no-hard-stop", "prior", "auto")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -139,7 +140,7 @@ class Arm:
             answer_anyway=thinking.answer_anyway,
         )
         if self.strategy in _GUIDED:
-            options["predictor"] = predictor
+            options["predictor"] = None if self.strategy == "prior" else predictor
             thinking = replace(thinking, tokens=self.budget)
             if self.strategy == "guidance-no-hard-stop":
                 thinking = replace(thinking, hard_stop=None)
@@ -161,6 +162,18 @@ class Arm:
         return {**options, **keywords_of(thinking)}
 
 
-def needs_predictor(strategy: str) -> bool:
-    """Whether a strategy is guided by a predictor."""
-    return strategy in _GUIDED
+def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:
+    """Checks that what a strategy is guided by is there.
+
+    Raises:
+        ValueError: If a predictor is needed and there is none, or there shall be none.
+    """
+    if strategy not in _GUIDED or strategy == "prior":
+        return
+    knows = predictor is not None and not isinstance(predictor, bool)
+    if knows or (predictor is None and strategy != "auto"):
+        return
+    raise ValueError(
+        f"The strategy {strategy} needs a predictor, and there is none: name one with "
+        "--predictor, or leave the strategy out."
+    )

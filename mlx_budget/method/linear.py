@@ -146,4 +146,3 @@ class LinearPredictor(TablePredictor):
             return cls(counts=counts, probe=probe, **config)
         except ValueError as e:
             raise ValueError(f"{path} cannot be read: {e}") from None
-

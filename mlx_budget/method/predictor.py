@@ -72,6 +72,11 @@ class Predictor:
         return NO_THRESHOLDS
 
     @property
+    def knows_lengths(self) -> bool:
+        """Whether it can tell how long thinking will take, without a budget."""
+        return True
+
+    @property
     def known_tokens(self) -> int | None:
         """R, if guidance may favour no other tokens; None if it may favour any."""
         return None

@@ -24,7 +24,7 @@ _ENDING = (math.log(8.0), 0.3)
 
 def make_prior(
     base_model: str,
-    vocab_size: int,
+    vocab_size: int | None,
     closing: tuple[int, int],
     endings: tuple[int, ...] = (),
     counts: LengthCounts | None = None,
@@ -33,7 +33,7 @@ def make_prior(
 
     Args:
         base_model (str): Name of the language model.
-        vocab_size (int): V.
+        vocab_size (int, optional): V; None for that of the first model it meets.
         closing (tuple): First token of the closing marker, and the marker's tokens.
         endings (tuple): First tokens of `ENDINGS`.
         counts (LengthCounts, optional): Of the user's own replies without a budget.

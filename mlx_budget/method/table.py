@@ -121,7 +121,7 @@ class TablePredictor(Predictor):
 
     Args:
         base_model (str): Name of the language model.
-        vocab_size (int): V.
+        vocab_size (int, optional): V; None for that of the first model it meets.
         closing (tuple): First token of the closing marker and the marker's tokens, of
             which L is known for sure.
         counts (LengthCounts): What was seen.
@@ -136,7 +136,7 @@ class TablePredictor(Predictor):
     def __init__(
         self,
         base_model: str,
-        vocab_size: int,
+        vocab_size: int | None,
         closing: tuple[int, int],
         counts: LengthCounts,
         prior: LengthPrior | None = None,
@@ -144,25 +144,29 @@ class TablePredictor(Predictor):
     ):
         if prior is None and not counts.number:
             raise ValueError("A table needs lengths that were seen, or a prior.")
-        self.vocab_size = vocab_size
         self.closing = closing
         self.counts = counts
         self.prior = prior
         self._base_model = base_model
         known = sorted({*counts.tokens.tolist(), *(endings or {}), closing[0]})
-        if known[0] < 0 or known[-1] >= vocab_size:
-            raise ValueError(
-                f"The tokens of a table must be from 0 to {vocab_size - 1:,}, not "
-                f"{known[0] if known[0] < 0 else known[-1]:,}."
-            )
         self._tokens = np.array(known, np.int32)
         self._endings = endings or {}
-        # Row of each token: the last is that of all tokens that were not seen.
         self._closing_row = known.index(closing[0])
-        rows = np.full(vocab_size, len(known), np.int32)
-        rows[self._tokens] = np.arange(len(known))
-        self._rows = mx.array(rows)
+        self.vocab_size = vocab_size
+        if vocab_size is not None:
+            self._rows = self._rows_of(vocab_size)
         self._fit = lru_cache(maxsize=64)(self._at_stage)
+
+    def _rows_of(self, vocab_size: int) -> mx.array:
+        """Row of each token: the last is that of all tokens that were not seen."""
+        if self._tokens[0] < 0 or self._tokens[-1] >= vocab_size:
+            raise ValueError(
+                f"The tokens of a table must be from 0 to {vocab_size - 1:,}, not "
+                f"{self._tokens[0]:,} to {self._tokens[-1]:,}."
+            )
+        rows = np.full(vocab_size, len(self._tokens), np.int32)
+        rows[self._tokens] = np.arange(len(self._tokens))
+        return mx.array(rows)
 
     @property
     def base_model(self) -> str:
@@ -184,7 +188,10 @@ class TablePredictor(Predictor):
         Raises:
             ValueError: If it is not.
         """
-        if vocab_size != self.vocab_size:
+        if self.vocab_size is None:
+            self._rows = self._rows_of(vocab_size)
+            self.vocab_size = vocab_size
+        elif vocab_size != self.vocab_size:
             raise ValueError(
                 "The predictor was made for another model "
                 f"({self.base_model}): it expects a vocabulary of "

@@ -27,6 +27,7 @@ from ..engine.closing import closing_of
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
+from ..engine.priors import NOTICE
 from ..engine.sampler import check_enforceable, steer
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import ask_template
@@ -150,6 +151,8 @@ class BudgetModelProvider(server.ModelProvider):
             predictor = load_predictor(folder)
         if predictor is not None:
             check_fits(predictor, self.model)
+        else:
+            logging.info("%s", NOTICE)
         return predictor
 
 

@@ -247,15 +247,21 @@ def test_a_model_without_markers_says_what_to_do(converted, tmp_path):
     assert generate(folder).exit_code == 0
 
 
-def test_a_budget_without_a_predictor_says_what_to_do(converted, tmp_path):
+def test_a_budget_without_a_predictor_is_guided_by_a_prior_and_says_so(
+    converted, tmp_path
+):
     folder = tmp_path / "plain"
     folder.mkdir()
     for file in converted.iterdir():
         if not file.name.startswith("predictor"):
             (folder / file.name).symlink_to(file)
-    assert "--predictor none" in fails(generate(folder, "--thinking-budget", 5))
+    assert "auto is a share" in fails(generate(folder, "--thinking-budget", "auto"))
+    guided = generate(folder, "--thinking-budget", 5)
+    notices = [line for line in guided.stderr.splitlines() if "a prior guides" in line]
+    assert len(notices) == 1 and "--predictor none" in notices[0]
     ended = generate(folder, "--thinking-budget", 5, "--predictor", "none")
     assert "Thinking: 5 of 5 tokens, closed by the budget" in ended.stderr
+    assert "prior" not in ended.stderr
     joined = generate(folder, "--thinking-budget", 5, "--predictor", converted)
     assert joined.stdout == generate(converted, "--thinking-budget", 5).stdout
 

@@ -100,7 +100,7 @@ def test_without_a_predictor_there_is_nothing_to_take_a_share_of(loaded, cases):
         make_budget_sampler(
             *loaded[:2], False, prompt=prompt, thinking_budget="auto:0.5"
         )
-    with pytest.raises(ValueError, match="needs a predictor"):
+    with pytest.raises(ValueError, match="auto is a share of what a predictor"):
         make_budget_sampler(*loaded[:2], prompt=prompt, thinking_budget="auto")
 
 

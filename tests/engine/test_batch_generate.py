@@ -241,7 +241,7 @@ def test_an_empty_prompt_is_named_by_its_place(loaded, cases):
             {"thinking_budget": [5, "9", 1]},
             "integer number of tokens, auto, .* not '9'",
         ),
-        ({"thinking_budget": 5, "predictor": None}, "needs a predictor"),
+        ({"thinking_budget": "auto", "predictor": None}, "auto is a share of what"),
         ({"thinking_budget": 5, "guidance_tolerance": 2}, "guidance_tolerance must"),
     ],
 )

@@ -381,8 +381,8 @@ def test_filters_apply_to_the_guided_distribution(loaded, golden, cases):
         ({"thinking_budget": 9, "hard_stop": float("nan")}, "1 or more"),
         ({"thinking_budget": 9, "temp": -1}, "temp must be finite and 0 or more"),
         ({"thinking_budget": 9, "prompt": []}, "prompt is empty"),
-        ({"thinking_budget": 9, "predictor": None}, "predictor=False in Python"),
-        ({"thinking_budget": 9, "predictor": True}, "must be a Predictor, or False"),
+        ({"thinking_budget": "auto", "predictor": None}, "auto is a share of what a"),
+        ({"thinking_budget": 9, "predictor": True}, "must be a Predictor, None for"),
         (
             {"thinking_budget": 9, "predictor": False, "hard_stop": None},
             "nothing would hold thinking to its budget",

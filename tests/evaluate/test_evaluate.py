@@ -279,9 +279,11 @@ def test_settings_that_a_folder_does_not_name_had_their_defaults(loaded, tmp_pat
         run(loaded, tmp_path, **options, guidance_tolerance=0.0)
 
 
-def test_guidance_without_a_predictor_is_refused(loaded, tmp_path):
+def test_what_nothing_guides_is_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="strategy guidance needs a predictor"):
-        run((*loaded[:2], None), tmp_path / "run")
+        run((*loaded[:2], False), tmp_path / "run")
+    with pytest.raises(ValueError, match="strategy auto needs a predictor"):
+        run((*loaded[:2], None), tmp_path / "run", strategies=("auto",))
     records = run(
         (*loaded[:2], None), tmp_path / "run", strategies=("full", "budget-forcing")
     )

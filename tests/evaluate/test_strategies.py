@@ -10,7 +10,7 @@ from mlx_budget.evaluate.strategies import (
     STRATEGIES,
     Arm,
     BudgetRequest,
-    needs_predictor,
+    check_guided,
     parse_budgets,
     parse_strategies,
 )
@@ -89,11 +89,22 @@ def test_guided_strategies_differ_in_the_hard_stop_and_the_budget(loaded):
     assert alone["hard_stop"] is None and alone["predictor"] is predictor
     auto = Arm("auto", "50%", AutoBudget(0.5)).generation(predictor, thinking)
     assert auto["thinking_budget"] == AutoBudget(0.5) and auto["hard_stop"] == 1.3
-    assert [s for s in STRATEGIES if needs_predictor(s)] == [
-        "guidance",
-        "guidance-no-hard-stop",
-        "auto",
-    ]
+    prior = Arm("prior", "60", 60).generation(predictor, thinking)
+    assert prior["thinking_budget"] == 60 and prior["predictor"] is None
+
+
+def test_what_guides_a_strategy_has_to_be_there(loaded):
+    def is_refused(strategy: str, predictor: object) -> bool:
+        try:
+            check_guided(strategy, predictor)
+        except ValueError:
+            return True
+        return False
+
+    refused = {p: [s for s in STRATEGIES if is_refused(s, p)] for p in (None, False)}
+    assert refused[None] == ["auto"]
+    assert refused[False] == ["guidance", "guidance-no-hard-stop", "auto"]
+    assert not any(is_refused(s, loaded[2]) for s in STRATEGIES)
 
 
 def test_budget_forcing_cuts_at_the_budget_and_asks_for_the_answer(loaded):
