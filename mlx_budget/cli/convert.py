@@ -1,5 +1,6 @@
 """The command `convert`. Knows its options; nothing of checkpoints."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,6 +8,7 @@ import click
 from ..engine.settings import ModelSource
 from ..interrupts import raise_again
 from .options import COUNT, Shown, options_from
+from .progress import bars_until_stopped
 
 
 @click.command()
@@ -79,10 +81,25 @@ def convert(source: ModelSource, predictor_q_bits: str | None, **options: Any) -
         predictor_q_bits = "8" if options["quantize"] else "none"
     bits = None if predictor_q_bits == "none" else int(predictor_q_bits)
     raise_again()
-    path = convert(
-        predictor_q_bits=bits,
-        revision=source.revision,
-        trust_remote_code=source.trust_remote_code,
-        **options,
-    )
+    with bars_until_stopped(lambda: _how_to_go_on(**options)):
+        path = convert(
+            predictor_q_bits=bits,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            **options,
+        )
     click.echo(f"Converted to {path}.", err=True)
+
+
+def _how_to_go_on(
+    hf_path: str, mlx_path: str, upload_repo: str | None, **_: Any
+) -> str:
+    if upload_repo is not None and Path(mlx_path).exists():
+        return (
+            f"Stopped; {mlx_path} is converted, but was not uploaded: run `hf upload "
+            f"{upload_repo} {mlx_path}`."
+        )
+    from ..files.hub import is_local
+
+    downloads = "" if is_local(hf_path) else " Whole files of the download are kept."
+    return f"Stopped before there was a {mlx_path}: run the same again.{downloads}"

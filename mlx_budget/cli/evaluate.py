@@ -15,7 +15,7 @@ from ..evaluate.options import EvaluateOptions
 from ..evaluate.strategies import parse_budgets, parse_strategies
 from ..interrupts import raise_again
 from .options import COUNT, Read, Shown, options_from, tell_of_demo
-from .progress import ProgressBars
+from .progress import bars_until_stopped
 from .report import show_report
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def evaluate(
     """
     from ..engine.priors import NOTICE
     from ..evaluate import grading
-    from ..evaluate.run import evaluate
+    from ..evaluate.run import check_output, evaluate
     from ..evaluate.tasks import load_task
     from ..files import hub
     from ..models.loading import load_source
@@ -86,37 +86,46 @@ def evaluate(
     if source.model == demo.NAME and task is None and data is None:
         task = demo.NAME
     found = load_task(task, data, limit, instruction)
+    name = hub.model_name(source.model, source.adapter_path, source.revision)
+    check_output(output, found, options, name)
     tell_of_demo()
     model, tokenizer, predictor = load_source(source)
     if predictor is None and "guidance" in options.strategies:
         click.echo(NOTICE, err=True)
-    name = hub.model_name(source.model, source.adapter_path, source.revision)
+    made = 0
 
     def show(now: "Progress") -> None:
+        nonlocal made
+        made = now.made
         bars.show(now.arm, now.done, now.total, _accuracy(now))
 
     raise_again()
-    with ProgressBars() as bars:
-        try:
-            evaluate(
-                model,
-                tokenizer,
-                predictor,
-                found,
-                output,
-                model_name=name,
-                progress=show,
-                **keywords_of(options),
-            )
-        except KeyboardInterrupt:
-            bars.close()
-            click.echo(
-                f"Stopped; the same command goes on from there. What there is so far: "
-                f"`mlx-budget report {output}`.",
-                err=True,
-            )
-            raise
+    with bars_until_stopped(lambda: _how_to_go_on(output)) as bars:
+        evaluate(
+            model,
+            tokenizer,
+            predictor,
+            found,
+            output,
+            model_name=name,
+            progress=show,
+            **keywords_of(options),
+        )
+    if not made:
+        click.echo(f"Nothing left to do: {output} is finished.", err=True)
     show_report(output, as_json)
+
+
+def _how_to_go_on(output: Path) -> str:
+    from ..evaluate.run import RECORDS_FILE
+    from ..files.records import has_records
+
+    if not has_records(output / RECORDS_FILE):
+        return f"Stopped before there was a reply in {output}: run the same again."
+    return (
+        "Stopped: run the same again, and it goes on from there. What there is so far: "
+        f"`mlx-budget report {output}`."
+    )
 
 
 def _accuracy(progress: "Progress") -> str | None:

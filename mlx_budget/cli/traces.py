@@ -15,7 +15,7 @@ from ..engine.settings import ModelSource
 from ..interrupts import raise_again
 from ..train.options import TraceOptions
 from .options import DATA_HELP, options_from
-from .progress import ProgressBars
+from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
     from ..train.traces import TraceStats
@@ -65,25 +65,17 @@ def traces(
         bars.show("Traces", stats.records, stats.total, _rate(stats), shows_eta=False)
 
     raise_again()
-    with ProgressBars() as bars:
-        try:
-            stats = write_traces(
-                model,
-                tokenizer,
-                prompts,
-                output,
-                progress=show,
-                **{**keywords_of(options), "model_name": name},
-            )
-        except KeyboardInterrupt:
-            bars.close()
-            if last is not None:
-                click.echo(
-                    f"Stopped with {last.records} of {last.total} records in {output}: "
-                    "the same command goes on from there.",
-                    err=True,
-                )
-            raise
+    with bars_until_stopped(lambda: _how_to_go_on(last, output)) as bars:
+        stats = write_traces(
+            model,
+            tokenizer,
+            prompts,
+            output,
+            progress=show,
+            **{**keywords_of(options), "model_name": name},
+        )
+    if not stats.written:
+        click.echo(f"Nothing left to do: {output} is finished.", err=True)
     click.echo(_summary(stats), err=True)
     if stats.closed < stats.records / 2:
         click.echo(
@@ -92,6 +84,15 @@ def traces(
             "--thinking-start-token and --thinking-end-token.",
             err=True,
         )
+
+
+def _how_to_go_on(stats: "TraceStats | None", output: Path) -> str:
+    if stats is None or not stats.records:
+        return f"Stopped before there was a record in {output}: run the same again."
+    return (
+        f"Stopped with {stats.records} of {stats.total} records in {output}: run the "
+        "same again, and it goes on from there."
+    )
 
 
 def _rate(stats: "TraceStats") -> str | None:

@@ -25,7 +25,8 @@ from ..engine.settings import AutoBudget, seed_of
 from ..engine.template import let_think
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
-from ..files.records import Record, RecordFile, open_records
+from ..files.outputs import check_output_folder, taken_back
+from ..files.records import Record, RecordFile, has_records, open_records
 from ..files.texts import read_json, write_json
 from ..method.predictor import Predictor
 from . import grading
@@ -35,6 +36,9 @@ from .tasks import Problem, Task
 
 RECORDS_FILE = "records.jsonl"
 SETTINGS_FILE = "settings.json"
+
+# What all records of a folder have in common, by name.
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Progress:
         done: Its replies so far, those of earlier runs included.
         total: Replies that it will have.
         correct: Those of ``done`` whose answer is right.
+        made: Replies of all arms that this run has made.
     """
 
     arm: str
     done: int
     total: int
     correct: int
+    made: int = 0
 
 
 def evaluate(
@@ -95,11 +101,17 @@ def evaluate(
     for strategy in asked.strategies:
         check_guided(strategy, predictor)
     output = Path(output)
-    settings = {"model": model_name, **_describe(task), **asked.settings()}
+    check_output(output, task, asked, model_name)
     advice = "and run the same again: it goes on where it ended"
-    file = output / RECORDS_FILE
-    with full_disk_in_one_line(file, advice), open_records(file) as records:
-        _check_settings(output / SETTINGS_FILE, settings)
+    file, settings = output / RECORDS_FILE, output / SETTINGS_FILE
+    with (
+        full_disk_in_one_line(file, advice),
+        taken_back(file, settings, is_worth_keeping=lambda: has_records(file)),
+        open_records(file) as records,
+    ):
+        check_output(output, task, asked, model_name)
+        if not settings.exists() or not has_records(file):
+            write_json(settings, _settings(task, asked, model_name))
         run = _Run(model, tokenizer, predictor, task, asked, markers.end, progress)
         run.take_up(records)
         run.expect_lengths()
@@ -108,6 +120,21 @@ def evaluate(
         for arm in run.arms():
             run.answer(arm, records)
         return run.records()
+
+
+def check_output(
+    output: Path, task: Task, options: EvaluateOptions, model_name: str
+) -> None:
+    """Checks the folder to write before the model is read; makes nothing.
+
+    What there is without a record of a reply counts as nothing.
+
+    Raises:
+        ValueError: If it cannot be written, or its records are of another run.
+    """
+    check_output_folder(output)
+    if has_records(output / RECORDS_FILE) and (output / SETTINGS_FILE).exists():
+        _check_settings(output, _settings(task, options, model_name))
 
 
 class _Run:
@@ -130,6 +157,7 @@ class _Run:
         self._progress = progress
         self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
+        self._made = 0
 
     def take_up(self, file: RecordFile) -> None:
         """Reads the records that are there."""
@@ -194,7 +222,7 @@ class _Run:
         _check_budget(arm, there)
         correct = sum(record["correct"] for record in there)
         done = len(there)
-        self._progress(Progress(arm.name, done, len(wanted), correct))
+        self._show(arm, done, len(wanted), correct)
         if not missing:
             return
         options = {
@@ -221,7 +249,11 @@ class _Run:
                 before = now
                 done += 1
                 correct += record["correct"]
-                self._progress(Progress(arm.name, done, len(wanted), correct))
+                self._made += 1
+                self._show(arm, done, len(wanted), correct)
+
+    def _show(self, arm: Arm, done: int, total: int, correct: int) -> None:
+        self._progress(Progress(arm.name, done, total, correct, self._made))
 
     def records(self) -> list[Record]:
         """All records, in an order that does not depend on how they came."""
@@ -299,7 +331,7 @@ def read_records(folder: Path) -> list[Record]:
     return [found[name] for name in sorted(found)]
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> Settings:
     """The settings of a folder's run."""
     file = Path(folder) / SETTINGS_FILE
     settings = read_json(file, f"There is no {file}.")
@@ -308,7 +340,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _describe(task: Task) -> dict[str, Any]:
+def _describe(task: Task) -> Settings:
     """A task in a few words, and a digest of its questions and answers."""
     asked = [asdict(problem) for problem in task.problems]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
@@ -320,19 +352,20 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def _check_settings(file: Path, settings: dict[str, Any]) -> None:
-    """Keeps the settings of a new folder; those of an old one must be the same.
+def _settings(task: Task, options: EvaluateOptions, model_name: str) -> Settings:
+    return {"model": model_name, **_describe(task), **options.settings()}
 
-    What an old one does not name had its default.
+
+def _check_settings(folder: Path, settings: Settings) -> None:
+    """Checks that a folder was begun with the same settings.
+
+    What it does not name had its default.
     """
-    if not file.exists():
-        write_json(file, settings)
-        return
-    there = {**EvaluateOptions().settings(), **read_settings(file.parent)}
+    there = {**EvaluateOptions().settings(), **read_settings(folder)}
     for name, value in json.loads(json.dumps(settings)).items():
         if there.get(name) != value:
             raise ValueError(
-                f"{file.parent} is of a run with {name} {there.get(name)!r}, not "
+                f"{folder} is of a run with {name} {there.get(name)!r}, not "
                 f"{value!r}: choose another --output, or set it as before."
             )
 

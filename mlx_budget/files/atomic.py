@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from .locks import in_use, lock, opened
+from .outputs import check_output_folder
 
 _UNFINISHED = ".incomplete"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,13 +42,14 @@ def appearing_folder(path: Path) -> Iterator[Path]:
     What a killed run left behind is removed by the next one for the same path.
 
     Raises:
-        ValueError: If ``path`` exists already, or the disk is full.
+        ValueError: If ``path`` exists already or cannot be made, or the disk is full.
     """
     if os.path.lexists(path):
         raise ValueError(
             f"The output folder {path} exists already: choose another with --mlx-path, "
             "or remove it first."
         )
+    check_output_folder(path, "--mlx-path")
     missing = [parent for parent in path.parents if not parent.exists()]
     hidden = f".{path.name}.", _UNFINISHED
     try:

@@ -39,6 +39,11 @@ def open_records(path: Path) -> Iterator["RecordFile"]:
         os.close(descriptor)
 
 
+def has_records(path: Path) -> bool:
+    """Whether there is anything in a file of records."""
+    return path.exists() and path.stat().st_size > 0
+
+
 class RecordFile:
     """An open file of records: a JSON object on each line, with its id first."""
 

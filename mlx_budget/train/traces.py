@@ -23,7 +23,8 @@ from ..engine.settings import seed_of
 from ..engine.template import let_think
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
-from ..files.records import Record, open_records, to_line
+from ..files.outputs import check_output_file, taken_back
+from ..files.records import Record, has_records, open_records, to_line
 from .options import TraceOptions
 
 _ID = re.compile("([0-9]+)-([0-9]+)")
@@ -128,7 +129,11 @@ def write_traces(
     if run.prompt.ignore_chat_template or not tokenizer.has_chat_template:
         constants["raw_prompt"] = True
     advice = "and run the same again: it goes on where it ended"
-    with full_disk_in_one_line(output, advice), open_records(output) as file:
+    with (
+        full_disk_in_one_line(output, advice),
+        taken_back(output, is_worth_keeping=lambda: has_records(output)),
+        open_records(output) as file,
+    ):
         there, stats = set(), TraceStats()
         for record in file.read(partial(_check_trace, chats=chats, settings=settings)):
             name = _indices(record)
@@ -177,14 +182,16 @@ def write_traces(
 
 
 def check_output(output: str | Path) -> Path:
-    """The path of the file to write.
+    """The path of the file to write, which is not made yet.
 
     Raises:
-        ValueError: If its name is not that of a file of JSON lines.
+        ValueError: If its name is not that of a file of JSON lines, or it cannot be
+            written.
     """
     output = Path(output)
     if output.suffix != ".jsonl":
         raise ValueError(f"The output must be a file *.jsonl, not {output}.")
+    check_output_file(output)
     return output
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from dying import KILL, failing
 from mlx_budget import demo
 from mlx_budget.cli import cli
+from mlx_budget.files.records import RecordFile
 
 PICTURES = {"accuracy.png", "length.png", "difficulty.png"}
 
@@ -103,7 +104,77 @@ def test_budgets_and_strategies_are_read_from_lists(converted, questions, tmp_pa
 def test_bad_options_end_in_one_line(converted, questions, tmp_path, args, message):
     result = evaluate(converted, questions, tmp_path / "run", *args)
     assert message in fails(result)
-    assert not (tmp_path / "run" / "records.jsonl").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_does_not_stand_in_the_way_of_the_corrected_command(
+    converted, questions, tmp_path
+):
+    output = tmp_path / "run"
+    output.mkdir()
+    template = ("--strategies", "full", "--chat-template-config", '{"tools": 5}')
+    bad = evaluate(converted, questions, output, *template)
+    assert (bad.exit_code, bad.stdout) == (2, "")
+    assert "cannot render this prompt" in bad.stderr.splitlines()[-1]
+    assert list(output.iterdir()) == []
+    assert "There is no folder" in fails(evaluate("./none", questions, output))
+    # Nor does what a run left that was killed before its first reply.
+    (output / "records.jsonl").touch()
+    (output / "settings.json").write_text('{"model": "other", "temp": 9}')
+    result = evaluate(converted, questions, output, "--strategies", "full")
+    assert result.exit_code == 0, result.stderr
+    settings = json.loads((output / "settings.json").read_text())
+    assert settings["model"] == str(converted)
+    other = evaluate("./none", questions, output, "--strategies", "full")
+    assert "is of a run with model" in fails(other)
+
+
+def test_a_finished_run_has_nothing_left_to_do(converted, questions, tmp_path):
+    output, options = tmp_path / "run", ("--strategies", "full")
+    first = evaluate(converted, questions, output, *options)
+    again = evaluate(converted, questions, output, *options)
+    told = f"Nothing left to do: {output} is finished."
+    assert told in again.stderr.splitlines()
+    assert "Nothing left" not in first.stderr
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    more = evaluate(converted, questions, output, "--strategies", "full,no-thinking")
+    assert "Nothing left" not in more.stderr
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_says_how_to_go_on(
+    converted, questions, tmp_path, monkeypatch, number
+):
+    output, written = tmp_path / "run", []
+
+    def interrupt(self, record):
+        written.append(record)
+        if len(written) == number:
+            raise KeyboardInterrupt
+        append(self, record)
+
+    append = RecordFile.append
+    monkeypatch.setattr(RecordFile, "append", interrupt)
+    result = evaluate(converted, questions, output, "--strategies", "full")
+    assert (result.exit_code, result.stdout) == (130, "")
+    *_, line = result.stderr.splitlines()
+    if number == 1:
+        expected = f"Stopped before there was a reply in {output}: run the same again."
+    else:
+        expected = (
+            "Stopped: run the same again, and it goes on from there. What there is so "
+            f"far: `mlx-budget report {output}`."
+        )
+    assert line == expected
+    assert output.exists() == (number > 1)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model(
+    questions, tmp_path
+):
+    assert "is a file: name a folder" in fails(evaluate("./no", questions, questions))
+    below = questions / "run"
+    assert "run cannot be made" in fails(evaluate("./no", questions, below))
 
 
 def test_a_model_needs_a_task(converted, tmp_path):

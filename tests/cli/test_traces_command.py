@@ -82,6 +82,9 @@ def test_the_command_writes_the_records_and_a_summary(
     again = run(*command(os.path.relpath(converted), data, output))
     assert again.exit_code == 0, again.stderr
     assert "tokens-per-sec" not in again.stderr
+    *_, told, _ = again.stderr.splitlines()
+    assert told == f"Nothing left to do: {output} is finished."
+    assert "Nothing left" not in result.stderr
 
 
 def test_few_closed_replies_bring_a_warning(converted, data, output):
@@ -139,7 +142,26 @@ def test_the_command_refuses_in_one_line(converted, data, output, tmp_path):
     assert "line 1, is no record of traces" in line(output=data)
     assert data.read_bytes() == before
     output.mkdir()
-    assert "Is a directory" in line()
+    assert "is a folder: name a file" in line()
+    assert "file.jsonl cannot be made" in line(output=data / "file.jsonl")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--thinking-end-token", ""),
+        ("--chat-template-config", '{"tools": 5}'),
+        ("--thinking-start-token", "a", "--max-kv-size", 5),
+    ],
+)
+def test_a_mistake_that_shows_late_leaves_nothing(converted, data, tmp_path, options):
+    before = sorted(tmp_path.rglob("*"))
+    fails(run(*command(converted, data, tmp_path / "new" / "out.jsonl", *options)))
+    assert sorted(tmp_path.rglob("*")) == before
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    fails(run(*command(converted, data, empty, *options)))
+    assert empty.exists()
 
 
 def test_a_model_without_markers_is_refused_before_its_weights_are_read(
@@ -173,9 +195,32 @@ def test_help_says_what_to_sample():
     assert "--predictor" not in text
 
 
-def child(fail: str, arguments: list, **options) -> subprocess.Popen:
+def child(fail: str, arguments: list, number: int = 3, **options) -> subprocess.Popen:
     """The command in a process of its own, which fails at the third record."""
-    return failing(3, fail, "traces", *arguments, **options)
+    return failing(number, fail, "traces", *arguments, **options)
+
+
+def test_a_sampled_run_killed_twice_is_one_never_stopped(
+    converted, data, output, tmp_path
+):
+    sampled = ("--temp", 1, "--seed", 5, "--num-samples", 2, "-m", 30)
+    whole = tmp_path / "whole.jsonl"
+    assert run(*command(converted, data, whole, *sampled)).exit_code == 0
+    arguments = command(converted, data, output, *sampled)
+    for number, kept in ((2, 1), (4, 4)):
+        process = child(KILL, arguments, number, stderr=subprocess.DEVNULL)
+        assert process.wait() == -signal.SIGKILL
+        assert output.read_bytes().count(b"\n") == kept
+    assert run(*arguments).exit_code == 0
+    assert sorted(output.read_bytes().splitlines()) == sorted(
+        whole.read_bytes().splitlines()
+    )
+    # They are draws: another seed has others, and so has a second sample.
+    records = contents(whole.read_bytes())
+    assert records["0-0"][1:] != records["0-1"][1:]
+    other = tmp_path / "other.jsonl"
+    run(*command(converted, data, other, *sampled, "--seed", 6))
+    assert contents(other.read_bytes()) != records
 
 
 def test_a_killed_run_is_gone_on_with(converted, data, output, greedy):
@@ -206,7 +251,23 @@ def test_an_interrupt_shows_what_is_there_and_keeps_it(converted, data, output, 
     assert b"Traces  [##" in shown and b"2/4" in shown
     assert re.search(rb" tokens-per-sec, \d+:\d\d:\d\d", shown)
     assert b"\r\nStopped with 2 of 4 records in " in shown
+    assert b": run the same again, and it goes on from there.\r\n" in shown
     assert len(records_of(output)) == 2
     result = run(*command(converted, data, output))
     assert result.exit_code == 0, result.stderr
     assert contents(output.read_bytes()) == contents(greedy)
+
+
+def test_an_interrupt_before_the_first_record_leaves_nothing(
+    converted, data, tmp_path, monkeypatch
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlx_budget.train.traces.stream_batch_generate", interrupt)
+    output = tmp_path / "new" / "out.jsonl"
+    result = run(*command(converted, data, output))
+    assert (result.exit_code, result.stdout) == (130, "")
+    *_, line = result.stderr.splitlines()
+    assert line == f"Stopped before there was a record in {output}: run the same again."
+    assert not output.parent.exists()

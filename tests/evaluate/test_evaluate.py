@@ -129,6 +129,7 @@ def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
             run(loaded, folder, progress=stop, **options)
         except Stop:
             # As a kill in the middle of a line would leave it.
+            folder.mkdir(exist_ok=True)
             with (folder / RECORDS_FILE).open("ab") as file:
                 file.write(b'{"id": "guidance@20/3')
     records = run(loaded, folder, **options)
