@@ -1,5 +1,7 @@
 """A predictor small enough to be made anew in every test."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
@@ -23,10 +25,15 @@ TINY = PredictorConfig(
     thresholds=GuidanceThresholds(12, 2, 0.5),
 )
 
+# The same with what predictors of our own have.
+OURS = replace(TINY, norm="pre", scale_inputs=True)
 
-def make_tiny(dtype: mx.Dtype = mx.float32) -> Predictor:
+
+def make_tiny(
+    dtype: mx.Dtype = mx.float32, config: PredictorConfig = TINY
+) -> EncoderPredictor:
     """A predictor in which every tensor counts."""
-    predictor, rng = EncoderPredictor(TINY), np.random.default_rng(0)
+    predictor, rng = EncoderPredictor(config), np.random.default_rng(0)
 
     def draw(like: mx.array) -> mx.array:
         scale = 0.3 if like.ndim == 2 else 1.0

@@ -32,12 +32,25 @@ _ERF_LOWER = (
 
 
 class EncoderLayer(nn.Module):
-    """A post-LayerNorm BERT encoder layer, shape (B, S, P) in."""
+    """A BERT encoder layer, shape (B, S, P) in.
 
-    def __init__(self, width: int, heads: int, intermediate: int, eps: float):
+    Args:
+        width (int): P.
+        heads (int): Number of attention heads.
+        intermediate (int): Width of the feed-forward layer.
+        eps (float): Epsilon of the LayerNorms.
+        norm (str): "post" for LayerNorms behind the sums of the residual stream, as
+            BERT has them, or "pre" for LayerNorms before attention and feed-forward
+            layer (Xiong et al., arXiv 2002.04745), which leave the stream as it is.
+    """
+
+    def __init__(
+        self, width: int, heads: int, intermediate: int, eps: float, norm: str = "post"
+    ):
         super().__init__()
         p = width
         self.heads = heads
+        self._is_pre = norm == "pre"
         self.query = nn.Linear(p, p)
         self.key = nn.Linear(p, p)
         self.value = nn.Linear(p, p)
@@ -56,14 +69,18 @@ class EncoderLayer(nn.Module):
             return y.reshape(b, -1, self.heads, head_width).swapaxes(1, 2)
 
         wanted = x[:, :outputs]
+        y = self.attention_norm(x) if self._is_pre else x
         attended = mx.fast.scaled_dot_product_attention(
-            split(self.query(wanted)),
-            split(self.key(x)),
-            split(self.value(x)),
+            split(self.query(y[:, :outputs])),
+            split(self.key(y)),
+            split(self.value(y)),
             scale=head_width**-0.5,
         )  # (B, heads, S, P / heads)
         attended = attended.swapaxes(1, 2).reshape(b, -1, p)
-        x = self.attention_norm(wanted + self.attention_output(attended))
+        x = wanted + self.attention_output(attended)
+        if self._is_pre:
+            return x + self.down(gelu(self.up(self.output_norm(x))))
+        x = self.attention_norm(x)
         return self.output_norm(x + self.down(gelu(self.up(x))))
 
 

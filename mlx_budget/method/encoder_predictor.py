@@ -23,13 +23,17 @@ from .guidance import GuidanceThresholds, Tokens, Window
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
 from .predictor_config import PredictorConfig, Quantization
 
+# Added to the mean square of a state: a state of zeros stays that.
+_INPUT_EPS = 1e-12
+
 
 class EncoderPredictor(nn.Module, Predictor):
     """A BERT encoder over the hidden states of one position, with two heads.
 
     Architecture of the reference checkpoints of Budget Guidance (arXiv 2506.13752): a
     linear map from D to P, a post-LayerNorm BERT encoder without position embeddings
-    and mask, read at a learned first vector, and two bias-free linear heads. Of a
+    and mask, read at a learned first vector, and two bias-free linear heads. Those of
+    our own training have LayerNorms before the layers and scaled inputs. Of a
     predictor that does not know the whole vocabulary the heads have a row for each
     token in ``tokens``, shape (K,), and R below is K; else it is V.
     """
@@ -41,10 +45,16 @@ class EncoderPredictor(nn.Module, Predictor):
         self.projection = nn.Linear(config.model_width, config.width)
         self.layers = [
             EncoderLayer(
-                config.width, config.heads, config.intermediate, config.layer_norm_eps
+                config.width,
+                config.heads,
+                config.intermediate,
+                config.layer_norm_eps,
+                config.norm,
             )
             for _ in range(config.layers)
         ]
+        if config.norm == "pre":
+            self.final_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         rows = config.known_tokens or config.vocab_size
         self.concentration_head = nn.Linear(config.width, rows, bias=False)
         self.rate_head = nn.Linear(config.width, rows, bias=False)
@@ -77,12 +87,20 @@ class EncoderPredictor(nn.Module, Predictor):
             mx.array: The encoder's output at the learned first vector, shape (B, P).
         """
         h = hidden_states.astype(self.cls.dtype)
+        if self.config.scale_inputs:
+            h = mx.fast.rms_norm(h, None, _INPUT_EPS)
         cls = mx.broadcast_to(self.cls, (h.shape[0], 1, h.shape[-1]))
         x = self.projection(mx.concatenate([cls, h], axis=1))  # (B, N + 2, P)
         *lower, last = self.layers
         for layer in lower:
             x = layer(x)
-        return last(x, outputs=1)[:, 0]
+        encoding = last(x, outputs=1)[:, 0]
+        return self.final_norm(encoding) if "final_norm" in self else encoding
+
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """The LayerNorm whose output is the encoding."""
+        return self.final_norm if "final_norm" in self else self.layers[-1].output_norm
 
     def head_outputs(
         self, encoding: mx.array, tokens: mx.array | None = None

@@ -12,6 +12,7 @@ from .guidance import GuidanceThresholds
 from .sizes import SIZES
 
 FORMAT_VERSION = 1
+NORMS = ("post", "pre")
 
 
 class Quantization(TypedDict):
@@ -35,6 +36,10 @@ class PredictorConfig:
         heads: Number of attention heads; divides ``width``.
         intermediate: Width of the encoder's feed-forward layers.
         layer_norm_eps: Epsilon of the encoder's LayerNorms.
+        norm: Where they are: "post", behind the residual sums, as in the published
+            checkpoints, or "pre", with one more at the end, as in our own.
+        scale_inputs: Whether each hidden state is divided by its root mean square
+            first. Not in the published checkpoints.
         known_tokens: K, the number of tokens that it knows, one row of the heads for
             each, and the only ones that guidance may favour; None if it knows all.
         thresholds: Which of its predictions guidance trusts.
@@ -51,6 +56,8 @@ class PredictorConfig:
     heads: int = SIZES["base"]["heads"]
     intermediate: int = SIZES["base"]["intermediate"]
     layer_norm_eps: float = 1e-12
+    norm: str = "post"
+    scale_inputs: bool = False
     known_tokens: int | None = None
     thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
     quantization: Quantization | None = None
@@ -82,6 +89,14 @@ class PredictorConfig:
         eps = self.layer_norm_eps
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not eps > 0:
             raise ValueError(f"layer_norm_eps must be a number above 0, not {eps!r}.")
+        if self.norm not in NORMS:
+            raise ValueError(
+                f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}."
+            )
+        if not isinstance(self.scale_inputs, bool):
+            raise ValueError(
+                f"scale_inputs must be true or false, not {self.scale_inputs!r}."
+            )
         if self.quantization is not None:
             _check_quantization(self.quantization)
         if self.width % self.heads:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -22,7 +23,7 @@ from mlx_budget.method.predictor_config import (
     FORMAT_VERSION,
     PredictorConfig,
 )
-from tiny_predictor import TINY, hidden_states, make_tiny, tensors
+from tiny_predictor import OURS, TINY, hidden_states, make_tiny, tensors
 
 Loaded = tuple[nn.Module, TokenizerWrapper, Predictor]
 Steps = dict[str, np.ndarray]
@@ -42,7 +43,7 @@ def assert_same(one: Predictor, other: Predictor) -> None:
 
 
 def numpy_predictor(
-    weights: dict[str, np.ndarray], heads: int, eps: float, hidden: np.ndarray
+    weights: dict[str, np.ndarray], config: PredictorConfig, hidden: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Concentration and rate for one row of hidden states (N + 1, D), in float64."""
 
@@ -51,35 +52,55 @@ def numpy_predictor(
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         centred = x - x.mean(axis=-1, keepdims=True)
-        y = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+        y = centred / np.sqrt(
+            (centred**2).mean(axis=-1, keepdims=True) + config.layer_norm_eps
+        )
         return y * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
     def attend(x: np.ndarray, layer: str) -> np.ndarray:
         parts = [linear(x, f"{layer}.{part}") for part in ("query", "key", "value")]
         outputs = []
-        for q, k, v in zip(*(np.split(p, heads, -1) for p in parts), strict=True):
+        for q, k, v in zip(
+            *(np.split(p, config.heads, -1) for p in parts), strict=True
+        ):
             scores = np.exp(q @ k.T / np.sqrt(q.shape[-1]))
             outputs.append(scores / scores.sum(axis=-1, keepdims=True) @ v)
         return linear(np.concatenate(outputs, axis=-1), f"{layer}.attention_output")
 
+    def feed_forward(x: np.ndarray, layer: str) -> np.ndarray:
+        up = linear(x, f"{layer}.up")
+        gelu = up * (1 + special.erf(up / np.sqrt(2))) / 2
+        return linear(gelu, f"{layer}.down")
+
+    if config.scale_inputs:
+        hidden = hidden / np.sqrt((hidden**2).mean(axis=-1, keepdims=True))
     x = linear(np.vstack([weights["cls"], hidden]), "projection")
     for i in range(sum(name.endswith("up.weight") for name in weights)):
         layer = f"layers.{i}"
-        x = norm(x + attend(x, layer), f"{layer}.attention_norm")
-        up = linear(x, f"{layer}.up")
-        gelu = up * (1 + special.erf(up / np.sqrt(2))) / 2
-        x = norm(x + linear(gelu, f"{layer}.down"), f"{layer}.output_norm")
+        norms = f"{layer}.attention_norm", f"{layer}.output_norm"
+        if config.norm == "pre":
+            x = x + attend(norm(x, norms[0]), layer)
+            x = x + feed_forward(norm(x, norms[1]), layer)
+        else:
+            x = norm(x + attend(x, layer), norms[0])
+            x = norm(x + feed_forward(x, layer), norms[1])
+    if config.norm == "pre":
+        x = norm(x, "final_norm")
     heads_out = (linear(x[0], f"{name}_head") for name in ("concentration", "rate"))
     return tuple(np.log1p(np.exp(y)) for y in heads_out)
 
 
-def test_predictions_equal_a_numpy_forward_pass() -> None:
-    predictor, h = make_tiny(), hidden_states(3)
+@pytest.mark.parametrize(
+    "config",
+    [TINY, OURS, replace(OURS, scale_inputs=False), replace(OURS, norm="post")],
+)
+def test_predictions_equal_a_numpy_forward_pass(config: PredictorConfig) -> None:
+    predictor, h = make_tiny(config=config), hidden_states(3)
     weights = {k: np.array(v, np.float64) for k, v in tensors(predictor).items()}
     found = np.stack([np.array(v) for v in predictor(h)], axis=1)
     assert found.shape == (3, 2, TINY.vocab_size)
     for row, ours in zip(np.array(h, np.float64), found, strict=True):
-        want = numpy_predictor(weights, TINY.heads, TINY.layer_norm_eps, row)
+        want = numpy_predictor(weights, config, row)
         assert ours == pytest.approx(np.array(want), rel=1e-4)
 
 
@@ -155,12 +176,39 @@ def test_the_config_file_holds_every_setting(tmp_path: Path) -> None:
         "heads": 4,
         "intermediate": 64,
         "layer_norm_eps": 0.1,
+        "norm": "post",
+        "scale_inputs": False,
         "known_tokens": None,
         "thresholds": {"min_rate": 12, "min_concentration": 2, "min_mode": 0.5},
         "quantization": None,
         "format_version": FORMAT_VERSION,
     }
     assert PredictorConfig.from_dict(json.loads(text)) == TINY
+
+
+def test_a_config_without_the_newer_settings_is_that_of_the_published_checkpoints():
+    values = {
+        k: v for k, v in asdict(TINY).items() if k not in ("norm", "scale_inputs")
+    }
+    assert PredictorConfig.from_dict(values) == TINY
+
+
+def test_a_predictor_with_norms_before_its_layers_loads_exactly(tmp_path: Path) -> None:
+    predictor = make_tiny(config=OURS)
+    predictor.save(tmp_path)
+    assert_same(Predictor.load(tmp_path), predictor)
+    assert "final_norm.weight" in tensors(predictor)
+
+
+def test_the_scale_of_a_state_does_not_matter_if_inputs_are_scaled() -> None:
+    h = hidden_states()
+    factors = mx.array([0.01, 1, 30, 2])[:, None]
+    for config, is_same in ((OURS, True), (replace(OURS, scale_inputs=False), False)):
+        predictor = make_tiny(config=config)
+        for one, other in zip(predictor(h), predictor(h * factors), strict=True):
+            assert mx.allclose(one, other, rtol=1e-4).item() == is_same
+    zeros = mx.zeros_like(h)
+    assert all(mx.isfinite(v).all().item() for v in make_tiny(config=OURS)(zeros))
 
 
 def test_saving_replaces_what_was_there(tmp_path: Path) -> None:

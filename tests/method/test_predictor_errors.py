@@ -113,6 +113,9 @@ def test_bad_settings_are_named(
         {"quantization": {"bits": 4, "group_size": 16}},
         {"layer_norm_eps": None},
         {"layer_norm_eps": -1.0},
+        {"norm": "both"},
+        {"norm": None},
+        {"scale_inputs": 1},
         {"base_model": 3},
     ],
 )
