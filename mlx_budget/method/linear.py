@@ -87,8 +87,12 @@ class LinearPredictor(TablePredictor):
         Returns:
             mx.array: In nats, float32, shape (B, 1).
         """
-        state = hidden_states[:, self.probe.layer].astype(mx.float32)
-        return (state * self._weight).sum(axis=-1, keepdims=True) + self.probe.bias
+        return self.encode_layer(hidden_states[:, self.probe.layer])
+
+    def encode_layer(self, states: mx.array | np.ndarray) -> mx.array:
+        """`encode`, of the states of its layer alone, shape (B, D)."""
+        states = mx.array(states, mx.float32)
+        return (states * self._weight).sum(axis=-1, keepdims=True) + self.probe.bias
 
     def _shift(
         self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array

@@ -215,6 +215,34 @@ class TablePredictor(Predictor):
         rate = mean / variance
         return mean * rate, rate
 
+    def at_positions(
+        self,
+        tokens: np.ndarray,
+        thinking_tokens: np.ndarray,
+        encodings: mx.array | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Concentration and rate for one candidate at each of many positions.
+
+        Args:
+            tokens (np.ndarray): The candidates, shape (n,).
+            thinking_tokens (np.ndarray): Tokens of thinking before each, shape (n,).
+            encodings (mx.array, optional): From `encode`, shape (n, 1).
+
+        Returns:
+            tuple[np.ndarray, np.ndarray]: Shape (n,) each.
+        """
+        means, variances = (mx.array(m, mx.float32) for m in self.moments(None))
+        if self.vocab_size is None:
+            raise ValueError("The table has met no model yet.")
+        rows = self._rows[mx.array(tokens)]
+        mean = means[rows, mx.array(stage_of(thinking_tokens))]
+        variance = variances[rows]
+        if encodings is not None:
+            shifted = self._shift(mean, variance, encodings[:, 0], rows)
+            mean, variance = shifted
+        rate = mean / variance
+        return np.array(mean * rate), np.array(rate)
+
     def _shift(
         self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array
     ) -> tuple[mx.array, mx.array]:

@@ -32,7 +32,8 @@ would fit ([arXiv 2506.13752](https://arxiv.org/abs/2506.13752)).
 pip install mlx-budget
 {command}
 ```
-
+"""
+_SETTINGS = """
 ## Settings
 
 | | |
@@ -42,6 +43,11 @@ pip install mlx-budget
 | language model weights | {base_weights} |
 | predictor | {layers} layers, width {width}, {heads} heads |
 | predictor weights | {predictor_weights} |
+"""
+_LIGHT = """
+## Settings
+
+Kind of predictor: {kind} (`mlx-budget train --size {kind}`).
 """
 _WHOLE = (
     "{base} with its thinking-length predictor, "
@@ -112,10 +118,23 @@ def write_trained_card(
     write_text(folder / "README.md", text + _QUALITY.format(**report))
 
 
-def _render(
-    name: str, what: str, options: str, predictor: PredictorConfig, base_weights: str
-) -> str:
-    base = predictor.base_model
+def write_light_card(
+    folder: Path, kind: str, base: str, report: dict[str, Any]
+) -> None:
+    """Writes README.md into the folder of a table or a linear predictor.
+
+    Args:
+        folder (Path): The folder.
+        kind (str): "table" or "linear".
+        base (str): Name of the language model.
+        report (dict): What `report.json` in the folder holds.
+    """
+    options = f"--model {base} --predictor {folder.name}"
+    text = _frame(folder.name, _TRAINED, options, base) + _LIGHT.format(kind=kind)
+    write_text(folder / "README.md", text + _QUALITY.format(**report))
+
+
+def _frame(name: str, what: str, options: str, base: str) -> str:
     return _CARD.format(
         base_line=f"base_model: {base}\n" if "/" in base else "",
         title=name.split("/")[-1],
@@ -124,6 +143,13 @@ def _render(
             f"mlx-budget generate {options} \\\n"
             '    --thinking-budget 1000 --prompt "How many primes are below 100?"'
         ),
+    )
+
+
+def _render(
+    name: str, what: str, options: str, predictor: PredictorConfig, base_weights: str
+) -> str:
+    return _frame(name, what, options, predictor.base_model) + _SETTINGS.format(
         base_weights=base_weights,
         predictor_weights=_weights({"quantization": predictor.quantization}),
         **{

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -150,6 +150,20 @@ class StateCache:
             file = self._folder / _STATES
             self._map = np.memmap(file, np.uint16, "r").reshape(-1, *self.shape)
         return mx.array(self._map[rows]).view(self._dtype)
+
+    def read_layer(self, rows: np.ndarray, layer: int) -> np.ndarray:
+        """One of the hidden states of some positions.
+
+        Args:
+            rows (np.ndarray): As in `read`.
+            layer (int): 0 to N.
+
+        Returns:
+            np.ndarray: float32, shape (len(rows), D).
+        """
+        self.read(rows[:1])
+        states = mx.array(cast(np.ndarray, self._map)[rows, layer])
+        return np.array(states.view(self._dtype).astype(mx.float32))
 
     def positions(self) -> "Positions":
         """All positions, as arrays."""

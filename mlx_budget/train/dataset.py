@@ -67,6 +67,27 @@ class Survey:
     digest: str
 
 
+@dataclass(frozen=True, eq=False)
+class GuidedPositions:
+    """Positions at which guidance acts; arrays of one length.
+
+    Attributes:
+        record: Number of each position's record.
+        is_validation: Whether that is held out.
+        tokens: The token that came next.
+        thinking_tokens: Tokens of thinking before it.
+        lengths: L.
+        is_first: Whether it is the first of the thinking.
+    """
+
+    record: np.ndarray
+    is_validation: np.ndarray
+    tokens: np.ndarray
+    thinking_tokens: np.ndarray
+    lengths: np.ndarray
+    is_first: np.ndarray
+
+
 class Dataset:
     """The training records of a language model.
 
@@ -138,6 +159,25 @@ class Dataset:
             skipped=skipped,
             digest=digest.hexdigest(),
         )
+
+    def guided_positions(self) -> "GuidedPositions":
+        """The positions of all records at which guidance acts, in their order."""
+        o, columns = self._options, ([], [], [], [], [], [])  # type: ignore[var-annotated]
+        for number, record in enumerate(self._records(SkippedRecords())):
+            held_out = is_held_out(record.group, o.seed, o.val_fraction)
+            guided = self._is_guided(record)
+            positions = record.positions[guided]
+            values = (
+                np.full(len(positions), number),
+                np.full(len(positions), held_out),
+                record.tokens[positions],
+                positions - record.start,
+                record.lengths[guided],
+                positions == record.start,
+            )
+            for column, value in zip(columns, values, strict=True):
+                column.append(value)
+        return GuidedPositions(*map(np.concatenate, columns))
 
     def fill_cache(
         self, folder: Path, survey: Survey, progress: Callable[[int, float], None]

@@ -7,6 +7,7 @@ the cached hidden states; the language model is not needed for them.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,12 +15,13 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
-from ..engine.thinking import find_markers
+from ..engine.thinking import ThinkingMarkers, find_markers
 from ..method.guidance import GuidanceThresholds
 from ..method.predictor_config import PredictorConfig
+from ..method.table import TablePredictor
 from ..models.loading import load_source
-from ..models.model_card import write_trained_card
-from . import checkpoints
+from ..models.model_card import write_light_card, write_trained_card
+from . import checkpoints, tables
 from .cache import StateCache, batches
 from .dataset import Dataset, Survey
 from .learner import Learner
@@ -101,23 +103,81 @@ def train(
     # What can be checked before a download is checked before it.
     check_output(options)
     check_data(options.data)
-    model, tokenizer, _ = load_source(options.source)
-    find_markers(tokenizer, options.thinking.start, options.thinking.end)
+    # A table needs no weights of the model.
+    is_lazy = options.size == "table"
+    model, tokenizer, _ = load_source(options.source, lazy=is_lazy)
+    markers = find_markers(tokenizer, options.thinking.start, options.thinking.end)
     with output_folder(options):
         dataset = Dataset(options, model, tokenizer)
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
+        if options.size == "table":
+            return _finish(options, survey, *_count(options, model, markers, dataset))
         steps, schedule = _plan(options, survey)  # raises before the long part
         cache = dataset.fill_cache(
             states_folder(options),
             survey,
             lambda n, rate: progress(Progress("encoding", n, survey.records, rate)),
         )
+        if options.size == "linear":
+            found = _count(options, model, markers, dataset, cache)
+            return _finish(options, survey, *found)
         vocab_size = model(mx.array([[0]])).shape[-1]
         del model, dataset  # the updates need nothing but the cache
         mx.clear_cache()
         run = _Run(options, survey, cache, vocab_size, steps, schedule, progress)
         run.go()
         return run.finish()
+
+
+def _count(
+    options: TrainOptions,
+    model: nn.Module,
+    markers: ThinkingMarkers,
+    dataset: Dataset,
+    cache: StateCache | None = None,
+) -> tuple[TablePredictor, Predictions]:
+    """A table, or with hidden states a linear predictor, and what it says."""
+    p = dataset.guided_positions()
+    base = tables.Base(
+        _public_name(options.model),
+        model(mx.array([[0]])).shape[-1],
+        (markers.end_tokens[0], len(markers.end_tokens)),
+    )
+    if cache is None:
+        table = tables.make_table(base, p, np.flatnonzero(~p.is_validation))
+        return table, tables.predictions_of(table, p)
+    places = np.flatnonzero(cache.positions().is_guided)
+    read = partial(_read_layer, cache, places)
+    linear = tables.make_linear(base, p, read, cache.shape[0] - 1)
+    states = read(np.flatnonzero(p.is_validation), linear.probe.layer)
+    return linear, tables.predictions_of(linear, p, linear.encode_layer(states))
+
+
+def _read_layer(
+    cache: StateCache, places: np.ndarray, rows: np.ndarray, layer: int
+) -> np.ndarray:
+    return cache.read_layer(places[rows], layer)
+
+
+def _finish(
+    o: TrainOptions, s: Survey, predictor: TablePredictor, predictions: Predictions
+) -> TrainResult:
+    """Writes the folder of a predictor that is not trained step by step."""
+    report = {
+        "records": s.records,
+        "held_out_records": s.held_out,
+        "skipped_records": s.skipped.total,
+        "training_positions": predictor.counts.number,
+        "steps": 0,
+        "known_tokens": len(predictor.counts.tokens),
+        "unseen_positions": 0,
+        "mass_let_through": None,
+        **make_report(predictions),
+    }
+    note = write_report(report, o.output, [])
+    write_light_card(o.output, o.size, predictor.base_model, report)
+    predictor.save(o.output)
+    return TrainResult(report, [*s.skipped.summary(), *([note] if note else [])])
 
 
 class _Run:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..engine.thinking import ThinkingMarkers
 
 CACHE_DTYPES = ("float16", "bfloat16")
+# Predictors that are not trained step by step.
+WITHOUT_ENCODER = ("table", "linear")
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,10 @@ class TrainOptions:
         least=1,
     )
     size: str = setting(
-        "base", "Size of the predictor; base is BERT-base.", choices=tuple(SIZES)
+        "base",
+        "Size of the predictor: a table of lengths, from text alone; a linear probe of "
+        "one layer beside it; or an encoder, of which base is BERT-base.",
+        choices=(*WITHOUT_ENCODER, *SIZES),
     )
     width: int | None = setting(None, "Its width, in place of the size's.", least=1)
     layers: int | None = setting(None, "Its layers, likewise.", least=1)
@@ -275,6 +280,11 @@ class TrainOptions:
                 f"val_fraction must be between 0 and 1, not {self.val_fraction!r}: "
                 "validation chooses the weights that are kept and fills the report."
             )
+        if self.size in WITHOUT_ENCODER:
+            for name in ("width", "layers", "heads", "intermediate"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"A {self.size} predictor has no {name}.")
+            return
         sizes = self.predictor_sizes()
         if sizes["width"] % sizes["heads"]:
             raise ValueError(
