@@ -34,7 +34,7 @@ def prior_for(
     return make_prior(
         base_model,
         None,
-        (markers.end_tokens[0], len(markers.end_tokens)),
+        markers.end_tokens[0],
         tuple(tokens[0] for tokens in openings if tokens),
         counts,
     )

@@ -1,8 +1,8 @@
 """A predictor that is a table and one linear map of one layer's hidden state.
 
-The map (a ridge probe) shifts the means of log(L + 1) that the table has for all
-candidates alike: the hidden state is that before the candidate. Knows tables and
-arrays; nothing of language models or of how the map was found.
+The map (a ridge probe) shifts the means of log(L + 1) for all candidates alike: the
+hidden state is that before the candidate. The table holds what the map leaves. Knows
+tables and arrays; nothing of language models or of how the map was found.
 
 B is the batch, N decoder layers, D model width, K the number of tokens that were seen.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..files.tensors import read_tensors
 from .predictor import WEIGHTS_FILE
-from .table import LEAST_MEAN, LengthCounts, TablePredictor, check_config, read_counts
+from .table import LengthCounts, TablePredictor, check_config, read_counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +28,23 @@ class Probe:
         layers: N.
         weight: float32, shape (D,).
         bias: What is added, in nats.
-        left: Share of the table's variance that is left with the map.
+        spread: What the table's variances are to be multiplied by, since the map was
+            fitted to the lengths that they were measured on.
     """
 
     layer: int
     layers: int
     weight: np.ndarray
     bias: float
-    left: float
+    spread: float
 
 
 class LinearPredictor(TablePredictor):
     """Predicts from the candidate, the length of the reply so far and a probe.
 
     Args:
-        base_model, vocab_size, closing, counts: As of `TablePredictor`.
+        base_model, vocab_size, closing: As of `TablePredictor`.
+        counts (LengthCounts): Of log(L + 1) without what the map makes of it.
         probe (Probe): The linear map.
     """
 
@@ -52,7 +54,7 @@ class LinearPredictor(TablePredictor):
         self,
         base_model: str,
         vocab_size: int,
-        closing: tuple[int, int],
+        closing: int,
         counts: LengthCounts,
         probe: Probe,
     ):
@@ -97,18 +99,17 @@ class LinearPredictor(TablePredictor):
     def _shift(
         self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array
     ) -> tuple[mx.array, mx.array]:
-        shifted = mx.maximum(mean + encoding, LEAST_MEAN)
         is_closing = rows == self._closing_row
         return (
-            mx.where(is_closing, mean, shifted),
-            mx.where(is_closing, variance, variance * self.probe.left),
+            mx.where(is_closing, mean, mean + encoding),
+            mx.where(is_closing, variance, variance * self.probe.spread),
         )
 
     def _tensors(self) -> dict[str, mx.array]:
         probe = {
             "probe.weight": self._weight,
             "probe.bias": mx.array([self.probe.bias], mx.float32),
-            "probe.left": mx.array([self.probe.left], mx.float32),
+            "probe.spread": mx.array([self.probe.spread], mx.float32),
         }
         return {**super()._tensors(), **probe}
 
@@ -130,7 +131,7 @@ class LinearPredictor(TablePredictor):
         tensors = read_tensors(file)
         counts = read_counts(path, tensors)
         found = {}
-        for name, shape in (("weight", (width,)), ("bias", (1,)), ("left", (1,))):
+        for name, shape in (("weight", (width,)), ("bias", (1,)), ("spread", (1,))):
             tensor = tensors.get(f"probe.{name}")
             if tensor is None:
                 raise ValueError(f"{file} lacks the predictor tensor probe.{name}.")
@@ -140,12 +141,12 @@ class LinearPredictor(TablePredictor):
                     f"expected {shape}."
                 )
             found[name] = np.array(tensor.astype(mx.float32))
-        bias, left = float(found["bias"][0]), float(found["left"][0])
-        if layer > layers or not 0 < left < np.inf:
+        bias, spread = float(found["bias"][0]), float(found["spread"][0])
+        if layer > layers or not 0 < spread < np.inf:
             raise ValueError(
                 f"{path} cannot be read: its layer or variance is invalid."
             )
-        probe = Probe(layer, layers, found["weight"], bias, left)
+        probe = Probe(layer, layers, found["weight"], bias, spread)
         try:
             return cls(counts=counts, probe=probe, **config)
         except ValueError as e:

@@ -25,7 +25,7 @@ _ENDING = (math.log(8.0), 0.3)
 def make_prior(
     base_model: str,
     vocab_size: int | None,
-    closing: tuple[int, int],
+    closing: int,
     endings: tuple[int, ...] = (),
     counts: LengthCounts | None = None,
 ) -> TablePredictor:
@@ -34,7 +34,7 @@ def make_prior(
     Args:
         base_model (str): Name of the language model.
         vocab_size (int, optional): V; None for that of the first model it meets.
-        closing (tuple): First token of the closing marker, and the marker's tokens.
+        closing (int): First token of the closing marker.
         endings (tuple): First tokens of `ENDINGS`.
         counts (LengthCounts, optional): Of the user's own replies without a budget.
     """
@@ -44,5 +44,5 @@ def make_prior(
         closing,
         counts or LengthCounts.nothing(),
         PRIOR,
-        {token: _ENDING for token in endings if token != closing[0]},
+        {token: _ENDING for token in endings if token != closing},
     )

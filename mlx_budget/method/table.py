@@ -75,7 +75,11 @@ class LengthCounts:
 
     @classmethod
     def of(
-        cls, tokens: np.ndarray, thinking_tokens: np.ndarray, lengths: np.ndarray
+        cls,
+        tokens: np.ndarray,
+        thinking_tokens: np.ndarray,
+        lengths: np.ndarray,
+        shifts: np.ndarray | float = 0.0,
     ) -> "LengthCounts":
         """Counts positions.
 
@@ -83,9 +87,11 @@ class LengthCounts:
             tokens (np.ndarray): The token that came next, shape (n,).
             thinking_tokens (np.ndarray): Tokens of thinking before it, shape (n,).
             lengths (np.ndarray): L, shape (n,).
+            shifts (np.ndarray): What is known of log(L + 1) from elsewhere, in nats,
+                and taken off first, shape (n,).
         """
         known, rows = np.unique(np.asarray(tokens, np.int32), return_inverse=True)
-        x = np.log1p(np.asarray(lengths, np.float64))
+        x = np.log1p(np.asarray(lengths, np.float64)) - shifts
         sums = np.zeros((3, len(known), STAGES))
         stages = stage_of(np.asarray(thinking_tokens))
         for power in range(3):
@@ -122,8 +128,7 @@ class TablePredictor(Predictor):
     Args:
         base_model (str): Name of the language model.
         vocab_size (int, optional): V; None for that of the first model it meets.
-        closing (tuple): First token of the closing marker and the marker's tokens, of
-            which L is known for sure.
+        closing (int): First token of the closing marker, of which L is 1.
         counts (LengthCounts): What was seen.
         prior (LengthPrior, optional): What is believed before; none if enough was seen.
         endings (dict): Tokens that are known to open the end of thinking, with what is
@@ -137,7 +142,7 @@ class TablePredictor(Predictor):
         self,
         base_model: str,
         vocab_size: int | None,
-        closing: tuple[int, int],
+        closing: int,
         counts: LengthCounts,
         prior: LengthPrior | None = None,
         endings: dict[int, tuple[float, float]] | None = None,
@@ -148,10 +153,10 @@ class TablePredictor(Predictor):
         self.counts = counts
         self.prior = prior
         self._base_model = base_model
-        known = sorted({*counts.tokens.tolist(), *(endings or {}), closing[0]})
+        known = sorted({*counts.tokens.tolist(), *(endings or {}), closing})
         self._tokens = np.array(known, np.int32)
         self._endings = endings or {}
-        self._closing_row = known.index(closing[0])
+        self._closing_row = known.index(closing)
         self.vocab_size = vocab_size
         if vocab_size is not None:
             self._rows = self._rows_of(vocab_size)
@@ -212,8 +217,23 @@ class TablePredictor(Predictor):
         mean, variance = mean[rows], variance[rows]
         if encoding is not None:
             mean, variance = self._shift(mean, variance, encoding, rows)
+        mean = mx.maximum(mean, LEAST_MEAN)
         rate = mean / variance
         return mean * rate, rate
+
+    def means_at(self, tokens: np.ndarray, thinking_tokens: np.ndarray) -> np.ndarray:
+        """The mean of log(L + 1) for one candidate at each of many positions.
+
+        Args:
+            tokens, thinking_tokens: As of `at_positions`.
+
+        Returns:
+            np.ndarray: In nats, shape (n,).
+        """
+        rows = np.searchsorted(self._tokens, tokens)
+        rows[rows == len(self._tokens)] = 0
+        rows = np.where(self._tokens[rows] == tokens, rows, len(self._tokens))
+        return self.moments(None)[0][rows, stage_of(thinking_tokens)]
 
     def at_positions(
         self,
@@ -238,8 +258,8 @@ class TablePredictor(Predictor):
         mean = means[rows, mx.array(stage_of(thinking_tokens))]
         variance = variances[rows]
         if encodings is not None:
-            shifted = self._shift(mean, variance, encodings[:, 0], rows)
-            mean, variance = shifted
+            mean, variance = self._shift(mean, variance, encodings[:, 0], rows)
+        mean = mx.maximum(mean, LEAST_MEAN)
         rate = mean / variance
         return np.array(mean * rate), np.array(rate)
 
@@ -290,11 +310,11 @@ class TablePredictor(Predictor):
                 variance[row] = deviation**2
         # An unseen token may be any: the means of tokens vary as well.
         between = np.average(by_token**2, weights=number.sum(1)) if n else 0.0
-        mean = np.maximum(np.vstack([mean, by_stage]), LEAST_MEAN)
+        mean = np.vstack([mean, by_stage])
         variance = np.append(variance, everywhere + between)
         variance = np.maximum(variance, _LEAST_VARIANCE)
-        # Half a token below L, so that L tokens are enough and L - 1 are not.
-        mean[self._closing_row] = math.log(self.closing[1] + 0.5)
+        # Half a token below its L of 1, so that one token is enough and none is not.
+        mean[self._closing_row] = LEAST_MEAN
         variance[self._closing_row] = mean[self._closing_row, 0] ** 2 / _CERTAIN
         return mean, variance
 
@@ -325,7 +345,7 @@ class TablePredictor(Predictor):
             "kind": "table",
             "base_model": self.base_model,
             "vocab_size": self.vocab_size,
-            "closing": list(self.closing),
+            "closing": self.closing,
             "format_version": FORMAT_VERSION,
         }
 
@@ -358,13 +378,9 @@ def check_config(path: Path, values: dict[str, Any], *names: str) -> dict[str, A
         what = "lacks" if name in names else "has an unknown key"
         raise ValueError(f"{file} {what} {name!r}.")
     for name, value in found.items():
-        is_good = _is_count(value, 0 if name == "layer" else 1)
+        is_good = _is_count(value, 0 if name in ("layer", "closing") else 1)
         if name == "base_model":
             is_good = isinstance(value, str)
-        elif name == "closing":
-            is_good = isinstance(value, list) and len(value) == 2
-            is_good = is_good and _is_count(value[0], 0) and _is_count(value[1])
-            found[name] = tuple(value) if is_good else value
         if not is_good:
             raise ValueError(f"{file} cannot have {name} = {value!r}.")
     return found
@@ -395,6 +411,6 @@ def read_counts(path: Path, tensors: dict[str, mx.array]) -> LengthCounts:
         raise ValueError(
             f"{file}: tokens must be different ids, in ascending order, as int32."
         )
-    if not np.isfinite(sums).all() or np.any(sums < 0):
-        raise ValueError(f"{file}: sums must be finite and 0 or more.")
+    if not np.isfinite(sums).all() or np.any(sums[[0, 2]] < 0):
+        raise ValueError(f"{file}: sums must be finite, and counts 0 or more.")
     return LengthCounts(ids, sums.astype(np.float64))

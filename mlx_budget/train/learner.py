@@ -24,7 +24,7 @@ from .report import fit_gamma
 # Lengths of the whole set that a token's own are mixed with for its first guess.
 _PRIOR_COUNT = 10
 # Concentrations and rates of first guesses: a token with one length only has no Gamma.
-_LARGEST = 300.0
+LARGEST = 300.0
 
 
 class Learner(nn.Module):
@@ -134,5 +134,5 @@ def _first_guess(
 def _outputs_of(samples: np.ndarray) -> np.ndarray:
     """Head outputs whose softplus are the likeliest Gamma's parameters, shape (2,)."""
     parameters = np.array(fit_gamma(samples))
-    parameters *= min(1, _LARGEST / parameters.max())
+    parameters *= min(1, LARGEST / parameters.max())
     return parameters + np.log(-np.expm1(-parameters))

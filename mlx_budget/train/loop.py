@@ -141,7 +141,7 @@ def _count(
     base = tables.Base(
         _public_name(options.model),
         model(mx.array([[0]])).shape[-1],
-        (markers.end_tokens[0], len(markers.end_tokens)),
+        markers.end_tokens[0],
     )
     if cache is None:
         table = tables.make_table(base, p, np.flatnonzero(~p.is_validation))

@@ -5,7 +5,8 @@ Knows positions and hidden states; nothing of files, records or of the run.
 n is the number of positions, N the number of decoder layers, D the model width.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -14,16 +15,20 @@ import numpy as np
 from ..method.linear import LinearPredictor, Probe
 from ..method.table import LengthCounts, TablePredictor
 from .dataset import GuidedPositions
+from .learner import LARGEST
 from .report import Predictions
 
-# Share of the training records on which layer and penalty are chosen.
-_CHOICE_SHARE = 5
+# Of so many training records one serves to choose the layer and the penalty.
+_CHOICE_EVERY = 5
 # No more layers than these are tried, evenly spread, the last one among them.
 _MOST_LAYERS = 16
-# Penalties, in mean eigenvalues of the states' second moments.
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# What a probe leaves of the variance at least, however well it does where it is chosen.
-_LEAST_LEFT = 0.05
+# Penalties, in mean eigenvalues of the states' second moments; the last is for none to
+# be left of the probe.
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e6)
+# Turns in which table and probe are fitted to what the other one leaves.
+_TURNS = 10
+# Variances grow by no more than this for a probe that fits what it was fitted to.
+_MOST_SPREAD = 4.0
 
 # Hidden states of positions, by their places, at a layer: shape (n, D).
 ReadLayer = Callable[[np.ndarray, int], np.ndarray]
@@ -36,12 +41,12 @@ class Base:
     Attributes:
         name: Of the model.
         vocab_size: V.
-        closing: First token of the closing marker, and the marker's tokens.
+        closing: First token of the closing marker.
     """
 
     name: str
     vocab_size: int
-    closing: tuple[int, int]
+    closing: int
 
 
 def make_table(base: Base, p: GuidedPositions, rows: np.ndarray) -> TablePredictor:
@@ -59,41 +64,38 @@ def make_table(base: Base, p: GuidedPositions, rows: np.ndarray) -> TablePredict
 def make_linear(
     base: Base, p: GuidedPositions, read: ReadLayer, layers: int
 ) -> LinearPredictor:
-    """The table of the training positions, and a ridge probe of what it leaves.
+    """A table and a ridge probe, fitted together to the training positions.
 
-    Layer and penalty are those that leave least on every fifth training record, the
-    probe is then solved for on all.
+    Layer and penalty are those that leave least of log(L + 1) in every fifth training
+    record when the others are fitted.
 
     Args:
         base, p: As in `make_table`.
         read (ReadLayer): Reads hidden states of positions.
         layers (int): N.
     """
-    is_open = ~p.is_validation & (p.tokens != base.closing[0])
-    for_choice = is_open & (p.record % _CHOICE_SHARE == 0)
-    # The table that a choice is made with must not have seen what it is made on.
-    is_seen = ~p.is_validation & (p.record % _CHOICE_SHARE != 0)
-    left, layer, penalty = 1.0, layers, np.inf
-    if for_choice.any() and (is_open & is_seen).any():
-        table = make_table(base, p, np.flatnonzero(is_seen))
-        seen, chosen = np.flatnonzero(is_open & is_seen), np.flatnonzero(for_choice)
-        residuals = _residuals(table, p, seen), _residuals(table, p, chosen)
-        for tried in _spread(layers):
-            states = read(seen, tried), read(chosen, tried)
-            for size, share in _try_penalties(states, residuals):
-                if share < left:
-                    left, layer, penalty = share, tried, size
+    is_open = ~p.is_validation & (p.tokens != base.closing)
+    is_held = p.record % _CHOICE_EVERY == 0
+    fitted, held = (np.flatnonzero(is_open & which) for which in (~is_held, is_held))
+    best, spread = (np.inf, layers, _PENALTIES[-1]), 1.0
+    if len(fitted) and len(held):
+        for layer in _spread_layers(layers):
+            here, there = read(fitted, layer), read(held, layer)
+            for penalty, solve in _ridges(here):
+                model = _backfit(base, p, fitted, here, solve)
+                own, other = (
+                    _left(*model, p, *at) for at in ((fitted, here), (held, there))
+                )
+                if (other, layer, penalty) < best:
+                    best = other, layer, penalty
+                    spread = other / max(own, 1e-12)
+    _, layer, penalty = best
     rows = np.flatnonzero(is_open)
-    table = make_table(base, p, np.flatnonzero(~p.is_validation))
-    weight, bias = np.zeros(read(rows[:1], layer).shape[1]), 0.0
-    if np.isfinite(penalty):
-        centred, mean = _centred(read(rows, layer))
-        weight = _ridge(centred, _residuals(table, p, rows), (penalty,))[0]
-        bias = -float(mean @ weight)
-    left = max(left, _LEAST_LEFT)
-    probe = Probe(
-        layer, layers, weight.astype(np.float32), bias, max(left, _LEAST_LEFT)
-    )
+    states = read(rows, layer)
+    ((_, solve),) = _ridges(states, (penalty,))
+    table, weight, bias = _backfit(base, p, rows, states, solve)
+    spread = float(np.clip(spread, 1.0, _MOST_SPREAD))
+    probe = Probe(layer, layers, weight.astype(np.float32), bias, spread)
     return LinearPredictor(
         base.name, base.vocab_size, base.closing, table.counts, probe
     )
@@ -113,6 +115,10 @@ def predictions_of(
     concentration, rate = predictor.at_positions(
         p.tokens[rows], p.thinking_tokens[rows], encodings
     )
+    # What is known for sure counts no more than it can count for an encoder.
+    is_sure = p.tokens[rows] == predictor.closing
+    concentration = np.where(is_sure, LARGEST, concentration)
+    rate = np.where(is_sure, LARGEST / math.log(2), rate)
     return Predictions(
         concentration=concentration,
         rate=rate,
@@ -122,52 +128,62 @@ def predictions_of(
     )
 
 
-def _residuals(
-    table: TablePredictor, p: GuidedPositions, rows: np.ndarray
-) -> np.ndarray:
-    """What a table leaves of log(L + 1), in nats, shape (n,)."""
-    concentration, rate = table.at_positions(p.tokens[rows], p.thinking_tokens[rows])
-    return np.log1p(p.lengths[rows]) - concentration / rate
+Solve = Callable[[np.ndarray], np.ndarray]
 
 
-def _spread(layers: int) -> list[int]:
+def _backfit(
+    base: Base, p: GuidedPositions, rows: np.ndarray, states: np.ndarray, solve: Solve
+) -> tuple[TablePredictor, np.ndarray, float]:
+    """Table, weight and bias, fitted in turns (Hastie and Tibshirani, 1986)."""
+    x = np.log1p(p.lengths[rows])
+    mean = states.mean(axis=0, dtype=np.float64)
+    weight, shifts = np.zeros(states.shape[1]), np.zeros(len(rows))
+    for _ in range(_TURNS):
+        counts = LengthCounts.of(
+            p.tokens[rows], p.thinking_tokens[rows], p.lengths[rows], shifts
+        )
+        table = TablePredictor(base.name, base.vocab_size, base.closing, counts)
+        weight = solve(x - table.means_at(p.tokens[rows], p.thinking_tokens[rows]))
+        shifts = (states - mean) @ weight
+    return table, weight, -float(mean @ weight)
+
+
+def _left(
+    table: TablePredictor,
+    weight: np.ndarray,
+    bias: float,
+    p: GuidedPositions,
+    rows: np.ndarray,
+    states: np.ndarray,
+) -> float:
+    """Mean square of what table and probe leave of log(L + 1)."""
+    means = table.means_at(p.tokens[rows], p.thinking_tokens[rows])
+    left = np.log1p(p.lengths[rows]) - means - (states @ weight + bias)
+    return float(np.square(left).mean())
+
+
+def _spread_layers(layers: int) -> list[int]:
     number = min(_MOST_LAYERS, layers + 1)
     return sorted({round(i) for i in np.linspace(0, layers, number)})
 
 
-def _try_penalties(
-    states: tuple[np.ndarray, np.ndarray], residuals: tuple[np.ndarray, np.ndarray]
-) -> list[tuple[float, float]]:
-    """Each penalty, with the share of the other positions' variance that it leaves."""
-    (seen, mean), other = _centred(states[0]), states[1]
-    weights = _ridge(seen, residuals[0], _PENALTIES)
-    other = other - mean
-    before = np.square(residuals[1]).sum()
-    return [
-        (size, float(np.square(residuals[1] - other @ weight).sum() / before))
-        for size, weight in zip(_PENALTIES, weights, strict=True)
-    ]
-
-
-def _centred(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = states.mean(axis=0, dtype=np.float64)
-    return states - mean, mean
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, penalties: tuple[float, ...]) -> np.ndarray:
-    """Ridge regression (Hoerl and Kennard, 1970), shape (penalties, D).
+def _ridges(
+    states: np.ndarray, penalties: tuple[float, ...] = _PENALTIES
+) -> Iterator[tuple[float, Solve]]:
+    """Ridge regressions on states (Hoerl and Kennard, 1970), by their penalty.
 
     The smaller of the two systems of equations is solved: that of D unknowns, or its
     dual of n.
     """
+    x = states - states.mean(axis=0, dtype=np.float64)
     n, width = x.shape
     is_dual = n < width
     moments = x @ x.T if is_dual else x.T @ x
-    unit = np.trace(moments) / min(n, width)
-    identity = np.eye(len(moments))
-    target = y if is_dual else x.T @ y
-    found = [
-        np.linalg.solve(moments + size * max(unit, 1e-30) * identity, target)
-        for size in penalties
-    ]
-    return np.array([x.T @ f if is_dual else f for f in found])
+    unit = max(np.trace(moments) / min(n, width), 1e-30)
+    for penalty in penalties:
+        inverse = np.linalg.inv(moments + penalty * unit * np.eye(len(moments)))
+
+        def solve(y: np.ndarray, inverse: np.ndarray = inverse) -> np.ndarray:
+            return x.T @ (inverse @ y) if is_dual else inverse @ (x.T @ y)
+
+        yield penalty, solve
