@@ -104,9 +104,10 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         - closed_by_model, closed_by_budget: shares by what ended the thinking.
         - unfinished: share whose thinking never ended; to answer without any thinking
           is not unfinished.
-        - answer_tokens: mean.
+        - answer_tokens, after_close_tokens: means; the second are of what was reasoned
+          on behind the close, and neither thinking nor answer.
         - grading_problems: how many answers could not be graded.
-        - seconds, tokens_per_second: of thinking and answer together.
+        - seconds, tokens_per_second: of all of these together.
         - e3: accuracy squared by mean thinking tokens, the E3 of Plan-and-Budget
           (arXiv 2505.16122), with accuracy as a fraction.
 
@@ -123,8 +124,9 @@ def measure_arm(records: Sequence[Record]) -> Measures:
     p10, p90 = np.percentile(thinking, [10, 90])
     accuracy, mean_thinking = sum(correct) / n, float(thinking.mean())
     answer = [r["answer_tokens"] for r in records]
+    after_close = [r.get("after_close_tokens", 0) for r in records]
     seconds = float(sum(r["seconds"] for r in records))
-    tokens = float(thinking.sum()) + sum(answer)
+    tokens = float(thinking.sum()) + sum(answer) + sum(after_close)
     return {
         "n": n,
         "problems": len(set(problems)),
@@ -139,6 +141,7 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         "closed_by_budget": sum(r["closed_by"] == "budget" for r in records) / n,
         "unfinished": sum(_is_unfinished(r) for r in records) / n,
         "answer_tokens": sum(answer) / n,
+        "after_close_tokens": sum(after_close) / n,
         "grading_problems": sum(r["grading_problem"] is not None for r in records),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds if seconds > 0 else None,

@@ -94,7 +94,7 @@ def table(summary: Summary) -> str:
     if not summary["arms"]:
         return "No reply is finished."
     notes = (textwrap.fill(note, WIDTH) for note in _notes(summary))
-    return "\n".join([_plain(_ARM_COLUMNS, summary["arms"]), *notes])
+    return "\n".join([_plain(_arm_columns(summary), summary["arms"]), *notes])
 
 
 def comparison_table(summary: Summary) -> str:
@@ -109,7 +109,7 @@ def speed_table(summary: Summary) -> str:
 
 def markdown(summary: Summary) -> str:
     """What `table` and `comparison_table` show, as GitHub Markdown."""
-    blocks = [_pipes(_ARM_COLUMNS, summary["arms"]), *_notes(summary)]
+    blocks = [_pipes(_arm_columns(summary), summary["arms"]), *_notes(summary)]
     if summary["comparisons"]:
         blocks.append(_pipes(_COMPARISON_COLUMNS, summary["comparisons"]))
     return "\n\n".join(blocks)
@@ -273,6 +273,17 @@ def _cells(columns: _Columns, items: list[Measures]) -> list[tuple[str, ...]]:
     return [tuple(cell(item) for cell in columns.values()) for item in items]
 
 
+def _arm_columns(summary: Summary) -> _Columns:
+    """Those of all arms, without one that would be 0 everywhere."""
+    has_any = any(arm["after_close_tokens"] for arm in summary["arms"])
+    return {
+        header: cell
+        for header, cell in _ARM_COLUMNS.items()
+        if has_any or header != _AFTER_CLOSE
+    }
+
+
+_AFTER_CLOSE = "after\nclose"
 # Columns of the tables by their headers, each with what makes its cells.
 _TEXTS = ("strategy", "arm", "against")
 _ARM_COLUMNS: _Columns = {
@@ -284,6 +295,7 @@ _ARM_COLUMNS: _Columns = {
     "thinking\n(p10-p90)": _thinking,
     "over\nbudget": _over_budget,
     "closed\nby\nmodel": lambda arm: _percent(arm["closed_by_model"]),
+    _AFTER_CLOSE: lambda arm: _tokens(arm["after_close_tokens"]),
     "answer\ntokens": lambda arm: _tokens(arm["answer_tokens"]),
     "E3\nx1000": _e3,
 }

@@ -53,7 +53,7 @@ def test_answers_to_the_same_problem_are_not_independent():
 def test_an_arm_by_hand():
     replies = [
         record("guidance", 20, 0, 10),
-        record("guidance", 20, 1, 25, closed_by="budget"),
+        record("guidance", 20, 1, 25, closed_by="budget", after_close_tokens=8),
         record("guidance", 20, 2, 30, closed_by=None, finish_reason="length"),
         record("guidance", 20, 3, 20, grading_problem="unclear", answer_tokens=9),
     ]
@@ -68,8 +68,9 @@ def test_an_arm_by_hand():
     assert found["closed_by_model"] == 0.5
     assert found["closed_by_budget"] == found["unfinished"] == 0.25
     assert found["answer_tokens"] == 6
+    assert found["after_close_tokens"] == 2
     assert found["grading_problems"] == 1
-    assert found["tokens_per_second"] == pytest.approx((85 + 24) / 0.4)
+    assert found["tokens_per_second"] == pytest.approx((85 + 24 + 8) / 0.4)
     assert found["e3"] == pytest.approx(0.75**2 / 21.25)
 
 

@@ -109,6 +109,27 @@ def test_the_table_is_aligned_narrow_and_without_times(records):
     assert speed_table(summarize(slower)) != speed_table(summarize(records))
 
 
+def test_thinking_after_the_close_is_shown_where_there_is_any(records):
+    """Whole tables, and those that are printed."""
+    without = table(summarize(records))
+    assert "close" not in without.replace("closed", "")
+    # What an earlier version wrote says nothing of it.
+    assert all("after_close_tokens" not in r for r in records)
+    none = [{**r, "after_close_tokens": 0} for r in records]
+    assert table(summarize(none)) == without
+    (one,) = [r for r in none if (r["strategy"], r["problem"]) == ("full", "4")]
+    one["after_close_tokens"] = 45
+    summary = summarize(none)
+    shown = {arm["arm"]: arm["after_close_tokens"] for arm in summary["arms"]}
+    assert shown == {**dict.fromkeys(shown, 0), "full": 5}
+    text = table(summary)
+    assert max(map(len, text.split("\n"))) < 100
+    heading, full, *_ = text.split("\n")[2:]
+    assert heading.split()[-4:] == ["model", "close", "tokens", "x1000"]
+    assert full.split()[-3:-1] == ["5.0", "5.0"]
+    assert "after close" in markdown(summary)
+
+
 def test_answers_that_could_not_be_graded_are_told(records):
     assert "could not be graded" not in table(summarize(records))
     records[0]["grading_problem"] = "unclear"
