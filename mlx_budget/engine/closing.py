@@ -79,12 +79,14 @@ class Closing:
         return before + len(markers.end_tokens) + len(self.after)
 
     def tokens(self, tracker: ThinkingTracker, is_line_ended: bool) -> tuple[int, ...]:
-        """What closes thinking now.
+        """What closes thinking now; a tool call that has begun closes it as well.
 
         Args:
             tracker (ThinkingTracker): Of the reply.
             is_line_ended: Whether the text so far ends with a newline.
         """
+        if call := tracker.missing_tool_tokens():
+            return call
         end = tracker.markers.end_tokens
         missing = tracker.missing_end_tokens()
         if missing != end:

@@ -35,11 +35,6 @@ class TokenDraw:
         self._special = special
         self._sampler: Callable[[mx.array], mx.array] | None = None
 
-    @property
-    def temp(self) -> float:
-        """The sampling temperature."""
-        return self._sampling.temp
-
     def __call__(self, logprobs: mx.array, position: int) -> mx.array:
         """Draws a token.
 
@@ -143,29 +138,17 @@ class EndOfReply:
         """Log-probabilities (1, V) in which no thinking block begins here."""
         return _without(logprobs, self._open[:1])
 
-    def as_close(self, logprobs: mx.array, temp: float) -> mx.array:
-        """Log-probabilities (1, V) in which the end of thinking takes the place of that
-        of the reply.
+    def or_close(self, token: mx.array) -> mx.array:
+        """The token drawn, shape (1,); the first of the closing marker for an end.
 
-        The closing marker is drawn as often as the end of the reply would have been,
-        besides its own share; at a temperature of 0 where that would have been the
-        likeliest. A closing marker of several tokens gets nothing: its first token may
-        as well begin something else.
+        So thinking is closed as often as the reply would have ended in it.
         """
-        rest = self.without(logprobs)
-        there = _there(logprobs, self._ends)
-        if len(self._close) != 1 or not there:
-            return rest
-        (close,) = self._close
-        ends = logprobs[:, mx.array(there)]
-        if temp > 0:
-            # Sampling scales what it is given by the temperature.
-            ends = temp * mx.logsumexp(ends / temp, axis=-1)
-            own = rest[:, close]
-            rest[:, close] = temp * mx.logaddexp(own / temp, ends / temp)
-        else:
-            rest[:, close] = mx.maximum(rest[:, close], ends.max(axis=-1))
-        return rest
+        is_end = mx.any(token == mx.array(self._ends, token.dtype))
+        return mx.where(is_end, mx.array(self._close[0], token.dtype), token)
+
+    def rest_of_close(self, drawn: int) -> tuple[int, ...]:
+        """What follows the token of `or_close`, if that was drawn as an end."""
+        return self._close[1:] if drawn in self._ends else ()
 
 
 def _without(logprobs: mx.array, tokens: Sequence[int]) -> mx.array:

@@ -196,9 +196,10 @@ class BudgetSampler(ReplySampler):
         self._tracker = tracker
         self._close = close
         self._end = end
-        self._closing: deque[int] = deque()
+        self._closing: deque[tuple[int, Step]] = deque()
         self._set_budget(thinking)
         self._token: mx.array | None = None  # the last one, until it is read
+        self._drawn: mx.array | None = None  # it, before it closed instead of ending
         # What the last forward pass must have been given, and what it was given.
         self._expected_input = last_prompt_token
         self._seen_input: tuple[mx.array, int]
@@ -263,6 +264,10 @@ class BudgetSampler(ReplySampler):
         if self._token is None:
             return
         token, self._token = read_token(self._token), None
+        if self._drawn is not None:
+            rest = self._end.rest_of_close(read_token(self._drawn))
+            self._closing.extend((token, Step.MODEL) for token in rest)
+            self._drawn = None
         self._tracker.update(token, forced=self.record.steps[-1] is Step.FORCED)
         inputs, row = self._seen_input
         # Computed before the last token was, so this does not wait.
@@ -293,6 +298,8 @@ class BudgetSampler(ReplySampler):
         logprobs = self._allowed(logprobs)
         if self._guide is None or not self.is_guided():
             token, step = self._draw(logprobs, position), Step.MODEL
+            if self._thinking.answer_anyway and self._tracker.thinking:
+                self._drawn, token = token, self._end.or_close(token)
         else:
             used = self._tracker.thinking_tokens
             token, is_full = self._guide.choose(
@@ -314,21 +321,21 @@ class BudgetSampler(ReplySampler):
         return token, step
 
     def _begin_closing(self) -> None:
+        self._drawn = None
         is_line_ended = self._tracker.after_newline
-        self._closing.extend(self._close.tokens(self._tracker, is_line_ended))
+        tokens = self._close.tokens(self._tracker, is_line_ended)
+        self._closing.extend((token, Step.FORCED) for token in tokens)
 
     def _next_closing(self) -> tuple[mx.array, Step]:
-        return mx.array([self._closing.popleft()], dtype=mx.uint32), Step.FORCED
+        token, step = self._closing.popleft()
+        return mx.array([token], dtype=mx.uint32), step
 
     def _allowed(self, logprobs: mx.array) -> mx.array:
         """Log-probabilities without what must not come now."""
         tracker, thinking = self._tracker, self._thinking
         if thinking.answer_anyway:
-            if tracker.thinking and self.is_guided():
-                logprobs = self._end.without(logprobs)
-            elif tracker.thinking:
-                logprobs = self._end.as_close(logprobs, self._draw.temp)
-            elif tracker.may_open and tracker.blocks:
+            has_no_answer = tracker.may_open and tracker.blocks
+            if has_no_answer or self.is_guided():
                 logprobs = self._end.without(logprobs)
         has_reopened = tracker.may_open and tracker.blocks >= _MOST_BLOCKS
         if has_reopened and thinking.limit is not None:

@@ -11,7 +11,13 @@ from enum import Enum
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .markers import MarkerFinder, ThinkingMarkers, find_markers, markers_of
+from .markers import (
+    MarkerFinder,
+    ThinkingMarkers,
+    ToolFormat,
+    find_markers,
+    markers_of,
+)
 from .template import reply_part
 
 __all__ = [
@@ -237,9 +243,27 @@ class ThinkingTracker:
             if tuple(self._block[-n:]) == end[:n]:
                 return end[n:]
         if begun := self._end.begun(self._block):
-            rest = self.markers.end[len(begun) :]
-            return tuple(self._tokenizer.encode(rest, add_special_tokens=False))
+            return self._encode(self.markers.end[len(begun) :])
         return end
+
+    def missing_tool_tokens(self) -> tuple[int, ...]:
+        """What is left of the start of a tool call that the model has begun to write.
+
+        Returns:
+            tuple[int, ...]: Its tokens; none if the reply ends with no beginning of
+            one, or with what may be much else: the first characters of a text, the
+            beginning of two, or as much of the closing marker.
+        """
+        begun = [(finder.begun(self._block), tool) for finder, tool in self._tools]
+        longest = max((text for text, _ in begun), key=len, default="")
+        tools = [tool for text, tool in begun if text == longest]
+        is_other = len(longest) <= len(self._end.begun(self._block)) or len(tools) > 1
+        if is_other or not self._may_begin(tools[0], longest):
+            return ()
+        start = tools[0].start
+        if 2 * len(longest) <= len(start) and not self._has_added_token(longest):
+            return ()
+        return self._encode(start[len(longest) :])
 
     def leaves_character_open(self, token: int) -> bool:
         """Whether a character would be incomplete if this token came next."""
@@ -257,12 +281,15 @@ class ThinkingTracker:
             self._in_block = self._forced[:-length].count(False)
             self.closed_by = "budget" if forced else "model"
             return self._enter(MarkKind.CLOSE, self.markers.end, length)
-        if not forced and (tool := self._tool_begins(text)) is not None:
-            start, length = tool
+        if (found := self._tool_begins(text)) is not None:
+            tool, length = found
+            if self._forced[-length]:
+                return None  # a budget message mentions it
             self._in_block = self._forced[:-length].count(False)
-            self.answer_tokens += length
-            self.closed_by = "model"
-            return self._enter(MarkKind.TOOL, start, length)
+            self.answer_tokens += self._forced[-length:].count(False)
+            self.closed_by = "budget" if forced else "model"
+            self._tool_end = MarkerFinder(self._tokenizer, tool.end)
+            return self._enter(MarkKind.TOOL, tool.start, length)
         return None
 
     def _answer(self, text: str) -> Mark | None:
@@ -284,7 +311,8 @@ class ThinkingTracker:
                     self.blocks += kind is MarkKind.OPEN
                     return self._enter(kind, finder.text, length)
             self._may_open = self._is_blank()
-        if self._tool_begins(text) is not None:
+        if (found := self._tool_begins(text)) is not None:
+            self._tool_end = MarkerFinder(self._tokenizer, found[0].end)
             return None
         if length := self._end.found(self._block, text):
             if not self._is_mentioned(length):
@@ -293,16 +321,20 @@ class ThinkingTracker:
                 return self._enter(MarkKind.CLOSE_AGAIN, self.markers.end, length)
         return None
 
-    def _tool_begins(self, text: str) -> tuple[str, int] | None:
+    def _tool_begins(self, text: str) -> tuple[ToolFormat, int] | None:
         """What begins a tool call with the last token, and its length in tokens."""
         for finder, tool in self._tools:
-            if length := finder.found(self._block, text):
-                before = self._tokenizer.decode(self._block[:-length][-8:])
-                line = before.rpartition("\n")[2]
-                if tool.anywhere or not line.strip():
-                    self._tool_end = MarkerFinder(self._tokenizer, tool.end)
-                    return tool.start, length
+            length = finder.found(self._block, text)
+            if length and self._may_begin(tool, tool.start):
+                return tool, length
         return None
+
+    def _may_begin(self, tool: ToolFormat, written: str) -> bool:
+        """Whether a call may begin where so much of its start was written last."""
+        if tool.anywhere:
+            return True
+        text = self._tokenizer.decode(self._block[-len(written.encode()) - 8 :])
+        return not text[: text.rfind(written)].rpartition("\n")[2].strip()
 
     def _enter(self, kind: MarkKind, text: str, length: int) -> Mark:
         self.thinking = kind is MarkKind.OPEN
@@ -321,6 +353,13 @@ class ThinkingTracker:
     def _is_mentioned(self, length: int) -> bool:
         before = self._tokenizer.decode(self._block[-length - 8 : -length])
         return _MENTION.search(before) is not None
+
+    def _has_added_token(self, text: str) -> bool:
+        added = self._tokenizer.added_tokens_decoder
+        return any(token in added for token in self._encode(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _text(self, token: int) -> str:
         if token not in self._texts:

@@ -152,6 +152,7 @@ def runs(name: str) -> list[Run]:
                 if options["hard_stop"] is None:
                     options["predictor"] = predictor
                 options["thinking_budget_message"] = rng.choice(MESSAGES)
+                options["answer_anyway"] = rng.random() < 0.3
             said = say(tokenizer, ids, encode(tokenizer, script), **options)
             found.append(Run(kind, tokenizer, ids, script, is_opened, options, said))
     return found

@@ -215,6 +215,44 @@ def test_a_tool_call_ends_thinking(format, tokenizer, reply_to, budget):
     assert said.last.answer_tokens == len(ids(tokenizer, format.call))
 
 
+@pytest.mark.parametrize("temp", [0.0, 0.5])
+def test_a_model_that_ends_in_its_thinking_answers_anyway(
+    format, tokenizer, reply_to, temp
+):
+    opening, ends = format.says.partition("~")[0], format.eos
+    # The closing marker takes the places of the end and of what the model says next.
+    rest = len(ids(tokenizer, format.end)) - 1
+    said = reply_to(
+        *(opening, "So it", ends, *["."] * rest, ANSWER),
+        thinking_budget=LARGE,
+        answer_anyway=True,
+        temp=temp,
+        seed=1,
+    )
+    assert said.text == f"{opening}So it{format.end}{ANSWER}"
+    assert said.forced == frozenset()
+    assert said.last.reply.split() == ("So it", ANSWER)
+    assert (said.last.closed_by, said.last.no_answer) == ("model", None)
+    said = reply_to(opening, "So it", ends, thinking_budget=LARGE)
+    assert said.text == f"{opening}So it"
+    assert said.last.no_answer is not None
+
+
+def test_a_model_that_ends_behind_its_thinking_answers_anyway(
+    format, tokenizer, reply_to
+):
+    opening = format.says.partition("~")[0]
+    close = (opening, "So it", format.end)
+    said = reply_to(*close, format.eos, thinking_budget=LARGE)
+    assert said.text == "".join(close)
+    # The script ends, so that the model would end its reply at every step.
+    said = reply_to(
+        *close, format.eos, thinking_budget=LARGE, answer_anyway=True, max_tokens=40
+    )
+    assert len(said.tokens) > len(ids(tokenizer, *close))
+    assert said.last.answer_tokens > 0
+
+
 @pytest.mark.parametrize("budget", [None, 4])
 def test_the_next_turn_has_the_reply_as_the_family_has_it(format, tokenizer, budget):
     written = format.text(format.says if budget is None else format.at_4)

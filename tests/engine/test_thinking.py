@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlx_budget.engine.thinking import ThinkingTracker, find_markers
+from mlx_budget.engine.markers import TOOL_FORMATS
+from mlx_budget.engine.thinking import MarkKind, ThinkingTracker, find_markers
 
 NEWLINE, START, END = 201, 423, 424
 
@@ -147,3 +148,34 @@ def test_what_the_model_began_of_a_marker_is_not_repeated(tokenizer):
     for n in range(len(whole)):
         tracker = track(tokenizer, [5, *whole[:n]], start="", end=end, prompt=[1])
         assert tracker.missing_end_tokens() == whole[n:]
+
+
+@pytest.mark.parametrize("call", [tool.start for tool in TOOL_FORMATS])
+def test_what_the_model_began_of_a_tool_call_is_completed(tokenizer, call):
+    """More than half of it, and not of others, at the beginning of a line."""
+    whole = tuple(tokenizer.encode(call, add_special_tokens=False))
+    sides = set()
+    for n in range(1, len(whole)):
+        begun = tokenizer.decode(list(whole[:n]))
+        alike = [tool for tool in TOOL_FORMATS if tool.start.startswith(begun)]
+        is_plain = 2 * len(begun) > len(call) and len(alike) == 1
+        sides.add(is_plain)
+        assert track(tokenizer, [5, *whole[:n]]).missing_tool_tokens() == ()
+        tracker = track(tokenizer, [5, 6, NEWLINE, *whole[:n]])
+        missing = tracker.missing_tool_tokens()
+        assert (begun + tokenizer.decode(list(missing)) == call) is is_plain
+        marks = [tracker.update(token, forced=True) for token in missing]
+        if is_plain:
+            assert marks[-1].kind is MarkKind.TOOL
+            assert (tracker.thinking_tokens, tracker.answer_tokens) == (3, n)
+            assert tracker.closed_by == "budget"
+    # Up to its last character one of them may be the beginning of another.
+    assert sides == ({False} if call == "<|tool_call>" else {False, True})
+
+
+def test_a_message_that_names_a_tool_call_calls_none(tokenizer):
+    (call, *_) = TOOL_FORMATS
+    message = tokenizer.encode(f"\n{call.start}", add_special_tokens=False)
+    forced = range(2, 2 + len(message))
+    tracker = track(tokenizer, [5, 6, *message], forced=forced)
+    assert (tracker.thinking, tracker.thinking_tokens) == (True, 2)
