@@ -38,6 +38,8 @@ _HARMONY_TOOLS = (
     ToolFormat("<|end|><|start|>assistant<|channel|>commentary", "", True),
     ToolFormat("<|end|><|start|>assistant to=", "", True),
 )
+# In which Hunyuan A13B, and models that were taught by R1-Zero's prompt, answer.
+_ANSWER_TAGS = ("<answer>", "</answer>")
 # The formats of `mlx_lm.tool_parsers`, for models whose own is not known.
 TOOL_FORMATS = (
     ToolFormat("<tool_call>", "</tool_call>"),
@@ -68,6 +70,8 @@ class ThinkingMarkers:
         end_tokens: Token ids that encode ``end``.
         tool_formats: How tool calls are told, which end thinking.
         answer_header: Opens an answer without thinking before it, and is no part of it.
+        frames: Texts of the format around an answer, which are no part of it: first
+            what opens it.
     """
 
     start: str
@@ -76,6 +80,7 @@ class ThinkingMarkers:
     end_tokens: tuple[int, ...]
     tool_formats: tuple[ToolFormat, ...] = ()
     answer_header: str = ""
+    frames: tuple[str, ...] = ()
 
 
 def find_markers(
@@ -119,7 +124,13 @@ def find_markers(
     def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
-    return ThinkingMarkers(start, end, encode(start), encode(end), tools, header)
+    # Those of Kimi K3; releases of mlx-lm before it know none.
+    frames = tuple(getattr(tokenizer, "structural_markers", ()))
+    if not frames and _ANSWER_TAGS[0] in str(tokenizer.chat_template):
+        frames = _ANSWER_TAGS
+    return ThinkingMarkers(
+        start, end, encode(start), encode(end), tools, header, frames
+    )
 
 
 def markers_of(
@@ -144,14 +155,17 @@ class MarkerFinder:
 
     Attributes:
         text: The marker.
+        has_added_token: Whether a token of it was added to the vocabulary.
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, text: str):
         self.text = text
         self._tokenizer = tokenizer
         tokens = tokenizer.encode(text, add_special_tokens=False) if text else []
-        is_added = len(tokens) == 1 and tokens[0] in tokenizer.added_tokens_decoder
-        self._token: int | None = tokens[0] if is_added else None
+        added = tokenizer.added_tokens_decoder
+        self.has_added_token = any(token in added for token in tokens)
+        is_token = len(tokens) == 1 and self.has_added_token
+        self._token: int | None = tokens[0] if is_token else None
         # Such a marker may be split otherwise in context, at most into its bytes.
         self._longest = len(text.encode()) + 1
 

@@ -117,8 +117,8 @@ class ThinkingBudget:
         start: Opening marker, in place of the tokenizer's; "" if replies begin by
             thinking.
         end: Closing marker, in place of the tokenizer's.
-        answer_anyway: Whether a reply that the model would end inside its thinking, or
-            before it has answered, is made to close its thinking and answer.
+        answer_anyway: Whether a reply with a budget that the model would end inside its
+            thinking, or before it has answered, is made to close it and answer.
         guidance_tolerance: Guided steps evaluate the likeliest tokens alone while the
             total variation distance to the result of the whole vocabulary, before
             top-p and the like, is at most this; at ``temp=0`` the token is the same,
@@ -154,8 +154,8 @@ class ThinkingBudget:
     )
     answer_anyway: bool = setting(
         False,
-        "Let the model close its thinking and answer where it would end its reply "
-        "without an answer.",
+        "With a budget, let the model close its thinking and answer where it would "
+        "end its reply without an answer.",
         flags=("--answer-anyway/--no-answer-anyway",),
     )
     guidance_tolerance: float = setting(

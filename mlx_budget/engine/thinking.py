@@ -45,6 +45,7 @@ class MarkKind(Enum):
     TOOL = "begins a tool call, which ends thinking"
     TOOL_END = "ends a tool call"
     HEADER = "opens an answer without thinking before it"
+    FRAME = "stands around an answer"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ class ThinkingTracker:
         ]
         self._tool_end: MarkerFinder | None = None  # while a tool is called
         self._header = MarkerFinder(tokenizer, markers.answer_header)
+        self._frames = [MarkerFinder(tokenizer, text) for text in markers.frames]
+        self._is_framed = False
         self._texts: dict[int, str] = {}
         # Tokens since the last marker, and whether each was put in.
         self._block: list[int] = []
@@ -173,7 +176,10 @@ class ThinkingTracker:
         if markers.start:
             part = reply_part(tokenizer, markers, prompt)
             self.thinking = part.rfind(markers.start) > part.rfind(markers.end)
-            self.is_left_out = not self.thinking and markers.end in part
+            opening = markers.frames[:1]
+            self._is_framed = part.rstrip().endswith(opening) if opening else False
+            is_closed = markers.end in part or self._is_framed
+            self.is_left_out = not self.thinking and is_closed
         self.blocks = int(self.thinking)
 
     @property
@@ -199,7 +205,7 @@ class ThinkingTracker:
         elif self._tool_end is not None:
             finders = [self._tool_end]
         else:
-            finders = [self._end]
+            finders = [self._end, *self._frames]
             if self._may_open:
                 finders += [self._start, self._header]
         return [finder.text for finder in finders if not finder.is_token]
@@ -314,12 +320,38 @@ class ThinkingTracker:
         if (found := self._tool_begins(text)) is not None:
             self._tool_end = MarkerFinder(self._tokenizer, found[0].end)
             return None
+        for finder in self._frames:
+            length = finder.found(self._block, text)
+            if length and self._is_frame(finder, length):
+                return self._pass_frame(finder.text, length)
         if length := self._end.found(self._block, text):
             if not self._is_mentioned(length):
                 self.after_close_tokens += self._since_close - length
                 self.answer_tokens -= self._since_close
                 return self._enter(MarkKind.CLOSE_AGAIN, self.markers.end, length)
         return None
+
+    def _is_frame(self, finder: MarkerFinder, length: int) -> bool:
+        """Whether a text around answers does stand around this one.
+
+        One in ordinary tokens opens an answer as its first text, and closes what was
+        opened.
+        """
+        if self._is_mentioned(length):
+            return False
+        if finder.has_added_token or finder is not self._frames[0]:
+            return finder.has_added_token or self._is_framed
+        text = self._tokenizer.decode(self._block)
+        return not self._is_framed and not text.partition(finder.text)[0].strip()
+
+    def _pass_frame(self, text: str, length: int) -> Mark:
+        """Takes a text around answers out of the count."""
+        self._is_framed = text == self.markers.frames[0]
+        self.answer_tokens -= length
+        since_close = self._since_close - length
+        mark = self._enter(MarkKind.FRAME, text, length)
+        self._since_close = since_close
+        return mark
 
     def _tool_begins(self, text: str) -> tuple[ToolFormat, int] | None:
         """What begins a tool call with the last token, and its length in tokens."""

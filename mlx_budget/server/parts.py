@@ -21,9 +21,10 @@ SPLITS_TEXT = hasattr(server, "make_text_state_machine")
 
 
 class _MarkedTokenizer:
-    """A tokenizer whose thinking markers are ours."""
+    """A tokenizer whose thinking markers are ours, and whose frames are gone."""
 
     has_thinking = True
+    structural_markers = ()
     think_start = OPEN
     think_end = CLOSE
 

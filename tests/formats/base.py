@@ -62,7 +62,6 @@ class Format:
         off: Arguments that make it leave thinking out, if it can.
         off_tail: What it puts behind the question then.
         call: A tool call, if mlx-lm knows how the format writes them.
-        answer: The answer of ``says``.
         config: More of the tokenizer's configuration.
     """
 
@@ -86,7 +85,6 @@ class Format:
     off: dict | None = None
     off_tail: str = ""
     call: str | None = None
-    answer: str = ANSWER
     config: dict[str, str] = field(default_factory=dict)
     past_at_4: str = ""
 

@@ -180,6 +180,45 @@ KIMI_K25 = Format(
     call=_KIMI_CALL,
     config={"tool_parser_type": "kimi_k2"},
 )
+_K3_THINKING = '<|open|>message role="assistant"<|sep|><|open|>think<|sep|>'
+KIMI_K3 = Format(
+    name="Kimi K3",
+    tail="<|close|>message<|sep|><|end_of_msg|>" + _K3_THINKING,
+    says="~<|close|>think<|sep|><|open|>response<|sep|>@<|close|>response<|sep|>"
+    "<|close|>message<|sep|>",
+    tokens=11,
+    at_4="I add the two«<|close|>think<|sep|>»<|open|>response<|sep|>@"
+    "<|close|>response<|sep|>",
+    at_0="«<|close|>think<|sep|>»<|open|>response<|sep|>@",
+    past=_K3_THINKING + "~<|close|>think<|sep|><|open|>response<|sep|>@"
+    "<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>",
+    past_at_4=_K3_THINKING + "I add the two<|close|>think<|sep|><|open|>response"
+    "<|sep|>@<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>",
+    template="""\
+{%- set think = thinking if thinking is defined else true %}
+{%- for m in messages %}
+{{- '<|open|>message role="' + m.role + '"<|sep|>' }}
+{%- if m.role == 'assistant' %}
+{{- '<|open|>think<|sep|>' + (m.reasoning_content or '') + '<|close|>think<|sep|>' }}
+{{- '<|open|>response<|sep|>' + m.content + '<|close|>response<|sep|>' }}
+{%- else %}{{- m.content }}{% endif %}
+{{- '<|close|>message<|sep|><|end_of_msg|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|open|>message role="assistant"<|sep|>' }}
+{{- '<|open|>think<|sep|>' if think else '<|open|>response<|sep|>' }}{% endif %}""",
+    eos="<|end_of_msg|>",
+    added=(),
+    special=("<|open|>", "<|close|>", "<|sep|>"),
+    start="<|open|>think<|sep|>",
+    end="<|close|>think<|sep|>",
+    off={"thinking": False},
+    off_tail="<|close|>message<|sep|><|end_of_msg|>"
+    '<|open|>message role="assistant"<|sep|><|open|>response<|sep|>',
+    call='<|open|>tools<|sep|><|open|>call tool="add" index="1"<|sep|>'
+    '<|open|>argument key="a" type="number"<|sep|>2<|close|>argument<|sep|>'
+    "<|close|>call<|sep|><|close|>tools<|sep|>",
+    config={"tool_parser_type": "kimi_k3"},
+)
 HUNYUAN = Format(
     name="Hunyuan A13B",
     tail="<|extra_0|>",
@@ -203,7 +242,6 @@ HUNYUAN = Format(
     on={"enable_thinking": True},  # mlx-lm switches thinking off that it does not know
     off={"enable_thinking": False},
     off_tail="<|extra_0|><think>\n\n</think>\n",
-    answer="<answer>\n@\n</answer>",
 )
 HY3 = Format(
     name="Hunyuan 3 (Hy3)",
