@@ -15,10 +15,12 @@ from .options import (
     options_from,
     tell_of_demo,
 )
+from .prior import LEARN_PRIOR_OPTION
 
 
 @click.command()
 @options_from(source=ModelSource, thinking=ThinkingBudget(answer_anyway=True))
+@LEARN_PRIOR_OPTION
 @HIDE_THINKING_OPTION
 @VERBOSE_OPTION
 @MAX_TOKENS_OPTION
@@ -26,7 +28,9 @@ from .options import (
 @options_from(template=PromptOptions, without=["ignore_chat_template"])
 @MAX_KV_SIZE_OPTION
 @PREFILL_OPTION
-def chat(source: ModelSource, thinking: ThinkingBudget, **options: Any) -> None:
+def chat(
+    source: ModelSource, thinking: ThinkingBudget, learn_prior: bool, **options: Any
+) -> None:
     """Chat with the model, with a thinking budget that can be changed as you go.
 
     /help lists the commands of the chat. Ctrl-C ends a reply: what came of the answer
@@ -34,9 +38,9 @@ def chat(source: ModelSource, thinking: ThinkingBudget, **options: Any) -> None:
     first reply is the one that `generate` gives with that seed, and each later one has
     the next seed.
     """
-    check_reply(source, thinking, options["max_tokens"])
+    check_reply(source, thinking, options["max_tokens"], learn_prior)
     tell_of_demo()
 
     from .chat_session import run_chat
 
-    run_chat(source, thinking, **options)
+    run_chat(source, thinking, learn_prior=learn_prior, **options)

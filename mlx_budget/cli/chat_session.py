@@ -15,6 +15,7 @@ import click
 from ..engine.conversation import Conversation
 from ..engine.fields import keywords_of
 from ..engine.generate import BudgetResponse, thinking_line
+from ..engine.priors import LearnedPrior
 from ..engine.settings import (
     AutoBudget,
     ModelSource,
@@ -25,7 +26,8 @@ from ..engine.settings import (
 from ..engine.template import switch_line
 from ..interrupts import raise_again
 from ..models.loading import load_source
-from .options import read_budget, tell_of_prior
+from .options import read_budget
+from .prior import learned_prior, sharpened
 from .terminal import ReplyPrinter
 
 _SIGN = ">> "
@@ -53,6 +55,7 @@ def run_chat(
     sampling: Sampling,
     template: PromptOptions,
     *,
+    learn_prior: bool = False,
     hide_thinking: bool = False,
     verbose: bool = True,
     **options: Any,
@@ -76,13 +79,20 @@ def run_chat(
     if sys.stdin is None:
         raise ValueError("There is no standard input to chat on.")
     model, tokenizer, predictor = load_source(source)
-    tell_of_prior(predictor, thinking)
+    learned = learned_prior(learn_prior, source, tokenizer, thinking)
+    predictor = sharpened(predictor, learned, thinking)
     keywords = keywords_of(template) | keywords_of(thinking) | keywords_of(sampling)
     del keywords["ignore_chat_template"]
     budget = keywords.pop("thinking_budget")
     conversation = Conversation(model, tokenizer, predictor, **keywords, **options)
     raise_again()
-    chat = Chat(conversation, conversation.check_budget(budget), hide_thinking, verbose)
+    chat = Chat(
+        conversation,
+        conversation.check_budget(budget),
+        hide_thinking,
+        verbose,
+        learned,
+    )
     chat.run(f"Chat with {source.model}: /help lists the commands, /quit ends it.")
 
 
@@ -100,7 +110,9 @@ class Chat:
         budget: int | AutoBudget | None = None,
         hide_thinking: bool = False,
         verbose: bool = True,
+        learned: LearnedPrior | None = None,
     ):
+        self._learned = learned
         self._conversation = conversation
         self._budget = budget
         self._hide_thinking = hide_thinking
@@ -171,6 +183,8 @@ class Chat:
                 for last in responses:
                     printer.update(last)
                 is_stopped = stopped()
+            if self._learned and last is not None and last.reply is not None:
+                self._learned.learn(last.reply)
         except KeyboardInterrupt:
             if not self._is_interactive:
                 raise

@@ -5,7 +5,7 @@ Knows how a reply is asked for and shown; nothing of how tokens are chosen.
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,20 +33,22 @@ from .options import (
     options_from,
     read_prompt,
     tell_of_demo,
-    tell_of_prior,
 )
+from .prior import LEARN_PRIOR_OPTION, learned_prior, sharpened
 from .terminal import ReplyPrinter
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     from ..engine.generate import BudgetResponse
+    from ..engine.priors import LearnedPrior
 
 
 @click.command()
 @options_from(source=ModelSource)
 @click.option("--prompt", "-p", required=True, help=PROMPT_HELP)
 @options_from(thinking=ThinkingBudget)
+@LEARN_PRIOR_OPTION
 @HIDE_THINKING_OPTION
 @JSON_OPTION
 @VERBOSE_OPTION
@@ -78,6 +80,7 @@ def generate(
     source: ModelSource,
     prompt: str,
     thinking: ThinkingBudget,
+    learn_prior: bool,
     sampling: Sampling,
     template: PromptOptions,
     hide_thinking: bool,
@@ -91,7 +94,7 @@ def generate(
     **options: Any,
 ) -> None:
     """Answer a prompt, thinking for about so many tokens."""
-    check_reply(source, thinking, options["max_tokens"])
+    check_reply(source, thinking, options["max_tokens"], learn_prior)
     check_kv_options(options["kv_bits"], options["max_kv_size"])
     if draft_model is not None and thinking.tokens is not None:
         raise ValueError(
@@ -115,7 +118,8 @@ def generate(
             options["kv_group_size"],
         )
     model, tokenizer, predictor = load_source(source, tokenizer_config=tokenizer_config)
-    tell_of_prior(predictor, thinking)
+    learned = learned_prior(learn_prior, source, tokenizer, thinking)
+    predictor = sharpened(predictor, learned, thinking)
     _add_ends(tokenizer, extra_eos_token)
     if draft_model is not None:
         options["draft_model"], drafts, _ = load(draft_model, predictor=False)
@@ -134,7 +138,7 @@ def generate(
         **keywords_of(template),
     )
     raise_again()
-    responses = stream_generate(
+    responses: Iterable[BudgetResponse] = stream_generate(
         model,
         tokenizer,
         ids,
@@ -143,6 +147,8 @@ def generate(
         **keywords_of(sampling),
         **options,
     )
+    if learned is not None:
+        responses = _learning(responses, learned)
     if as_json:
         left_out_by = switch if thinking.tokens == 0 else None
         _print_json(responses, source.model, left_out_by)
@@ -150,6 +156,17 @@ def generate(
         _print_live(responses, hide_thinking, verbose)
         if verbose and switch is not None:
             click.echo(switch_line(switch), err=True)
+
+
+def _learning(
+    responses: "Iterable[BudgetResponse]", learned: "LearnedPrior"
+) -> "Iterator[BudgetResponse]":
+    """The same responses, the last of which teaches the prior."""
+    last = None
+    for last in responses:
+        yield last
+    if last is not None and last.reply is not None:
+        learned.learn(last.reply)
 
 
 def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:

@@ -274,16 +274,11 @@ def tell_of_demo() -> None:
         click.echo(demo.NOTICE, err=True)
 
 
-def tell_of_prior(predictor: object, thinking: ThinkingBudget) -> None:
-    """Says that a prior guides, where a budget has no predictor."""
-    from ..engine.priors import NOTICE
-
-    if predictor is None and thinking.tokens:
-        click.echo(NOTICE, err=True)
-
-
 def check_reply(
-    source: ModelSource, thinking: ThinkingBudget, max_tokens: int | None
+    source: ModelSource,
+    thinking: ThinkingBudget,
+    max_tokens: int | None,
+    learn_prior: bool = False,
 ) -> None:
     """Checks what can be checked of a reply's options before minutes of loading.
 
@@ -298,7 +293,7 @@ def check_reply(
     from ..engine.sampler import check_enforceable
     from ..method.predictor import is_predictor_folder
 
-    if not is_predictor_folder(folder):
+    if not is_predictor_folder(folder) and not learn_prior:
         check_enforceable(thinking, None)
 
 

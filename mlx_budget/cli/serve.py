@@ -26,6 +26,7 @@ from .options import (
     options_from,
     tell_of_demo,
 )
+from .prior import LEARN_PRIOR_OPTION
 
 
 def _bytes(text: str) -> int:
@@ -42,6 +43,7 @@ def _bytes(text: str) -> int:
 @click.command()
 @options_from(source=ModelSource, without=["revision"])
 @options_from(thinking=ThinkingBudget(answer_anyway=True))
+@LEARN_PRIOR_OPTION
 @click.option(
     "--max-thinking-budget",
     type=click.IntRange(min=0),

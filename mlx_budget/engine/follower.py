@@ -114,6 +114,9 @@ class ReplyFollower:
         self.tokens: list[int] = []
         self.is_thinking = self.is_in_thinking
         self.guided_tokens = 0
+        # Each token where guidance would act, with the thinking tokens before it.
+        self._line_starts: list[tuple[int, int]] = []
+        self._first_block_tokens: int | None = None
 
     @property
     def thinks(self) -> bool:
@@ -191,7 +194,11 @@ class ReplyFollower:
         if (tracker := self._tracker) is None:
             return self._tell(self._detokenizer.text)
         was_thinking, is_forced = tracker.thinking, step is Step.FORCED
+        if tracker.starts_line:
+            self._line_starts.append((token, tracker.thinking_tokens))
         mark = tracker.update(token, is_forced)
+        if self._first_block_tokens is None and tracker.closed_by is not None:
+            self._first_block_tokens = tracker.thinking_tokens
         if mark is not None:
             self._marks.append((mark, self._offsets[-mark.length]))
         is_part_of_answer = mark is not None and mark.is_of_the_answer
@@ -217,6 +224,22 @@ class ReplyFollower:
         ended._pieces, ended._marks = [*self._pieces], [*self._marks]
         ended.finish()
         return ended._pieces
+
+    def line_lengths(self) -> list[tuple[int, int, int]]:
+        """What the first block of thinking tells of lengths.
+
+        Returns:
+            list[tuple[int, int, int]]: For each place at which guidance would act, the
+            token that came next, the thinking tokens before it, and L, the tokens from
+            it to the closing marker, both counted. Empty unless the model itself closed
+            its thinking, without a budget.
+        """
+        if self.closed_by != "model" or self.thinking_budget is not None:
+            return []
+        end = self._first_block_tokens or 0
+        # A newline in the closing marker itself starts no line.
+        starts = [(t, used) for t, used in self._line_starts if used <= end]
+        return [(t, used, end - used + 1) for t, used in starts]
 
     def split(self) -> tuple[str, str]:
         """Thinking and answer so far, without markers.

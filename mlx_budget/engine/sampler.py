@@ -242,14 +242,11 @@ class BudgetSampler(ReplySampler):
 
     def is_guided(self) -> bool:
         """Whether the next token is one to guide."""
-        tracker = self._tracker
         return (
             self._guide is not None
             and not self._closing
             and not self._must_close()
-            and tracker.thinking
-            and tracker.blocks == 1
-            and (tracker.thinking_tokens == 0 or tracker.after_newline)
+            and self._tracker.starts_line
         )
 
     def _find_row(self, logprobs: mx.array) -> tuple[ForwardPass, int]:

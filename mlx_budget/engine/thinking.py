@@ -187,6 +187,14 @@ class ThinkingTracker:
         return self._earlier + self._in_block
 
     @property
+    def starts_line(self) -> bool:
+        """Whether guidance acts on the next token: the first of thinking, or one behind
+        a newline, in the first block.
+        """
+        is_first = self.thinking_tokens == 0 or self.after_newline
+        return self.thinking and self.blocks == 1 and is_first
+
+    @property
     def may_open(self) -> bool:
         """Whether an opening marker that came now would open thinking."""
         return self._may_open and not self.thinking and bool(self.markers.start)

@@ -7,7 +7,7 @@ ends; nothing of what is kept.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # The package filelock (4.3) cannot lock a folder, and many earlier releases of it empty
@@ -50,6 +50,18 @@ def in_use(folder: Path) -> Iterator[None]:
     """
     with opened(folder) as descriptor:
         claim(descriptor, f"Another program is at work in {folder}.")
+        yield
+
+
+@contextmanager
+def waited_for(folder: Path) -> Iterator[None]:
+    """Keeps a folder for this program alone, as soon as no other has it.
+
+    Where a file system has no locks nobody is kept out.
+    """
+    with opened(folder) as descriptor:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 

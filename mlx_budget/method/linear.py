@@ -129,7 +129,7 @@ class LinearPredictor(TablePredictor):
         width, layers, layer = (config.pop(name) for name in sizes)
         file = path / WEIGHTS_FILE
         tensors = read_tensors(file)
-        counts = read_counts(path, tensors)
+        counts = read_counts(file, tensors)
         found = {}
         for name, shape in (("weight", (width,)), ("bias", (1,)), ("spread", (1,))):
             tensor = tensors.get(f"probe.{name}")

@@ -105,6 +105,13 @@ class LengthCounts:
             sums[:, np.searchsorted(tokens, part.tokens)] += part.sums
         return LengthCounts(tokens, sums)
 
+    def tensors(self) -> dict[str, mx.array]:
+        """As a safetensors file has them; `read_counts` reads them back."""
+        return {
+            "tokens": mx.array(self.tokens),
+            "sums": mx.array(self.sums.astype(np.float32)),
+        }
+
     @property
     def number(self) -> int:
         """How many positions were counted."""
@@ -335,10 +342,7 @@ class TablePredictor(Predictor):
         write_json(path / CONFIG_FILE, self._config())
 
     def _tensors(self) -> dict[str, mx.array]:
-        return {
-            "tokens": mx.array(self.counts.tokens),
-            "sums": mx.array(self.counts.sums.astype(np.float32)),
-        }
+        return self.counts.tensors()
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -352,7 +356,8 @@ class TablePredictor(Predictor):
     @classmethod
     def _load(cls, path: Path, values: dict[str, Any]) -> "TablePredictor":
         config = check_config(path, values, "base_model", "vocab_size", "closing")
-        counts = read_counts(path, read_tensors(path / WEIGHTS_FILE))
+        file = path / WEIGHTS_FILE
+        counts = read_counts(file, read_tensors(file))
         try:
             return cls(counts=counts, **config)
         except ValueError as e:
@@ -390,13 +395,12 @@ def _is_count(value: Any, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def read_counts(path: Path, tensors: dict[str, mx.array]) -> LengthCounts:
-    """The counts in a predictor's tensors.
+def read_counts(file: Path, tensors: dict[str, mx.array]) -> LengthCounts:
+    """The counts in the tensors of a file.
 
     Raises:
         ValueError: If they are missing, misshapen, or not counts.
     """
-    file = path / WEIGHTS_FILE
     for name in ("tokens", "sums"):
         if name not in tensors:
             raise ValueError(f"{file} lacks the predictor tensor {name}.")

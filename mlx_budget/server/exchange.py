@@ -140,6 +140,7 @@ class Exchange:
             pieces = reply.take(response.token)
         if response.finish_reason is not None:
             pieces += reply.finish()
+            self._generator.model_provider.learn(reply)
         if not parts.SPLITS_TEXT:
             is_thinking = getattr(response, "state", None) == "reasoning"
             if is_thinking and not self._stop_in_thinking:

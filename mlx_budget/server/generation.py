@@ -27,7 +27,7 @@ from ..engine.closing import closing_of
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
-from ..engine.priors import NOTICE
+from ..engine.priors import NOTICE, LearnedPrior
 from ..engine.sampler import check_enforceable, steer
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import ask_template
@@ -73,6 +73,7 @@ class BudgetModelProvider(server.ModelProvider):
         self.longest_token = 0
         self._policy = policy
         self._failure: Exception | None = None
+        self._learned: LearnedPrior | None = None
         self._is_tried = threading.Event()
 
     @property
@@ -132,6 +133,7 @@ class BudgetModelProvider(server.ModelProvider):
         if self.named_markers != (None, None):
             markers = find_markers(self.tokenizer, *self.named_markers)
             _show_markers(self.tokenizer, markers)
+        self._learned = None
         self.predictor = self._load_predictor(model_path, folder)
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
@@ -139,6 +141,10 @@ class BudgetModelProvider(server.ModelProvider):
         self.model_key = (model_path, adapter_path, draft_model_path)
         # A recorder's classes and what they refer to are garbage in cycles.
         gc.collect()
+
+    def _named_thinking(self) -> ThinkingBudget:
+        start, end = self.named_markers
+        return ThinkingBudget(start=start, end=end)
 
     def _load_predictor(self, name: str, folder: Path) -> Predictor | bool | None:
         given = self.cli_args.predictor
@@ -151,9 +157,20 @@ class BudgetModelProvider(server.ModelProvider):
             predictor = load_predictor(folder)
         if predictor is not None:
             check_fits(predictor, self.model)
-        else:
+            return predictor
+        markers = markers_of(self.tokenizer, self._named_thinking())
+        if markers is not None:
             logging.info("%s", NOTICE)
+        if markers is not None and self.cli_args.learn_prior:
+            self._learned = LearnedPrior(name, self.tokenizer, markers)
+            predictor = self._learned.predictor()
         return predictor
+
+    def learn(self, reply: ReplyFollower) -> None:
+        """Lets the prior learn from a reply that has ended, if it is to learn."""
+        learned = self._learned
+        if learned is not None and learned.learn(reply):
+            self.predictor = learned.predictor()
 
 
 def _show_markers(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> None:

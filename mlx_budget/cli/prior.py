@@ -1,0 +1,62 @@
+"""The prior on the command line: what is said of it, and --learn-prior.
+
+Knows options and what is shown; nothing of the arithmetic.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ..engine.settings import ModelSource, ThinkingBudget
+from ..files import hub
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    from ..engine.priors import LearnedPrior
+    from ..method.predictor import Predictor
+
+LEARN_PRIOR_OPTION = click.option(
+    "--learn-prior",
+    is_flag=True,
+    help="Count the lines of replies without a budget, and how long thinking went on, "
+    "for the prior of a model without a predictor. Numbers are kept, in the user's "
+    "cache, and no text.",
+)
+
+
+def learned_prior(
+    learn_prior: bool,
+    source: ModelSource,
+    tokenizer: "TokenizerWrapper",
+    thinking: ThinkingBudget,
+) -> "LearnedPrior | None":
+    """What learns from replies, if that was asked for and the model thinks."""
+    from ..engine.markers import markers_of
+    from ..engine.priors import LearnedPrior
+
+    markers = markers_of(tokenizer, thinking)
+    if not learn_prior or markers is None:
+        return None
+    name = hub.model_name(source.model, source.adapter_path, source.revision)
+    return LearnedPrior(name, tokenizer, markers)
+
+
+def sharpened(
+    predictor: "Predictor | bool | None",
+    learned: "LearnedPrior | None",
+    thinking: ThinkingBudget,
+) -> "Predictor | bool | None":
+    """The predictor, or the prior with what it has learnt; says which guides."""
+    from ..engine.priors import NOTICE
+
+    if predictor is not None:
+        return predictor
+    prior = None
+    if learned is not None:
+        prior = learned.predictor()
+    if thinking.tokens:
+        known = prior.counts.number if prior is not None else 0
+        lines = f" It has learnt from {known:,} lines of its replies." if known else ""
+        click.echo(NOTICE + lines, err=True)
+    return prior
