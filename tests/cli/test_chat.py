@@ -161,7 +161,7 @@ def test_a_bad_command_is_one_line_and_changes_nothing(command, message):
 def test_a_budget_that_cannot_be_honoured_leaves_the_old_one():
     args = ["--predictor", "none", "--thinking-budget", 7]
     error, budget = said("/budget auto", "/budget", args=args)
-    assert "there is none: name a predictor" in error
+    assert "there is none: name one" in error
     assert budget == "Thinking budget: 7 tokens"
     args = ["--predictor", "none", "--no-hard-stop"]
     error, budget = said("/budget 9", "/budget", args=args)
@@ -274,7 +274,7 @@ def test_chat_needs_standard_input(monkeypatch):
         (["--hard-stop", "2", "--no-hard-stop"], "not both"),
         (["--max-tokens", "0"], "--max-tokens must be 1 or more"),
         (["--model", "./nope"], "There is no folder ./nope"),
-        (["--thinking-budget", "auto", "--predictor", "none"], "name a predictor"),
+        (["--thinking-budget", "auto", "--predictor", "none"], "name one"),
         (["--thinking-end-token", "x", "--thinking-start-token", "x"], "same marker"),
     ],
 )
