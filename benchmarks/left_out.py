@@ -14,7 +14,8 @@ from mlx_lm.sample_utils import make_sampler
 
 import timing
 import workload
-from mlx_budget.engine.prompts import encode_chat, read_prompts
+from mlx_budget.engine.prompt_files import read_prompts
+from mlx_budget.engine.prompts import encode_chat
 
 COUNTS = (256, 1024, 4096)
 TEMPERATURES = (0.6, 1.0)

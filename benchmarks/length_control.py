@@ -17,7 +17,8 @@ import numpy as np
 
 import timing
 from mlx_budget import Predictor, load, stream_batch_generate
-from mlx_budget.engine.prompts import encode_chat, read_prompts
+from mlx_budget.engine.prompt_files import read_prompts
+from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.method.encoder_predictor import EncoderPredictor
 from mlx_budget.method.sizes import SIZES
 

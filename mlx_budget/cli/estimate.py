@@ -48,7 +48,8 @@ def estimate(
         raise ValueError("Give one of --prompt and --data.")
 
     from ..engine.estimate import estimate
-    from ..engine.prompts import encode_chat, read_prompts
+    from ..engine.prompt_files import read_prompts
+    from ..engine.prompts import encode_chat
     from ..engine.template import let_think
     from ..models.loading import load_source
 

@@ -39,8 +39,8 @@ _TYPES = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="File of questions in place of a task: JSON lines with question and answer, "
-    "and choices where it is one of several.",
+    help="File of questions in place of a task: .jsonl, .json, .csv, .tsv or .parquet "
+    "with question and answer, and choices where it is one of several.",
 )
 @click.option(
     "--instruction",

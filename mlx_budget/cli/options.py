@@ -30,8 +30,9 @@ Decorator = Callable[[Decorated], Decorated]
 
 COUNT = click.IntRange(min=1)
 DATA_HELP = (
-    "File of prompts: JSON lines with prompt, question or messages, or text with a "
-    "prompt on each line."
+    "File of prompts: .jsonl, .json, .csv, .tsv or .parquet with prompt, question, "
+    "problem or messages, or .txt with a prompt on each line; or a dataset on the Hub, "
+    "or a file or folder in one, as owner/name/path."
 )
 
 

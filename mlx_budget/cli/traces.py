@@ -43,7 +43,7 @@ def traces(
     --seed, or greedy, its replies are then those of a run that was never stopped: the
     draws of each depend on the seed, its prompt's place and its sample's number alone.
     """
-    from ..engine.prompts import read_prompts
+    from ..engine.prompt_files import read_prompts
     from ..files import hub
     from ..models.loading import load_source
     from ..train.traces import check_output, write_traces

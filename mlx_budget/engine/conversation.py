@@ -21,7 +21,8 @@ from .caches import READING, ConversationCache, check_quantisable, common_prefix
 from .fields import keywords_of, take
 from .follower import ReplyFollower
 from .generate import BudgetResponse, stream_generate
-from .prompts import Chat, Message, encode_chat
+from .messages import Chat, Message
+from .prompts import encode_chat
 from .sampler import check_enforceable
 from .settings import (
     MAX_SEED,

@@ -1,11 +1,11 @@
-"""What a user asks, as text, file or saved cache, to the token ids of a prompt.
+"""What a user asks, as a text or a chat, to the token ids of a prompt.
 
-Knows chat templates and prompt files; nothing of models or budgets.
+Knows chat templates and tokenizers; nothing of files, models or budgets.
 """
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .messages import ROLES, Chat, plain_chat
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 # A text, or the token ids of one.
 Prompt: TypeAlias = "str | list[int] | mx.array"
-# Role and content of a message, and whatever else a chat template reads.
-Message = dict[str, Any]
-Chat = list[Message]
 
 # A question with the budget stated in words, for models that follow them.
 BUDGET_PROMPT = "{question}\n\nThink for at most {budget} tokens."
@@ -35,7 +32,8 @@ def encode_chat(
 
     Args:
         tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
-        prompt (str or list): The user's message, or a whole chat as messages.
+        prompt (str or list): The user's message, or a whole chat as messages, whose
+            contents are texts or OpenAI's parts of type text.
         system_prompt (str, optional): Put before the messages.
         prefill_response (str, optional): How the reply has begun already.
         chat_template_config (dict, optional): More arguments for the template.
@@ -44,12 +42,18 @@ def encode_chat(
             because a prompt cache holds it.
 
     Raises:
-        ValueError: If the prompt is empty, or messages meet no chat template.
+        ValueError: If the prompt is empty, a message is not one or of a role that the
+            template leaves out, or messages meet no chat template.
     """
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: give one with --prompt.")
     if ignore_chat_template or not tokenizer.has_chat_template:
         if not isinstance(prompt, str):
+            if tokenizer.has_chat_template:
+                raise ValueError(
+                    "Chat messages need the chat template: leave out "
+                    "--ignore-chat-template, or give prompts that are texts."
+                )
             raise ValueError("The tokenizer has no chat template for chat messages.")
         if system_prompt or prefill_response or chat_template_config:
             raise ValueError(
@@ -63,7 +67,10 @@ def encode_chat(
     if isinstance(prompt, str):
         messages.append({"role": "user", "content": prompt})
     else:
-        messages.extend(prompt)
+        try:
+            messages.extend(plain_chat(prompt))
+        except ValueError as e:
+            raise ValueError(f"The prompt's {e}.") from None
     if prefill_response is not None:
         messages.append({"role": "assistant", "content": prefill_response})
 
@@ -82,6 +89,7 @@ def encode_chat(
             ) from e
 
     text = render(messages)
+    _check_roles(messages, text)
     if suffix_only:
         # mlx-lm's way: what the template puts before the message is in the cache.
         last = max(i for i, m in enumerate(messages) if m["role"] == "user")
@@ -89,6 +97,17 @@ def encode_chat(
         marked[last] = {"role": "user", "content": "<query>"}
         text = text[render(marked).index("<query>") :]
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _check_roles(messages: Chat, text: str) -> None:
+    """Checks that no message of an unusual role was left out without a word."""
+    for message in messages:
+        role, content = message["role"], (message.get("content") or "").strip()
+        if role not in ROLES and content not in text:
+            raise ValueError(
+                f"The model's chat template leaves out messages of the role {role!r}: "
+                f"use {', '.join(ROLES[:-1])} or {ROLES[-1]}."
+            )
 
 
 def encode_prompt(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
@@ -99,58 +118,3 @@ def encode_prompt(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
         return list(tokenizer.encode(prompt, add_special_tokens=special))
     ids: Any = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
     return list(ids)
-
-
-def read_prompts(file: Path) -> list[str | Chat]:
-    """The prompts of a file.
-
-    Args:
-        file (Path): JSON lines, each an object with `prompt`, `question` or chat
-            `messages`; or, under any other name than *.jsonl, text with a prompt on
-            each line.
-
-    Raises:
-        ValueError: Naming the file and line that cannot be used.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {file}.") from None
-    except (UnicodeDecodeError, IsADirectoryError):
-        raise ValueError(f"{file} is not a text file.") from None
-    numbered = [(i, t) for i, t in enumerate(text.split("\n"), 1) if t.strip()]
-    prompts: list[str | Chat]
-    if file.suffix == ".jsonl":
-        prompts = [_prompt_of(line, f"{file}, line {i}") for i, line in numbered]
-    else:
-        prompts = [line for _, line in numbered]
-    if not prompts:
-        raise ValueError(f"{file} holds no prompts.")
-    return prompts
-
-
-def _prompt_of(line: str, where: str) -> str | Chat:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{where} is not valid JSON: {e.msg}.") from None
-    record = record if isinstance(record, dict) else {}
-    for key in ("prompt", "question"):
-        if isinstance(record.get(key), str) and record[key].strip():
-            return record[key]
-    messages = record.get("messages")
-    if isinstance(messages, list) and all(map(_is_message, messages)):
-        while messages and messages[-1]["role"] == "assistant":
-            messages = messages[:-1]
-        if messages:
-            return messages
-    raise ValueError(
-        f"{where} has none of prompt, question and messages with role and content as "
-        "texts."
-    )
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("role", "content")
-    )

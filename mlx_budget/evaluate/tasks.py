@@ -3,14 +3,17 @@
 Knows files, datasets and fields; nothing of models, budgets or grading.
 """
 
+import json
 import math
 import string
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
+from ..engine.messages import as_chat, as_prompt, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
 
@@ -19,7 +22,7 @@ MATHS_INSTRUCTION = (
 )
 CHOICES_INSTRUCTION = "Answer with the letter of the right choice."
 
-_QUESTIONS = ("question", "problem", "prompt")
+_QUESTIONS = ("question", "problem", "prompt", "messages")
 _LETTERS = string.ascii_uppercase
 _DEMO = Path(__file__).parent.parent / "demo" / "problems.jsonl"
 
@@ -108,9 +111,10 @@ def load_task(
     Args:
         name (str, optional): One of `TASKS`.
         data (Path, optional): A file whose rows have `question` (or `problem` or
-            `prompt`) and `answer`, a text or a number. What follows "####" in an
-            answer is the answer. A row may have an `id`, and `choices`: a list of
-            texts, or true if they are in the question. Its answer is then a letter.
+            `prompt`, or a chat of one question as `messages`) and `answer`, a text or a
+            number. What follows "####" in an answer is the answer. A row may have an
+            `id`, and `choices`: a list of texts, or true if they are in the question.
+            Its answer is then a letter.
         limit (int, optional): How many problems to take, the first ones.
         instruction (str, optional): Put behind every question instead of the default.
 
@@ -127,7 +131,7 @@ def load_task(
     id_field: str | None = "id"
     default: str | None = None
     if data is not None:
-        title, source = data.stem, str(data)
+        title, source = Path(data.name.removesuffix(".gz")).stem, str(data)
     elif name is None:
         raise ValueError(
             f"There is nothing to evaluate on: give a task ({names}) or a file of "
@@ -165,7 +169,7 @@ def _read_problems(source: str, id_field: str | None) -> Iterator[Problem]:
 
 def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
     if not row.is_json:
-        raise ValueError(f"{row.name} is not valid JSON.")
+        raise ValueError(f"{row.name} is not valid JSON ({row.fault}).")
     if not isinstance(row.value, dict):
         raise ValueError(
             f"{row.name} is not a JSON object with question and answer: "
@@ -174,7 +178,7 @@ def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
     record = row.value
     question = _question_of(record, row.name)
     answer = _answer_of(record, row.name)
-    choices = record.get("choices")
+    choices = _choices_of(record)
     if isinstance(choices, list):
         options = _options_of(choices, row.name)
         question = "\n".join([question, "", *options])
@@ -194,21 +198,37 @@ def _question_of(record: Record, where: str) -> str:
     field = next((f for f in _QUESTIONS if record.get(f) is not None), None)
     if field is None:
         raise ValueError(
-            f"{where} has no question: give it as question, problem or prompt."
+            f"{where} has no question: it has {describe_fields(record)}, and a "
+            "question is read from question, problem, prompt or messages."
         )
-    question = record[field]
-    if not isinstance(question, str) or not question.strip():
+    given = record[field]
+    try:
+        is_json = field == "messages" and isinstance(given, str)
+        question = as_prompt(as_chat(given) if is_json else given)
+    except ValueError as e:
+        raise ValueError(f"{where}, {field}: {e}.") from None
+    if question is None:
         raise ValueError(
-            f"{where} has {_short(question)} for its {field}: give a text that is not "
+            f"{where} has {_short(given)} for its {field}: give a text that is not "
             "empty."
         )
+    if not isinstance(question, str):
+        if len(question) > 1:
+            raise ValueError(
+                f"{where} has a chat of {len(question)} messages for its {field}: an "
+                "evaluation asks one question, without a system prompt."
+            )
+        question = question[0]["content"]
     return question.strip()
 
 
 def _answer_of(record: Record, where: str) -> str:
     answer = record.get("answer")
     if answer is None:
-        raise ValueError(f"{where} has no answer: give it as answer.")
+        raise ValueError(
+            f"{where} has no answer: it has {describe_fields(record)}, and an answer "
+            "is read from answer."
+        )
     if isinstance(answer, str) and (text := answer.rpartition("####")[2].strip()):
         return text
     if isinstance(answer, int) and not isinstance(answer, bool):
@@ -220,6 +240,17 @@ def _answer_of(record: Record, where: str) -> str:
         f"{where} has {_short(answer)} for its answer: give a number, or a text that "
         "is not empty."
     )
+
+
+def _choices_of(record: Record) -> object:
+    """The choices as they are given, or as JSON in the cell of a table."""
+    choices = record.get("choices")
+    if not isinstance(choices, str):
+        return choices
+    with suppress(ValueError, RecursionError):
+        if choices.lstrip().startswith("["):
+            return json.loads(choices)
+    return {"true": True, "false": False}.get(choices.strip().lower(), choices)
 
 
 def _options_of(choices: list, where: str) -> list[str]:

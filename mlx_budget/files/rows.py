@@ -1,58 +1,54 @@
-"""The rows of JSON and Parquet files, local or of a dataset on the Hugging Face Hub.
+"""The rows of data files, local or of a dataset on the Hugging Face Hub.
 
-Knows files and names; nothing of what the rows mean.
+Knows names of files, folders and datasets; nothing of what is in the files.
 """
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import hub
+from .formats import Row, Wanted, ending_of, has_rows, read_file
 
-_LINES, _JSON, _PARQUET = ".jsonl", ".json", ".parquet"
-# A repository's .json files are as a rule about its data, not data.
-_OF_A_FOLDER = (_LINES, _PARQUET)
-_ROWS_AT_ONCE = 64
+__all__ = ["Row", "read_rows"]
 
-
-class Row(NamedTuple):
-    """One row of the data.
-
-    Attributes:
-        name: Where it is, such as "traces.jsonl, line 12".
-        value: What it holds, as JSON has it.
-        is_json: Whether it could be read at all; ``value`` is None if not.
-    """
-
-    name: str
-    value: object
-    is_json: bool = True
+# Of the files of a folder those of the first kind that there is are its data. Its .json
+# files are as a rule about the data.
+_OF_A_FOLDER = ((".jsonl", ".ndjson", ".parquet"), (".csv", ".tsv"))
+_KINDS = ".jsonl, .parquet, .csv or .tsv"
 
 
 def read_rows(
-    data: str | Path | Sequence[str | Path | dict[str, Any]], columns: Sequence[str]
+    data: str | Path | Sequence[str | Path | dict[str, Any]],
+    columns: Sequence[str],
+    needed: Sequence[str] = (),
+    *,
+    takes_text: bool = False,
 ) -> Iterator[Row]:
     """The rows of data files, read and downloaded as they are asked for.
 
     Args:
-        data (str, Path or Sequence): A .jsonl, .json or .parquet file, a folder of
-            .jsonl and .parquet files, a dataset on the Hub (owner/name), or a file or
-            folder in one (owner/name/path); or several of these; or the rows
+        data (str, Path or Sequence): A .jsonl, .json, .csv, .tsv or .parquet file, or
+            one of these as .gz; a folder of them; a dataset on the Hub (owner/name), or
+            a file or folder in one (owner/name/path); or several of these; or the rows
             themselves. What exists here is never looked up on the Hub.
-        columns (Sequence[str]): The columns to read of a Parquet file, which must have
-            the first.
+        columns (Sequence[str]): The columns to read of a Parquet file.
+        needed (Sequence[str]): Those of which a table must have one; the first by
+            default.
+        takes_text (bool): Whether a file *.txt, or one without a suffix, will do, each
+            line a row.
 
     Raises:
         ValueError: In one line, naming what cannot be found or read.
     """
+    wanted = Wanted(columns, needed or columns[:1], takes_text)
     for number, item in enumerate([data] if isinstance(data, str | Path) else data, 1):
         if isinstance(item, dict):
             yield Row(f"record {number}", item)
             continue
         for file, title in _files(str(item)):
-            yield from _read_file(file, title, columns)
+            yield from read_file(file, title, wanted)
 
 
 def _files(name: str) -> Iterator[tuple[Path, str]]:
@@ -60,11 +56,12 @@ def _files(name: str) -> Iterator[tuple[Path, str]]:
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         folder = Path(path)
-        files = sorted(f for f in folder.rglob("*") if f.suffix in _OF_A_FOLDER)
-        if not files:
-            raise ValueError(f"The folder {name} holds no .jsonl or .parquet files.")
-        for file in files:
-            yield file, file.relative_to(folder).as_posix()
+        inside = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*")}
+        names = _data_of(name for name, file in inside.items() if file.is_file())
+        if not names:
+            raise ValueError(f"The folder {name} holds no {_KINDS} files.")
+        for title in names:
+            yield inside[title], title
     elif os.path.exists(path):
         yield Path(path), os.path.basename(path)
     elif _may_be_on_hub(name):
@@ -76,94 +73,33 @@ def _files(name: str) -> Iterator[tuple[Path, str]]:
         )
 
 
+def _data_of(names: Iterable[str]) -> list[str]:
+    """Those of the names of a folder's files that are its data, in order."""
+    names = sorted(names)
+    for kinds in _OF_A_FOLDER:
+        if found := [name for name in names if ending_of(name) in kinds]:
+            return found
+    return []
+
+
 def _may_be_on_hub(name: str) -> bool:
     parts = name.rstrip("/").split("/")
-    is_data_file = Path(name).suffix in (_LINES, _JSON, _PARQUET)
-    return not name.startswith((".", "/", "~")) and len(parts) > 1 + is_data_file
+    return not name.startswith((".", "/", "~")) and len(parts) > 1 + has_rows(name)
 
 
 def _hub_files(name: str) -> Iterator[tuple[Path, str]]:
     owner, repository, *parts = name.rstrip("/").split("/")
     dataset, inside = f"{owner}/{repository}", "/".join(parts)
-    if Path(inside).suffix in (_LINES, _JSON, _PARQUET):
+    if has_rows(inside):
         files = [inside]
     else:
-        files = [
-            file
-            for file in sorted(hub.list_dataset_files(dataset))
-            if file.endswith(_OF_A_FOLDER) and file.startswith(inside and f"{inside}/")
-        ]
+        within = inside and f"{inside}/"
+        there = hub.list_dataset_files(dataset)
+        files = _data_of(file for file in there if file.startswith(within))
         if not files:
             raise ValueError(
-                f"{name} on the Hub holds no .jsonl or .parquet files. Name the file "
-                "or the folder in the dataset, as owner/name/path."
+                f"{name} on the Hub holds no {_KINDS} files. Name the file or the "
+                "folder in the dataset, as owner/name/path."
             )
     for file in files:
         yield hub.fetch_dataset_file(dataset, file), f"{dataset}/{file}"
-
-
-def _read_file(file: Path, title: str, columns: Sequence[str]) -> Iterator[Row]:
-    try:
-        if file.suffix == _PARQUET:
-            yield from _read_parquet(file, title, columns)
-        elif file.suffix == _JSON and _is_array(file):
-            yield from _read_array(file, title)
-        elif file.suffix in (_LINES, _JSON):
-            yield from _read_lines(file, title)
-        else:
-            raise ValueError(f"{title} is not a .jsonl, .json or .parquet file.")
-    except OSError as e:
-        raise ValueError(f"{title} cannot be read ({e.strerror}).") from None
-
-
-def _read_lines(file: Path, title: str) -> Iterator[Row]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name = f"{title}, line {number}"
-            try:
-                row = Row(name, json.loads(line.decode("utf-8-sig")))
-            except (ValueError, RecursionError):
-                row = Row(name, None, is_json=False)
-            yield row
-
-
-def _is_array(file: Path) -> bool:
-    with file.open("rb") as f:
-        return f.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
-
-
-def _read_array(file: Path, title: str) -> Iterator[Row]:
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"{title} is not valid JSON: {e}.") from None
-    for number, value in enumerate(values, 1):
-        yield Row(f"{title}, record {number}", value)
-
-
-def _read_parquet(file: Path, title: str, columns: Sequence[str]) -> Iterator[Row]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise ValueError(
-            f"{title} is a Parquet file, and reading it needs pyarrow: "
-            '`pip install "mlx-budget[train]"`.'
-        ) from None
-    try:
-        with pq.ParquetFile(file) as parquet:
-            found = parquet.schema_arrow.names
-            wanted = [name for name in columns if name in found]
-            if columns[0] not in wanted:
-                raise ValueError(
-                    f"{title} has no column {columns[0]}; it has {', '.join(found)}."
-                )
-            batches = parquet.iter_batches(_ROWS_AT_ONCE, columns=wanted)
-            values = (value for batch in batches for value in batch.to_pylist())
-            for number, value in enumerate(values, 1):
-                yield Row(f"{title}, row {number}", value)
-    except (pa.ArrowException, OSError) as e:
-        reason = str(e).strip().partition("\n")[0].rstrip(". ")
-        raise ValueError(f"{title} cannot be read as Parquet ({reason}).") from None

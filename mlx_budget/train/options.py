@@ -183,8 +183,8 @@ class TrainOptions:
     model: str = like(ModelSource, "model", MISSING, shown="")
     data: str = setting(
         help="Chat records with thinking: a file of `mlx-budget traces` or another "
-        "*.jsonl or *.parquet with messages; or a dataset on the Hub, or a file or "
-        "folder in one, as owner/name/path.",
+        ".jsonl, .json, .csv, .tsv or .parquet with messages; or a dataset on the Hub, "
+        "or a file or folder in one, as owner/name/path.",
     )
     output: Path = setting(help="Predictor folder to make.")
     adapter_path: str | None = like(ModelSource, "adapter_path")

@@ -13,7 +13,8 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.fields import keywords_of
-from ..engine.prompts import Chat, encode_chat
+from ..engine.messages import Chat, as_chat, describe_fields, plain_chat
+from ..engine.prompts import encode_chat
 from ..engine.settings import PromptOptions, ThinkingBudget
 from ..engine.template import let_think
 from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
@@ -125,11 +126,12 @@ def read_records(
 ) -> Iterator[Record]:
     """Reads chat records and makes training targets of their thinking.
 
-    A record is a JSON object with ``messages``, each with role and content as texts, of
-    which the last is the reply to learn from. Its thinking is in its content, between
-    the markers, or apart as ``reasoning_content``, ``reasoning`` or ``thinking``. The
-    record may have ``tokens``, the reply's token ids, which are used if they decode to
-    the content; and ``raw_prompt``, true if the prompt has no chat template.
+    A record is an object with ``messages``, each with role and content, a text or
+    OpenAI's parts of type text, of which the last is the reply to learn from. Its
+    thinking is in its content, between the markers, or apart as ``reasoning_content``,
+    ``reasoning`` or ``thinking``. The record may have ``tokens``, the reply's token
+    ids, which are used if they decode to the content; and ``raw_prompt``, true if the
+    prompt has no chat template.
 
     Args:
         data (str, Path or Sequence): Files or names, see `rows.read_rows`.
@@ -252,27 +254,28 @@ def _messages_of(row: Row) -> tuple[dict, Chat, str | None]:
     """A row, its messages, and the last one's thinking if that is apart."""
     if not row.is_json:
         raise UnusableRecord("not JSON")
-    value = row.value if isinstance(row.value, dict) else {}
-    messages = value.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise UnusableRecord("no messages")
-    if not all(isinstance(m, dict) for m in messages):
-        raise UnusableRecord("messages without role and content as texts")
-    # Columns give a message all the keys that any message has.
-    messages = [{k: v for k, v in m.items() if v is not None} for m in messages]
+    value = row.value if isinstance(row.value, dict) else {"messages": row.value}
+    messages = as_chat(value.get("messages"))
+    if messages is None:
+        if value.get("messages"):
+            raise UnusableRecord("messages without role and content as texts")
+        others = {k: v for k, v in value.items() if k != "messages"}
+        found = f", but {describe_fields(others)}" if others else ""
+        raise UnusableRecord(f"no messages{found}")
     *before, last = messages
     if last.get("role") != "assistant":
         raise UnusableRecord("last message not the assistant's")
     reasoning = next(
         (r for key in _REASONING if isinstance(r := last.get(key), str) and r), None
     )
-    if reasoning:
+    if reasoning or last.get("tool_calls"):
         last.setdefault("content", "")
-    texts = [m.get(key) for m in messages for key in ("role", "content")]
-    if not all(isinstance(text, str) for text in texts):
-        raise UnusableRecord("messages without role and content as texts")
     if not before:
         raise UnusableRecord("no prompt before the reply")
+    try:
+        messages = plain_chat(messages)
+    except ValueError as e:
+        raise UnusableRecord(str(e)) from None
     try:
         _canonical(messages).encode()
     except UnicodeEncodeError:  # JSON can name half a character
@@ -350,7 +353,7 @@ class _Targets:
     def _encode_prompt(self, chat: _Chat) -> list[int]:
         if chat.is_raw and len(chat.messages) > 1:
             raise UnusableRecord("a raw prompt of several messages")
-        if not any(m["content"].strip() for m in chat.messages):
+        if not any((m.get("content") or "").strip() for m in chat.messages):
             raise UnusableRecord("no prompt before the reply")
         if chat.is_raw:
             text = chat.messages[0]["content"]

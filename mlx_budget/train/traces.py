@@ -18,7 +18,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.fields import keywords_of, take_all
-from ..engine.prompts import Chat, encode_chat
+from ..engine.messages import Chat, plain_chat
+from ..engine.prompts import encode_chat
 from ..engine.settings import seed_of
 from ..engine.template import let_think
 from ..engine.thinking import find_markers
@@ -122,7 +123,10 @@ def write_traces(
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
     settings = run.settings(find_markers(tokenizer, run.start, run.end))
-    prompts = [_fill(run.prompt_template, prompt) for prompt in prompts]
+    prompts = [
+        _fill(run.prompt_template, prompt, index)
+        for index, prompt in enumerate(prompts)
+    ]
     chats = [_messages(prompt, run.prompt.system_prompt) for prompt in prompts]
     # What is written of a reply, besides the reply.
     constants: Record = {"settings": settings}
@@ -195,11 +199,21 @@ def check_output(output: str | Path) -> Path:
     return output
 
 
-def _fill(template: str | None, prompt: str | Chat) -> str | Chat:
-    if template is None or not isinstance(prompt, str):
+def _fill(template: str | None, prompt: str | Chat, index: int) -> str | Chat:
+    """A prompt as it is sent, and written of."""
+    if not isinstance(prompt, str):
+        try:
+            return plain_chat(prompt)
+        except ValueError as e:
+            raise ValueError(f"{_name(index)} cannot be used: {e}.") from None
+    if template is None:
         return prompt
     # The first alone: a template may well ask for the answer in \boxed{}.
     return template.replace("{}", prompt, 1)
+
+
+def _name(index: int) -> str:
+    return f"Prompt {index} (the first is 0)"
 
 
 def _messages(prompt: str | Chat, system_prompt: str | None) -> Chat:
@@ -223,9 +237,7 @@ def _encode(
             to_line({"prompt": prompt, "system_prompt": options.prompt.system_prompt})
             encoded[index] = encode_chat(tokenizer, prompt, **keywords_of(template))
         except ValueError as e:
-            raise ValueError(
-                f"Prompt {index} (the first is 0) cannot be used: {e}"
-            ) from e
+            raise ValueError(f"{_name(index)} cannot be used: {e}") from e
     return encoded
 
 

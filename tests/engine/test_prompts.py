@@ -1,10 +1,8 @@
 """Prompts from text, messages and files."""
 
-import json
-
 import pytest
 
-from mlx_budget.engine.prompts import encode_chat, read_prompts
+from mlx_budget.engine.prompts import encode_chat
 
 
 @pytest.fixture(scope="session")
@@ -61,41 +59,47 @@ def test_an_empty_prompt_is_refused(tokenizer, prompt):
         encode_chat(tokenizer, prompt)
 
 
-def test_prompt_files(tmp_path):
-    file = tmp_path / "a.jsonl"
-    messages = [
-        {"role": "user", "content": "c"},
-        {"role": "assistant", "content": "answer"},
+def parts(*texts: str) -> list[dict]:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def test_content_parts_are_their_texts(tokenizer):
+    plain = [
+        {"role": "system", "content": "Be terse."},
+        {"role": "user", "content": "What is 1 + 1?"},
     ]
-    records = [{"prompt": "a"}, {"question": "b", "answer": "2"}]
-    records.append({"messages": messages})
-    file.write_text("\n\n".join(json.dumps(r) for r in records))
-    assert read_prompts(file) == ["a", "b", messages[:1]]
-    file.write_text('\ufeff{"prompt": "x\u2028y"}\n', encoding="utf-8")
-    assert read_prompts(file) == ["x\u2028y"]
-    text = tmp_path / "a.txt"
-    text.write_text("one\n\ntwo\n")
-    assert read_prompts(text) == ["one", "two"]
+    in_parts = [
+        {"role": "system", "content": parts("Be terse.")},
+        {"role": "user", "content": parts("What is ", "1 + 1?")},
+    ]
+    assert encode_chat(tokenizer, in_parts) == encode_chat(tokenizer, plain)
+    picture = {"type": "image_url", "image_url": {"url": "x"}}
+    bad = [{"role": "user", "content": [*parts("What is it?"), picture]}]
+    with pytest.raises(ValueError) as e:
+        encode_chat(tokenizer, bad)
+    assert str(e.value) == (
+        "The prompt's message 1 (user) has a part of type image_url: only parts of "
+        "type text can be read."
+    )
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"prompt": "a"}\n{"answer": 1}', "line 2 has none of prompt"),
-        ('{"prompt": "a"}\n{', "line 2 is not valid JSON"),
-        ("[1]", "line 1 has none of prompt"),
-        ('{"messages": ["x"]}', "line 1 has none of prompt"),
-        ('{"messages": [{"role": "user"}]}', "line 1 has none of prompt"),
-        ("\n", "holds no prompts"),
-    ],
-)
-def test_bad_prompt_files_name_the_line(tmp_path, text, message):
-    file = tmp_path / "a.jsonl"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_prompts(file)
+def test_a_role_that_the_template_leaves_out_is_named(tokenizer, monkeypatch):
+    chat = [{"role": "user", "content": "hi"}, {"role": "critic", "content": "no"}]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            tokenizer._tokenizer,
+            "chat_template",
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}"
+            "{% endfor %}",
+        )
+        message = "leaves out messages of the role 'critic': use system, user, assist"
+        with pytest.raises(ValueError, match=message):
+            encode_chat(tokenizer, chat)
+        assert encode_chat(tokenizer, chat[:1])
+    assert encode_chat(tokenizer, chat)  # this model's own template reads all
 
 
-def test_a_missing_prompt_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no file .*nope"):
-        read_prompts(tmp_path / "nope")
+def test_chats_need_the_template(tokenizer):
+    chat = [{"role": "user", "content": "hi"}]
+    with pytest.raises(ValueError, match="leave out --ignore-chat-template"):
+        encode_chat(tokenizer, chat, ignore_chat_template=True)

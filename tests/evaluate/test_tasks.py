@@ -21,6 +21,12 @@ LETTER = "Answer with the letter of the right choice."
 GOOD = {"question": "1 + 1?", "answer": "2"}
 COLOURS = {"question": "Which is it?", "choices": ["red", "blue"], "answer": "B"}
 
+SYSTEM = {"role": "system", "content": "Be terse."}
+USER, REPLY = (
+    {"role": "user", "content": "1 + 1?"},
+    {"role": "assistant", "content": "2"},
+)
+
 LOAD = """
 import json, sys
 from dataclasses import asdict
@@ -66,6 +72,47 @@ def test_a_file_is_problems_in_their_order(write):
 def test_the_question_has_one_of_three_names(write, field):
     (problem,) = load_task(None, write({field: "1 + 1?", "answer": "2"})).problems
     assert problem.question == "1 + 1?"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"messages": [USER, REPLY]},
+        {"prompt": [USER]},
+        {"question": [{"type": "text", "text": "1 + 1?"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}
+            ]
+        },
+    ],
+)
+def test_the_question_may_be_a_chat_or_parts(write, given):
+    (problem,) = load_task(None, write({**given, "answer": "2"})).problems
+    assert problem.question == "1 + 1?"
+
+
+def test_a_question_with_a_picture_is_named(write):
+    file = write(GOOD, {"prompt": [{"type": "image_url"}], "answer": 2})
+    assert message_of(None, file) == (
+        "problems.jsonl, line 2, prompt: has a part of type image_url: only parts of "
+        "type text can be read."
+    )
+
+
+def test_a_table_holds_problems(tmp_path):
+    file = tmp_path / "problems.csv"
+    file.write_text(
+        "id,question,choices,answer\r\n"
+        '7,"Is it 1, or 2?",,2\r\n'
+        '8,Which?,"[""red"", ""blue""]",B\r\n'
+        "9,A or B?,TRUE,A\r\n"
+    )
+    assert load_task(None, file).problems == (
+        Problem("7", "Is it 1, or 2?", "2", False),
+        Problem("8", "Which?\n\nA. red\nB. blue", "B", True),
+        Problem("9", "A or B?", "A", True),
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,8 +166,8 @@ def test_the_limit_takes_the_first_problems_and_reads_no_further(write):
     file = write(GOOD, {**GOOD, "answer": "3"}, "{")
     answers = [problem.answer for problem in load_task(None, file, 2).problems]
     assert answers == ["2", "3"]
-    line = "problems.jsonl, line 3 is not valid JSON."
-    assert message_of(None, file, 3) == line
+    line = "problems.jsonl, line 3 is not valid JSON (Expecting property name"
+    assert message_of(None, file, 3).startswith(line)
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -132,11 +179,12 @@ def test_the_limit_is_at_least_one(write, limit):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "is not valid JSON."),
+        ('{"a" 1}', "is not valid JSON (Expecting ':' delimiter at character 6)."),
         ([1], "is not a JSON object with question and answer: [1]."),
         (
             {"answer": "2"},
-            "has no question: give it as question, problem or prompt.",
+            "has no question: it has the field answer alone, and a question is read "
+            "from question, problem, prompt or messages.",
         ),
         (
             {**GOOD, "question": " "},
@@ -146,7 +194,16 @@ def test_the_limit_is_at_least_one(write, limit):
             {"problem": 7, "answer": "2"},
             "has 7 for its problem: give a text that is not empty.",
         ),
-        ({"question": "Why?"}, "has no answer: give it as answer."),
+        (
+            {"question": "Why?"},
+            "has no answer: it has the field question alone, and an answer is read "
+            "from answer.",
+        ),
+        (
+            {"messages": [SYSTEM, USER, REPLY], "answer": 2},
+            "has a chat of 2 messages for its messages: an evaluation asks one "
+            "question, without a system prompt.",
+        ),
         *(
             (
                 {**GOOD, "answer": answer},

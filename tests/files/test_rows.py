@@ -49,10 +49,10 @@ def test_lines_have_their_numbers(here):
 )
 def test_a_line_that_is_not_json_is_a_row_without_a_value(here, line):
     name = write("a.jsonl", b'\xef\xbb\xbf{"x": 1}\n' + line)
-    assert rows(name) == [
-        Row("a.jsonl, line 1", {"x": 1}),
-        Row("a.jsonl, line 2", None, is_json=False),
-    ]
+    first, second = rows(name)
+    assert first == Row("a.jsonl, line 1", {"x": 1})
+    assert second == Row("a.jsonl, line 2", None, False, second.fault)
+    assert second.fault
 
 
 def test_a_json_file_is_an_array_or_lines(here):
@@ -71,12 +71,21 @@ def test_a_json_file_is_an_array_or_lines(here):
 
 
 def test_a_folder_is_its_files_in_their_order(here):
-    for name in ("b.jsonl", "a/z.jsonl", "a.txt", "info.json", "c/no.jsonl.gz"):
+    for name in ("b.jsonl", "a/z.jsonl", "a.txt", "info.json", "c/no.jsonl.bz2"):
         write(f"data/{name}", "1\n2")
     expected = ["a/z.jsonl, line 1", "a/z.jsonl, line 2"]
     expected += ["b.jsonl, line 1", "b.jsonl, line 2"]
     assert [row.name for row in rows(Path("data"))] == expected
-    assert refusal("data/c") == "The folder data/c holds no .jsonl or .parquet files."
+    assert refusal("data/c") == (
+        "The folder data/c holds no .jsonl, .parquet, .csv or .tsv files."
+    )
+
+
+def test_tables_are_the_data_of_a_folder_without_other_data(here):
+    write("data/b.csv", "messages\n1\n")
+    assert [row.name for row in rows("data")] == ["b.csv, line 2"]
+    write("data/a.jsonl", "1")
+    assert [row.name for row in rows("data")] == ["a.jsonl, line 1"]
 
 
 def test_several_files_and_rows_are_one_after_another(here):
@@ -114,7 +123,10 @@ def test_what_can_be_nowhere_is_named(here, name):
 
 def test_files_of_other_kinds_are_refused(here):
     name = write("a.txt", "{}")
-    assert refusal(name) == "a.txt is not a .jsonl, .json or .parquet file."
+    assert refusal(name) == (
+        "a.txt is of a kind that is not read here; give one of .jsonl, .json, .csv, "
+        ".tsv, .parquet (or .jsonl.gz and the like)."
+    )
 
 
 def test_what_may_not_be_read_is_one_line(here, monkeypatch):

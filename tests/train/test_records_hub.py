@@ -127,7 +127,8 @@ def test_what_the_hub_lacks_is_one_line(read):
         "and no such name on the Hub (or it is private: log in with `hf auth login`)."
     )
     no_files = (
-        "on the Hub holds no .jsonl or .parquet files. Name the file or the folder in "
+        "on the Hub holds no .jsonl, .parquet, .csv or .tsv files. Name the file or "
+        "the folder in "
         "the dataset, as owner/name/path."
     )
     lines = {

@@ -23,7 +23,10 @@ REPLY = {"role": "assistant", "content": "x</think>"}
 BAD = [
     ({}, "no messages"),
     (with_messages(), "no messages"),
-    ({"messages": "hi"}, "no messages"),
+    ({"messages": None, "a": 1}, "no messages, but the field a alone"),
+    ({"question": 1, "answer": 2}, "no messages, but the fields question, answer"),
+    ({"messages": "hi"}, "messages without role and content as texts"),
+    ({"messages": '[{"role": '}, "messages without role and content as texts"),
     (with_messages(USER), "last message not the assistant's"),
     (with_messages(REPLY, USER), "last message not the assistant's"),
     (with_messages(REPLY), "no prompt before the reply"),
@@ -32,13 +35,23 @@ BAD = [
         "no prompt before the reply",
     ),
     (with_messages(USER, "x"), "messages without role and content as texts"),
-    (
-        with_messages({"role": "user"}, REPLY),
-        "messages without role and content as texts",
-    ),
+    (with_messages({"role": "user"}, REPLY), "message 1 (user) has no content"),
     (
         with_messages(USER, {"role": "assistant", "content": None}),
-        "messages without role and content as texts",
+        "message 2 (assistant) has no content",
+    ),
+    (
+        with_messages({"role": "human", "content": "hi"}, REPLY),
+        "message 1 has the role 'human', which is written 'user'",
+    ),
+    (
+        with_messages({"content": "hi"}, REPLY),
+        "message 1 has no role: it has the field content alone",
+    ),
+    (
+        with_messages({"role": "user", "content": [{"type": "image_url"}]}, REPLY),
+        "message 1 (user) has a part of type image_url: only parts of type text can be "
+        "read",
     ),
     (chat("x\ud800</think>"), "text that is not Unicode"),
     (chat("x"), "thinking not closed"),
