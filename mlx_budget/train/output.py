@@ -15,11 +15,11 @@ from ..files.atomic import full_disk_in_one_line, remove_unfinished
 from ..files.locks import in_use
 from ..files.outputs import check_output_folder, taken_back
 from ..files.texts import read_json, write_json
-from ..method.predictor import CONFIG_FILE
+from ..method.predictor import CONFIG_FILE, WEIGHTS_FILE
 from . import checkpoints
 from .cache import has_states
 from .options import TrainOptions
-from .report import REPORT_FILE, Report
+from .report import PICTURE_FILE, REPORT_FILE, Report
 
 CURVES_FILE, BEST_FILE = "curves.jsonl", "best.safetensors"
 
@@ -34,10 +34,10 @@ _FREE_OPTIONS = (
     "strict",
     "trust_remote_code",
 )
-# What may be in the folder of a run that was killed before it was begun, and what the
-# Finder puts everywhere.
-_OF_OUTPUT = {"training", CURVES_FILE, ".DS_Store"}
-_OF_WORK = {_OPTIONS_FILE, BEST_FILE, _STATES, ".DS_Store"}
+# What a run makes besides `training`, and within it before it is begun.
+_MADE = (CURVES_FILE, REPORT_FILE, PICTURE_FILE, "README.md", WEIGHTS_FILE, CONFIG_FILE)
+_MADE_WITHIN = (_OPTIONS_FILE, BEST_FILE, _STATES)
+_OF_THE_FINDER = ".DS_Store"
 
 
 def work_folder(options: TrainOptions) -> Path:
@@ -115,18 +115,19 @@ def output_folder(options: TrainOptions) -> Iterator[None]:
     """
     output, work = options.output, work_folder(options)
 
-    def begun() -> bool:
-        return is_begun(options)
+    def is_worth_keeping() -> bool:
+        return is_begun(options) or (output / CONFIG_FILE).exists()
 
+    made = [output / name for name in _MADE]
     with (
         full_disk_in_one_line(output, lambda: f"then {_next_command(options)}"),
-        taken_back(work, output / CURVES_FILE, is_worth_keeping=begun),
+        taken_back(work, *made, is_worth_keeping=is_worth_keeping),
     ):
         work.mkdir(parents=True, exist_ok=True)
         with in_use(work):
             for folder in (output, work):
                 remove_unfinished(folder)
-            if begun():
+            if is_begun(options):
                 _check_options(options)
             else:
                 write_json(work / _OPTIONS_FILE, _as_json(options))
@@ -159,10 +160,17 @@ def _next_command(options: TrainOptions) -> str:
 
 def _holds_others(output: Path, work: Path) -> bool:
     """Whether more is there than a run that was never begun may have left."""
-    found = {p.name for p in output.iterdir()} if output.is_dir() else set()
-    within = {p.name for p in work.iterdir()} if work.is_dir() else set()
-    unfinished = {name for name in within if name.endswith(".incomplete")}
-    return not (found <= _OF_OUTPUT and within - unfinished <= _OF_WORK)
+    may_be = {work.name, _OF_THE_FINDER}
+    if (work / _OPTIONS_FILE).exists():
+        may_be.update(_MADE)
+    within = _names(work) - {_OF_THE_FINDER, *_MADE_WITHIN}
+    return bool(_names(output) - may_be or within)
+
+
+def _names(folder: Path) -> set[str]:
+    """Of what is in a folder, unfinished files aside."""
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names if not name.endswith(".incomplete")}
 
 
 def _as_json(options: TrainOptions) -> dict:

@@ -58,7 +58,7 @@ MISTAKES = {
     "empty data": ({"data": "BAD/empty.jsonl"}, "it is empty"),
     "prompts": ({"data": "BAD/prompts.jsonl"}, "make some with `mlx-budget traces`"),
     "broken data": ({"data": "BAD/broken.jsonl"}, "not JSON: broken.jsonl, line 1"),
-    "a letter": ({"data": "BAD/letter.docx"}, "letter.docx is not a"),
+    "a letter": ({"data": "BAD/letter.docx"}, "letter.docx is of a kind"),
     "no usable record": ({"data": "BAD/unclosed.jsonl"}, "thinking not closed"),
     "a single record": ({"data": "BAD/one.jsonl"}, "no record is left to"),
     "rare tokens": ({"min_count": 1000}, "or a lower --min-count"),
@@ -134,6 +134,28 @@ def test_a_training_folder_of_somebody_else_is_in_the_way(training, tmp_path):
     (tmp_path / "out" / "training" / "plan.txt").touch()
     for resume in ([], ["--resume"]):
         assert "is not empty" in fails(run(training, tmp_path / "out", *resume))
+
+
+def test_a_run_without_states_leaves_nothing_or_all(training, tmp_path, monkeypatch):
+    """A table is made without anything to go on from."""
+    out, options = tmp_path / "out", {"size": "table", "width": None, "layers": None}
+    options |= {"intermediate": None, "steps": None}
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_light_card", fail)  # the report is there by then
+        assert run(training, out, **options).exit_code == 130
+        assert not out.exists()
+    # As a kill leaves it.
+    (out / "training").mkdir(parents=True)
+    (out / "report.json").touch()
+    assert "is not empty" in fails(run(training, out, **options))
+    (out / "training" / "options.json").write_text("{}")
+    assert run(training, out, **options).exit_code == 0
+    again = run(training, out, "--resume", **options)
+    assert "is finished" in again.stderr
 
 
 def test_a_finished_run_has_nothing_left_to_do(training, whole, tmp_path):
