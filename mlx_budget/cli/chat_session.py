@@ -18,6 +18,7 @@ from ..engine.generate import BudgetResponse, thinking_line
 from ..engine.priors import LearnedPrior
 from ..engine.settings import (
     AutoBudget,
+    Budget,
     ModelSource,
     PromptOptions,
     Sampling,
@@ -34,6 +35,7 @@ _SIGN = ">> "
 _LETTERS = {"q": "/quit", "r": "/reset", "h": "/help"}
 _HELP = """\
 /budget N          think for about N tokens; 0 answers at once
+/budget 80-100     for 80 to 100 tokens
 /budget auto       for as many as the predictor expects of each question
 /budget auto:0.63  for 63 % of them
 /budget off        without a budget
@@ -107,7 +109,7 @@ class Chat:
     def __init__(
         self,
         conversation: Conversation,
-        budget: int | AutoBudget | None = None,
+        budget: Budget = None,
         hide_thinking: bool = False,
         verbose: bool = True,
         learned: LearnedPrior | None = None,
@@ -262,7 +264,7 @@ def _say_what_is_kept(
         _say("There was no answer: this turn is forgotten.")
 
 
-def _shown(budget: int | AutoBudget | None) -> str:
+def _shown(budget: Budget) -> str:
     if budget is None:
         return "off"
     return str(budget) if isinstance(budget, AutoBudget) else f"{budget} tokens"

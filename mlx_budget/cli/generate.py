@@ -95,8 +95,10 @@ def generate(
 ) -> None:
     """Answer a prompt, thinking for about so many tokens."""
     check_reply(source, thinking, options["max_tokens"], learn_prior)
+    if options["max_tokens"] is not None:
+        thinking.check_room(options["max_tokens"])
     check_kv_options(options["kv_bits"], options["max_kv_size"])
-    if draft_model is not None and thinking.tokens is not None:
+    if draft_model is not None and not thinking.is_free:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
             "budget: leave out one of them."

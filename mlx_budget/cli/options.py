@@ -85,7 +85,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 # Fields whose text is not simply a number, a path or a word.
 _TYPES: dict[str, click.ParamType] = {
-    "thinking_budget": Read("N|auto|auto:SHARE", read_budget),
+    "thinking_budget": Read("N|LOW-HIGH|auto|auto:SHARE", read_budget),
     "chat_template_config": Read("json", _json_object),
 }
 

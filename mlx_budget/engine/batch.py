@@ -14,17 +14,17 @@ from mlx_lm.generate import BatchGenerator, BatchStats, GenerationBatch
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .budgets import BudgetLike
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .sampler import BudgetSampler, PlainSampler, Prompt, encode_prompt, steer
-from .settings import AutoBudget, Sampling, SharedOptions, ThinkingBudget
+from .settings import Sampling, SharedOptions, ThinkingBudget
 from .thinking import find_markers, markers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 T = TypeVar("T")
-Budget = int | str | AutoBudget | None
 # What BatchGenerator takes for "no limit".
 _NO_LIMIT = 2**31 - 1
 
@@ -124,7 +124,7 @@ def stream_batch_generate(
     prompts: Iterable[Prompt],
     *,
     predictor: Predictor | bool | None = None,
-    thinking_budget: Budget | Sequence[Budget] = None,
+    thinking_budget: BudgetLike | Sequence[BudgetLike] = None,
     max_tokens: int | None | Sequence[int | None] = None,
     seed: int | None | Sequence[int | None] = None,
     batch_size: int = 32,
@@ -145,7 +145,8 @@ def stream_batch_generate(
         model, tokenizer, predictor: As `mlx_budget.load` returns them.
         prompts (Iterable): Prompts, chat template applied, as texts or token ids.
         thinking_budget (int or sequence, optional): As in `make_budget_sampler`; one
-            for all prompts, or one for each.
+            for all prompts, or one for each. Two numbers are the budgets of two
+            prompts: a range for all is "800-1000", and (800, 1000) one for a prompt.
         max_tokens (int or sequence, optional): As in `stream_generate`, likewise.
         seed (int or sequence, optional): As in `make_budget_sampler`; one for all
             prompts, so that equal prompts get equal replies, or one for each. None
@@ -160,8 +161,8 @@ def stream_batch_generate(
         stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
             the caller does between two replies counts as time of generation.
         make_sampler (Callable): In place of `mlx_budget.engine.sampler.steer`.
-        options: ``hard_stop``, ``thinking_budget_message``, ``thinking_start``,
-            ``thinking_end``, ``temp``, ``top_p`` and the other options of
+        options: ``budget_mode``, ``min_thinking_tokens``, ``hard_stop``,
+            ``thinking_budget_message``, ``temp``, ``top_p`` and the other options of
             `make_budget_sampler`, for all prompts.
 
     Yields:
@@ -208,6 +209,7 @@ def stream_batch_generate(
             budget, limit = budgets[index], limits[index]
             if limit is None:
                 limit = budget.max_tokens
+            budget.check_room(limit)
             sampler = make_sampler(
                 model, tokenizer, predictor, ids, budget, draws[index]
             )

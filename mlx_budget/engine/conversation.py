@@ -26,8 +26,8 @@ from .prompts import encode_chat
 from .sampler import check_enforceable
 from .settings import (
     MAX_SEED,
-    AutoBudget,
     Budget,
+    BudgetLike,
     PromptOptions,
     Sampling,
     ThinkingBudget,
@@ -130,14 +130,14 @@ class Conversation:
         self._turn = 0
         self._cache.clear()
 
-    def check_budget(self, budget: int | str | AutoBudget | None) -> Budget:
+    def check_budget(self, budget: BudgetLike) -> Budget:
         """The budget as `mlx_budget.engine.settings.check_budget` gives it.
 
         Raises:
             ValueError: If it is no budget, or cannot be honoured by this model.
         """
         thinking = replace(self._thinking, tokens=check_budget(budget))
-        if thinking.tokens is not None:
+        if not thinking.is_free:
             check_enforceable(thinking, self._predictor)
             find_markers(self._tokenizer, thinking.start, thinking.end)
         return thinking.tokens
@@ -145,7 +145,7 @@ class Conversation:
     def ask(
         self,
         question: str,
-        thinking_budget: int | str | AutoBudget | None = None,
+        thinking_budget: BudgetLike = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Generator[BudgetResponse, None, None]:
         """One turn: the reply, piece by piece. Closing it early forgets the turn.

@@ -138,6 +138,20 @@ class EndOfReply:
         """Log-probabilities (1, V) in which no thinking block begins here."""
         return _without(logprobs, self._open[:1])
 
+    def put_off(self, logprobs: mx.array, missing: Sequence[int]) -> mx.array:
+        """Log-probabilities (1, V), normalised, in which thinking goes on.
+
+        Neither the reply ends here nor does the closing marker begin; nor does one go
+        on that was begun in other tokens.
+
+        Args:
+            logprobs (mx.array): In nats, shape (1, V).
+            missing (Sequence[int]): What is left of the closing marker.
+        """
+        rest = _without(logprobs, [*self._ends, *self._close[:1], *missing[:1]])
+        rest = rest.astype(mx.float32)
+        return rest - mx.logsumexp(rest, axis=-1, keepdims=True)
+
     def or_close(self, token: mx.array) -> mx.array:
         """The token drawn, shape (1,); the first of the closing marker for an end.
 

@@ -90,10 +90,11 @@ def stream_generate(
         max_tokens (int, optional): Most tokens to generate, thinking included; -1 for
             no limit. By default what thinking can take and 2,048 more, or 8,192 where
             nothing bounds thinking.
-        options: ``thinking_budget``, ``hard_stop``, ``thinking_budget_message``,
-            ``thinking_start``, ``thinking_end``, ``guidance_tolerance``, ``temp``,
-            ``seed`` and the other options of `make_budget_sampler`; and those of
-            ``mlx_lm.stream_generate``: ``prompt_cache``, ``max_kv_size``, ``kv_bits``,
+        options: ``thinking_budget``, ``budget_mode``, ``min_thinking_tokens``,
+            ``hard_stop``, ``thinking_budget_message``, ``thinking_start``,
+            ``thinking_end``, ``temp``, ``seed`` and the other options of
+            `make_budget_sampler`; and those of ``mlx_lm.stream_generate``:
+            ``prompt_cache``, ``max_kv_size``, ``kv_bits``,
             ``logits_processors`` and so on. With ``cached_tokens`` the prompt is the
             whole one and ``prompt_cache`` holds so many of its tokens already, the
             last one excepted.
@@ -106,7 +107,7 @@ def stream_generate(
     """
     loop: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, loop), take(Sampling, loop)
-    if thinking.tokens is not None:
+    if not thinking.is_free:
         if loop.get("draft_model") is not None:
             raise ValueError(
                 "Speculative decoding (draft_model) cannot be combined with a thinking "
@@ -132,6 +133,7 @@ def stream_generate(
     max_tokens = check_limit(max_tokens)
     if max_tokens is None:
         max_tokens = thinking.max_tokens
+    thinking.check_room(max_tokens)
     tokens = math.inf if max_tokens < 0 else len(ids) + max_tokens
     check_quantisable(model, loop, tokens)
     if loop.get("draft_model") is not None:
@@ -230,7 +232,7 @@ def _respond(response: GenerationResponse, reply: ReplyFollower) -> BudgetRespon
 
 def default_max_tokens(budget: Any, hard_stop: float | None) -> int:
     """Room for all the thinking that a budget allows, and for an answer."""
-    return ThinkingBudget(budget, hard_stop).max_tokens
+    return ThinkingBudget(budget, hard_stop=hard_stop).max_tokens
 
 
 def thinking_line(response: BudgetResponse) -> str:

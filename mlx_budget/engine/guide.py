@@ -5,18 +5,35 @@ Knows the method and how tokens are drawn; nothing of the reply or of when to gu
 B is the batch (always 1 here), K the number of candidates, V the vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method import candidates
-from ..method.guidance import quantile_lengths
+from ..method.guidance import Window, quantile_lengths
 from ..method.predictor import Outputs, Predictor, ReplyProgress
 from .draws import TokenDraw, at_temperature_1
 from .recorder import ForwardPass
 from .settings import Sampling, ThinkingBudget
 from .sharing import first_token, predict
+
+
+def window_after(thinking: ThinkingBudget, used: int) -> Window:
+    """What is left of a budget's bounds, in tokens still to come.
+
+    Bounds are of thinking without the closing marker, which a window counts: both are
+    one more in a window. A budget without a lower bound is the published b: it starts
+    at the budget and falls by 1 with every token, never below 1.
+
+    Args:
+        thinking (ThinkingBudget): The budget, in tokens.
+        used (int): Tokens of thinking so far.
+    """
+    low, high = thinking.bounds
+    most = math.inf if high is None else max(high - used + (low > 0), 1)
+    return Window(most, low - used + 1 if used < low else 0)
 
 
 class Guide:
@@ -66,7 +83,7 @@ class Guide:
         forward: ForwardPass,
         row: int,
         others: Callable[[], Sequence[int]],
-        remaining: int,
+        window: Window,
         progress: ReplyProgress,
         position: int,
     ) -> tuple[mx.array, bool]:
@@ -74,7 +91,7 @@ class Guide:
 
         Args:
             logprobs, forward, row, others: As in `expected_length`.
-            remaining (int): Tokens of budget left, >= 1.
+            window (Window): Tokens that thinking may still take.
             progress (ReplyProgress): Of the reply.
             position (int): Index of the token in its reply.
 
@@ -87,7 +104,7 @@ class Guide:
 
         def log_weights(tokens: mx.array | None) -> mx.array:
             nonlocal is_full
-            weights = self.predictor.log_weights(outputs(tokens), remaining)
+            weights = self.predictor.log_weights(outputs(tokens), window)
             if tokens is None:
                 is_full = True
                 weights = self.predictor.over_vocabulary(weights, -mx.inf)

@@ -20,7 +20,7 @@ from .closing import Closing, closing_of
 from .draws import EndOfReply, TokenDraw, read_token
 from .fields import take
 from .follower import Step
-from .guide import Guide
+from .guide import Guide, window_after
 from .plain import PlainSampler, ReplySampler
 from .priors import prior_for
 from .prompts import Prompt, encode_prompt
@@ -63,10 +63,17 @@ def make_budget_sampler(
         predictor (Predictor or False, optional): The predictor that guides; None for a
             prior, False for the hard stop alone.
         prompt (str, list or mx.array): The very prompt that will be generated from.
-        thinking_budget (int or str, optional): Tokens of thinking: None or -1 for no
-            budget, 0 to close thinking at once, N > 0 to steer to N tokens; "auto" for
-            as many as the predictor expects this question to take (the median at the
-            first thinking token), "auto:0.63" for that share of them.
+        thinking_budget (int, str or tuple, optional): Tokens of thinking: None or -1
+            for no budget, 0 to close thinking at once, N > 0 to steer to N tokens;
+            "auto" for as many as the predictor expects this question to take (the
+            median at the first thinking token), "auto:0.63" for that share of them;
+            (800, 1000) or "800-1000" for a length between the two.
+        budget_mode (str): What N tokens mean: "at-most" so many, as in the paper, or
+            "about" so many, which are used as well.
+        min_thinking_tokens (int): Fewest tokens of thinking, with a budget or without.
+            Until then the model can neither close its thinking nor end its reply, and
+            the predictor, if there is one, steers beyond them. A tool call still ends
+            thinking.
         hard_stop (float, optional): Past the budget thinking is closed at the first
             newline, and at ``hard_stop * thinking_budget`` tokens wherever it is; 1.1
             by default. None leaves it to guidance alone, as in the paper.
@@ -109,7 +116,7 @@ def steer(
     sampling: Sampling,
 ) -> "BudgetSampler | PlainSampler":
     """`make_budget_sampler` with its options as values."""
-    if thinking.tokens is None:
+    if thinking.is_free:
         return PlainSampler(TokenDraw(sampling, tokenizer))
     check_enforceable(thinking, predictor)
     markers = find_markers(tokenizer, thinking.start, thinking.end)
@@ -137,7 +144,7 @@ def check_enforceable(
     thinking: ThinkingBudget, predictor: Predictor | bool | None
 ) -> None:
     """Raises a ValueError if nothing would hold a reply to its budget."""
-    if not thinking.tokens:
+    if thinking.is_free or thinking.tokens == 0:
         return
     if predictor is True or not isinstance(predictor, Predictor | bool | None):
         raise ValueError(
@@ -151,7 +158,8 @@ def check_enforceable(
             "expects, and there is none: name one with --predictor, make one with "
             "`mlx-budget train`, or give the budget in tokens."
         )
-    if predictor is False and thinking.hard_stop is None:
+    has_budget = thinking.tokens is not None
+    if has_budget and predictor is False and thinking.hard_stop is None:
         raise ValueError(
             "Without a predictor and without the hard stop nothing would hold thinking "
             "to its budget: leave one of them on."
@@ -181,7 +189,7 @@ class BudgetSampler(ReplySampler):
 
         Args:
             model (nn.Module): The model that will generate.
-            thinking (ThinkingBudget): The budget, which is not None.
+            thinking (ThinkingBudget): The budget, or fewest tokens, or both.
             draw (TokenDraw): Draws the tokens that are left to the model.
             guide (optional): Draws the guided ones; None for the hard stop alone.
             tracker (ThinkingTracker): Of the prompt.
@@ -247,7 +255,16 @@ class BudgetSampler(ReplySampler):
             and not self._closing
             and not self._must_close()
             and self._tracker.starts_line
+            and (self._thinking.tokens is not None or self._is_before_floor)
         )
+
+    @property
+    def _is_before_floor(self) -> bool:
+        """Whether the reply has to think on, whatever the model would do."""
+        tracker = self._tracker
+        if not tracker.thinking or tracker.blocks > 1:
+            return False
+        return tracker.thinking_tokens < self._thinking.bounds[0]
 
     def _find_row(self, logprobs: mx.array) -> tuple[ForwardPass, int]:
         forward, step = self._recorder.last, current_step()
@@ -285,7 +302,8 @@ class BudgetSampler(ReplySampler):
     ) -> tuple[mx.array, Step]:
         position = len(self.record.steps)
         others = partial(self._guided_after, row)
-        if self._guide is not None and self.budget is None and self._tracker.thinking:
+        is_unknown = isinstance(self._thinking.tokens, AutoBudget)
+        if self._guide is not None and is_unknown and self._tracker.thinking:
             length = self._guide.expected_length(logprobs, forward, row, others)
             self._set_budget(self._thinking.for_length(length))
         if not self._closing and self._must_close():
@@ -304,8 +322,8 @@ class BudgetSampler(ReplySampler):
                 forward,
                 row,
                 others,
-                max(1, (self.budget or 0) - used),
-                ReplyProgress(used, self.budget),
+                window_after(self._thinking, used),
+                ReplyProgress(used, self.budget or self._thinking.bounds[0]),
                 position,
             )
             step = Step.GUIDED
@@ -330,6 +348,8 @@ class BudgetSampler(ReplySampler):
     def _allowed(self, logprobs: mx.array) -> mx.array:
         """Log-probabilities without what must not come now."""
         tracker, thinking = self._tracker, self._thinking
+        if self._is_before_floor:
+            return self._end.put_off(logprobs, tracker.missing_end_tokens())
         if thinking.answer_anyway:
             has_no_answer = tracker.may_open and tracker.blocks
             if has_no_answer or self.is_guided():
@@ -379,8 +399,7 @@ class BudgetSampler(ReplySampler):
 
     def _set_budget(self, thinking: ThinkingBudget) -> None:
         self._thinking = thinking
-        tokens = thinking.tokens
-        self.record.budget = tokens if isinstance(tokens, int) else None
+        self.record.budget = thinking.ceiling
 
     def _must_close(self) -> bool:
         budget = self.budget
@@ -393,8 +412,15 @@ class BudgetSampler(ReplySampler):
         used = self._tracker.thinking_tokens
         if used >= limit:
             return True
-        is_past = used >= budget and self._tracker.after_newline
-        return is_past and not self._tracker.is_mid_character
+        is_past = used >= budget + self._may_end_at_budget
+        is_line_ended = is_past and self._tracker.after_newline
+        return is_line_ended and not self._tracker.is_mid_character
+
+    @property
+    def _may_end_at_budget(self) -> bool:
+        """Whether guidance closes thinking that ends at its upper bound exactly."""
+        has_window = self._thinking.bounds[0] > 0
+        return self._guide is not None and has_window and self._tracker.blocks == 1
 
 
 def _begin_lease(model: nn.Module, states: bool) -> HiddenStateRecorder:

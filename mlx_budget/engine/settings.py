@@ -9,18 +9,28 @@ import hashlib
 import json
 import math
 import operator
-import re
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from .budgets import (
+    ABOUT,
+    ABOUT_FROM,
+    ABOUT_TO,
+    AT_MOST,
+    MAX_BUDGET,
+    AutoBudget,
+    Budget,
+    BudgetLike,
+    BudgetRange,
+    check_budget,
+)
 from .fields import check_numbers, options_of, setting
 
 if TYPE_CHECKING:
     from ..method.predictor import Predictor
 
-MAX_BUDGET = 2**31 - 1
 MAX_SEED = 2**64 - 1
 # Room for the answer after a budgeted block, and for a reply whose thinking nothing
 # bounds, in tokens.
@@ -31,75 +41,6 @@ PREFILL_STEP_SIZE = 2048
 # In float32, in which log-probabilities are divided by it, with room for them.
 _LEAST_TEMP = 1e-30
 
-_AUTO = re.compile(r"auto(?::(\d*\.?\d+))?")
-
-
-@dataclass(frozen=True)
-class AutoBudget:
-    """A budget for each question: a share of the thinking that it is expected to take.
-
-    Attributes:
-        share: Of the median of the predictor's distribution at the first thinking
-            token, > 0.
-        most: Tokens that the budget never passes, whatever is predicted, if any.
-    """
-
-    share: float = 1.0
-    most: int | None = None
-
-    def __post_init__(self) -> None:
-        share = self.share
-        is_number = isinstance(share, Real) and not isinstance(share, bool)
-        if not is_number or not 0 < share <= 100:
-            raise ValueError(
-                f"The share of an automatic budget must be above 0 and at most 100, "
-                f"not {share!r}: auto:0.63 is 63 % of the predicted length."
-            )
-
-    def __str__(self) -> str:
-        return "auto" if self.share == 1 else f"auto:{self.share:g}"
-
-    def tokens(self, median: float) -> int:
-        """The budget for a predicted median length, both in tokens."""
-        budget = max(1, round(min(self.share * median, MAX_BUDGET)))
-        return budget if self.most is None else min(budget, self.most)
-
-
-Budget = int | AutoBudget | None
-
-
-def check_budget(thinking_budget: Any) -> Budget:
-    """The budget in tokens, or how to find it, or None for no budget.
-
-    Raises:
-        ValueError: If it is not an integer of -1 or more, "auto" or "auto:SHARE".
-    """
-    if thinking_budget is None or isinstance(thinking_budget, AutoBudget):
-        return thinking_budget
-    if isinstance(thinking_budget, str):
-        if (found := _AUTO.fullmatch(thinking_budget)) is not None:
-            return AutoBudget(float(found[1] or 1))
-        raise ValueError(
-            f"thinking_budget must be an integer number of tokens, auto, or auto and a "
-            f"share such as auto:0.63; not {thinking_budget!r}."
-        )
-    if isinstance(thinking_budget, bool) or not isinstance(thinking_budget, Integral):
-        raise ValueError(
-            f"thinking_budget must be an integer number of tokens, not "
-            f"{thinking_budget!r}."
-        )
-    tokens = int(thinking_budget)
-    if tokens > MAX_BUDGET:
-        raise ValueError(
-            f"thinking_budget must be at most {MAX_BUDGET:,}, not {tokens:,}."
-        )
-    if tokens < -1:
-        raise ValueError(
-            f"thinking_budget must be -1 (no budget), 0 (close thinking at once) or "
-            f"more, not {tokens}."
-        )
-    return None if tokens == -1 else tokens
-
 
 @dataclass(frozen=True)
 class ThinkingBudget:
@@ -108,10 +49,16 @@ class ThinkingBudget:
     Attributes:
         tokens: Tokens of thinking: None (or -1) for no budget, 0 to close thinking at
             once, N > 0 to steer to N; an `AutoBudget` (or "auto", "auto:0.63") for a
-            share of what the predictor expects of the question.
+            share of what the predictor expects of the question; a `BudgetRange` (or
+            two numbers, or "800-1000") to steer to a length between two.
         hard_stop: Past the budget thinking is closed at the first newline, and at
             ``hard_stop * tokens`` wherever it is. None leaves it to guidance alone, as
             in the paper.
+        mode: What N tokens mean: "at-most" that thinking ends within them, "about" that
+            it uses them as well: that it ends in the window of `ABOUT_FROM` and
+            `ABOUT_TO`. A range is its own window.
+        least: Fewest tokens of thinking. Until they are reached the model cannot close
+            its thinking, nor end its reply in it, and is steered to go on beyond them.
         message: Text put before the closing marker on a forced close; "auto" for the
             sentence that the model's family is known to obey.
         start: Opening marker, in place of the tokenizer's; "" if replies begin by
@@ -130,8 +77,9 @@ class ThinkingBudget:
 
     tokens: Budget = setting(
         None,
-        "Tokens to think: -1 for no budget, 0 to answer at once; auto for as many as "
-        "the predictor expects of the question, auto:0.63 for 63 % of them.",
+        "Tokens to think: -1 for no budget, 0 to answer at once; 800-1000 for between "
+        "800 and 1,000; auto for as many as the predictor expects of the question, "
+        "auto:0.63 for 63 % of them.",
         keyword="thinking_budget",
         flags=("--thinking-budget", "--reasoning-budget"),
         off="--no-thinking",
@@ -145,6 +93,20 @@ class ThinkingBudget:
         "newline past the budget.",
         off="--no-hard-stop",
         off_help="Leave closing to guidance alone.",
+    )
+    mode: str = setting(
+        AT_MOST,
+        "What the tokens of the budget mean: at most so many, or about so many, which "
+        "are used as well.",
+        keyword="budget_mode",
+        choices=(AT_MOST, ABOUT),
+    )
+    least: int = setting(
+        0,
+        "Think for so many tokens at least, with a budget or without.",
+        keyword="min_thinking_tokens",
+        least=0,
+        most=MAX_BUDGET,
     )
     message: str | None = setting(
         None,
@@ -204,28 +166,71 @@ class ThinkingBudget:
             is_text = f.name in ("message", "start", "end")
             if is_text and not isinstance(text, str | None):
                 raise ValueError(f"{option.keyword} must be a text, not {text!r}.")
+        check_numbers(self)
+        if self.ceiling is not None and self.least > self.ceiling:
+            raise ValueError(
+                f"min_thinking_tokens is {self.least:,}, above the thinking budget of "
+                f"{self.ceiling:,}: lower it, or raise the budget."
+            )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether thinking is left to the model."""
+        return self.tokens is None and self.least == 0
+
+    @property
+    def ceiling(self) -> int | None:
+        """The budget in tokens; None without one, or as long as it is not known."""
+        if isinstance(self.tokens, BudgetRange):
+            return self.tokens.high
+        return self.tokens if isinstance(self.tokens, int) else None
+
+    @property
+    def promised(self) -> int:
+        """Fewest tokens of thinking that were asked for in so many words."""
+        low = self.tokens.low if isinstance(self.tokens, BudgetRange) else 0
+        return max(low, self.least)
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """Fewest and most tokens of thinking to steer to; None for no upper bound."""
+        if self.mode == ABOUT and isinstance(self.tokens, int):
+            low, high = ABOUT_FROM * self.tokens, ABOUT_TO * self.tokens
+            return max(round(low), self.least), max(round(high), self.least)
+        return self.promised, self.ceiling
 
     @property
     def limit(self) -> int | None:
         """Most thinking tokens a reply can have, or None if nothing bounds them yet."""
-        if not isinstance(self.tokens, int) or self.hard_stop is None:
+        if self.ceiling is None or self.hard_stop is None:
             return None
         # 1.1 * 10 is a little more than 11 in binary: do not lose a token to rounding.
-        return math.floor(min(self.hard_stop * self.tokens + 1e-6, MAX_BUDGET))
+        return math.floor(min(self.hard_stop * self.ceiling + 1e-6, MAX_BUDGET))
 
     @property
     def max_tokens(self) -> int:
         """Room for all the thinking that the budget allows, and for an answer."""
         if self.limit is not None:
             return self.limit + ANSWER_TOKENS
-        tokens = self.tokens if isinstance(self.tokens, int) else 0
+        tokens = self.ceiling or self.least
         return max(UNBOUNDED_TOKENS, 2 * tokens + ANSWER_TOKENS)
 
     def for_length(self, median: float) -> "ThinkingBudget":
         """The same in tokens, for a question of this predicted length in tokens."""
         if not isinstance(self.tokens, AutoBudget):
             return self
-        return replace(self, tokens=self.tokens.tokens(median))
+        return replace(self, tokens=max(self.tokens.tokens(median), self.least))
+
+    def check_room(self, max_tokens: int) -> None:
+        """Raises a ValueError if a reply of so many tokens, or -1, cannot think enough.
+
+        Nothing would be left of the limit for an answer either.
+        """
+        if 0 <= max_tokens <= self.promised:
+            raise ValueError(
+                f"max_tokens is {max_tokens:,}, and at least {self.promised:,} tokens "
+                "of thinking are asked for: raise it, or ask for less thinking."
+            )
 
     def at_most(self, most: int | None) -> "ThinkingBudget":
         """The same with a budget that passes no ceiling; the ceiling itself for none.
@@ -239,9 +244,12 @@ class ThinkingBudget:
         if isinstance(self.tokens, AutoBudget):
             ceiling = most if self.tokens.most is None else min(most, self.tokens.most)
             tokens = replace(self.tokens, most=ceiling)
+        elif isinstance(self.tokens, BudgetRange):
+            low, high = min(self.tokens.low, most), min(self.tokens.high, most)
+            tokens = BudgetRange(low, high) if high > 0 else 0
         elif self.tokens is not None:
             tokens = min(self.tokens, most)
-        return replace(self, tokens=tokens)
+        return replace(self, tokens=tokens, least=min(self.least, most))
 
 
 @dataclass(frozen=True)
@@ -368,6 +376,8 @@ class SharedOptions(TypedDict, total=False):
     have of its own.
     """
 
+    budget_mode: str
+    min_thinking_tokens: int
     hard_stop: float | None
     thinking_budget_message: str | None
     answer_anyway: bool
@@ -387,7 +397,7 @@ class SharedOptions(TypedDict, total=False):
 class ReplyOptions(SharedOptions, total=False):
     """Keyword arguments of `ThinkingBudget` and `Sampling`, for type checkers."""
 
-    thinking_budget: int | str | AutoBudget | None
+    thinking_budget: BudgetLike
     seed: int | None
 
 

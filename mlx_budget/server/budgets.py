@@ -10,6 +10,7 @@ from ..engine.settings import (
     ANSWER_TOKENS,
     AutoBudget,
     Budget,
+    BudgetRange,
     ThinkingBudget,
     check_budget,
 )
@@ -64,7 +65,7 @@ class BudgetPolicy:
 
 
 def leaving_room(
-    thinking: ThinkingBudget, max_tokens: int, forced: int
+    thinking: ThinkingBudget, max_tokens: int, forced: int, asked: int = 0
 ) -> ThinkingBudget:
     """The same, with thinking that leaves room for an answer.
 
@@ -72,12 +73,46 @@ def leaving_room(
         thinking (ThinkingBudget): What a request gets.
         max_tokens (int): Most tokens of the reply.
         forced (int): Tokens that a forced close puts in.
+        asked (int): Fewest tokens of thinking that the request itself asks for.
+
+    Raises:
+        RequestError: If there is no room for those.
     """
-    if thinking.tokens is None:
+    if thinking.is_free:
         return thinking
     room = min(int(max_tokens * ANSWER_SHARE), max(ANSWER_TOKENS - forced, 0))
     left = max(max_tokens - room - forced, 0)
-    return thinking.at_most(int(left / (thinking.hard_stop or 1)))
+    has_budget = thinking.tokens is not None
+    most = int(left / (thinking.hard_stop or 1)) if has_budget else left
+    if asked > most:
+        raise RequestError(
+            f"max_tokens of {max_tokens:,} leaves room for {most:,} tokens of "
+            f"thinking, and at least {asked:,} are asked for: raise it, or ask for "
+            "less thinking.",
+            "max_tokens",
+        )
+    if not has_budget:
+        return replace(thinking, least=min(thinking.least, most))
+    return thinking.at_most(most)
+
+
+def asked_floor(body: dict[str, Any]) -> int:
+    """Fewest tokens of thinking that a request asks for in so many words.
+
+    Raises:
+        RequestError: If they are no number of tokens.
+    """
+    least = body.get("min_thinking_tokens")
+    if least is None:
+        least = 0
+    elif isinstance(least, bool) or not isinstance(least, int) or least < 0:
+        raise RequestError(
+            f"min_thinking_tokens must be a number of tokens, 0 or more; not "
+            f"{least!r}.",
+            "min_thinking_tokens",
+        )
+    ranges = (b for b in _asked_budgets(body).values() if isinstance(b, BudgetRange))
+    return max([least, *(b.low for b in ranges)])
 
 
 def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
@@ -104,7 +139,28 @@ def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
         raise RequestError(
             "thinking_budget_message must be a text.", "thinking_budget_message"
         )
-    thinking = replace(policy.thinking, tokens=budget, message=message)
+    mode = body.get("budget_mode")
+    if mode is None:
+        mode = policy.thinking.mode
+    floor = asked_floor(body)
+    if policy.most is not None and floor > policy.most:
+        raise RequestError(
+            f"At least {floor:,} tokens of thinking are asked for, and this server "
+            f"lets no request think for more than {policy.most:,}.",
+            "min_thinking_tokens",
+        )
+    least = body.get("min_thinking_tokens")
+    if least is None:
+        # A budget that is asked for beats a floor that is not.
+        ceiling = ThinkingBudget(budget).ceiling if asked else None
+        default = policy.thinking.least
+        least = default if ceiling is None else min(default, ceiling)
+    try:
+        thinking = replace(
+            policy.thinking, tokens=budget, mode=mode, least=least, message=message
+        )
+    except ValueError as e:
+        raise RequestError(str(e), str(e).partition(" ")[0]) from None
     return thinking.at_most(policy.most)
 
 

@@ -86,7 +86,7 @@ class BudgetModelProvider(server.ModelProvider):
         try:
             super().load_default()
             thinking = self._policy.thinking.at_most(self._policy.most)
-            if thinking.tokens is not None:
+            if not thinking.is_free:
                 if self.cli_args.draft_model is not None:
                     raise ValueError(
                         "Speculative decoding (--draft-model) cannot be combined with "
@@ -326,7 +326,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                     "logit_bias",
                 )
         is_drafted = self.model_provider.draft_model is not None
-        if is_drafted and request.steering.request.tokens is not None:
+        if is_drafted and not request.steering.request.is_free:
             raise RequestError(
                 "Speculative decoding cannot be combined with a thinking budget: leave "
                 "out one of them."
@@ -365,10 +365,12 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         start, end = self.model_provider.named_markers
         thinking = replace(steering.request, start=start, end=end)
         markers, forced = markers_of(tokenizer, thinking), 0
-        if markers is not None and thinking.tokens is not None:
+        if markers is not None and not thinking.is_free:
             close = closing_of(tokenizer, markers, prompt, thinking.message)
             forced = close.most(markers)
-        steering.request = leaving_room(thinking, args.max_tokens, forced)
+        steering.request = leaving_room(
+            thinking, args.max_tokens, forced, steering.asked_floor
+        )
         return steering.request
 
     def _is_batchable(self, args: server.GenerationArguments) -> bool:

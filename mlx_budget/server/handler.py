@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from mlx_lm import server
 
-from .budgets import BudgetPolicy, RequestError, read_thinking
+from .budgets import BudgetPolicy, RequestError, asked_floor, read_thinking
 from .exchange import Exchange
 from .steering import Steering
 
@@ -114,24 +114,24 @@ class BudgetHandler(server.APIHandler):
             super().validate_model_parameters()
         except (ValueError, TypeError, OverflowError) as e:
             raise RequestError(str(e)) from None
-        budget = self._thinking.tokens
+        thinking = self._thinking
         asked = ("max_completion_tokens", "max_tokens")
         is_given = any(name in self.body for name in asked)
-        if not is_given and self.default_max_tokens is None and budget is not None:
-            self.max_tokens = self._thinking.max_tokens
+        if not is_given and self.default_max_tokens is None and not thinking.is_free:
+            self.max_tokens = thinking.max_tokens
         template = self.chat_template_kwargs
         if template and "thinking_budget" in template:
             # A template that writes the budget down shall write the one that holds.
             template.pop("thinking_budget")
-            if isinstance(budget, int):
-                template["thinking_budget"] = budget
+            if thinking.ceiling is not None:
+                template["thinking_budget"] = thinking.ceiling
 
     def handle_completion(
         self, request: server.CompletionRequest, stop_words: list[str]
     ) -> None:
         self._exchange = Exchange(
             self.response_generator,
-            Steering(self._thinking, self.connection),
+            Steering(self._thinking, asked_floor(self.body), self.connection),
             self._default_names(),
             self.policy.stop_in_thinking,
         )

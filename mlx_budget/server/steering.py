@@ -22,11 +22,13 @@ class Steering:
 
     Attributes:
         request: What it gets.
+        asked_floor: Fewest tokens of thinking that it asks for in so many words.
         connection: To its client, if that is of this process.
         reply: Follows its reply, once generation has begun.
     """
 
     request: ThinkingBudget
+    asked_floor: int = 0
     connection: socket.socket | None = None
     reply: ReplyFollower | None = None
 
