@@ -55,7 +55,7 @@ def sharpened(
     prior = None
     if learned is not None:
         prior = learned.predictor()
-    if thinking.tokens:
+    if not thinking.is_free and thinking.tokens != 0:
         known = prior.counts.number if prior is not None else 0
         lines = f" It has learnt from {known:,} lines of its replies." if known else ""
         click.echo(NOTICE + lines, err=True)

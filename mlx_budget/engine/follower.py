@@ -31,6 +31,7 @@ class SteeringRecord:
     Attributes:
         budget: The budget in tokens; None without one, and as long as an automatic
             budget waits for the first thinking token.
+        floor: Fewest tokens of thinking, 0 without a floor.
         steps: How each token was chosen, from the first. A sampler without a budget
             leaves every token to the model and keeps none.
         full_steps: Indices of the guided tokens for which the whole vocabulary, or all
@@ -38,6 +39,7 @@ class SteeringRecord:
     """
 
     budget: int | None = None
+    floor: int = 0
     steps: list[Step] = field(default_factory=list)
     full_steps: list[int] = field(default_factory=list)
 
@@ -232,9 +234,10 @@ class ReplyFollower:
             list[tuple[int, int, int]]: For each place at which guidance would act, the
             token that came next, the thinking tokens before it, and L, the tokens from
             it to the closing marker, both counted. Empty unless the model itself closed
-            its thinking, without a budget.
+            its thinking, without a budget or a floor.
         """
-        if self.closed_by != "model" or self.thinking_budget is not None:
+        is_steered = self.thinking_budget is not None or self._record.floor > 0
+        if self.closed_by != "model" or is_steered:
             return []
         end = self._first_block_tokens or 0
         # A newline in the closing marker itself starts no line.

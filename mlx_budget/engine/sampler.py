@@ -399,7 +399,7 @@ class BudgetSampler(ReplySampler):
 
     def _set_budget(self, thinking: ThinkingBudget) -> None:
         self._thinking = thinking
-        self.record.budget = thinking.ceiling
+        self.record.budget, self.record.floor = thinking.ceiling, thinking.bounds[0]
 
     def _must_close(self) -> bool:
         budget = self.budget

@@ -109,8 +109,8 @@ def ask_template(
 ) -> tuple[PromptOptions, dict[str, Any] | None]:
     """Lets the template do what a budget asks, in its own way.
 
-    A budget of 0 leaves thinking out, any other lets a model think whose template
-    leaves thinking out by default.
+    A budget of 0 leaves thinking out. Any other, or a floor, lets a model think whose
+    template leaves thinking out by default.
 
     Args:
         tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
@@ -124,7 +124,7 @@ def ask_template(
         alone holds then.
     """
     markers = markers_of(tokenizer, thinking)
-    if thinking.tokens is None or markers is None or template.ignore_chat_template:
+    if thinking.is_free or markers is None or template.ignore_chat_template:
         return template, None
     facts = template_facts(tokenizer, markers)
     switch = facts.switch if thinking.tokens == 0 else facts.switch_on
@@ -142,7 +142,7 @@ def let_think(
     Args:
         tokenizer, thinking, template: As in `ask_template`.
     """
-    return ask_template(tokenizer, replace(thinking, tokens=1), template)[0]
+    return ask_template(tokenizer, replace(thinking, tokens=1, least=0), template)[0]
 
 
 def switch_line(switch: dict[str, Any]) -> str:

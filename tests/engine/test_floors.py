@@ -39,7 +39,9 @@ def test_the_model_cannot_close_before_the_floor(loaded, predictor):
     for script in ([10, END, 11, END, 12, END], [10, NEWLINE, END, END, END, END]):
         tokens = say(loaded[1], script, predictor, min_thinking_tokens=5)
         want = [0 if token == END else token for token in script[:5]]
-        assert tokens[:6] == [*want, END]
+        assert END not in tokens[:5] and tokens[5] == END
+        if predictor is not None:  # a prior has likings of its own
+            assert tokens[:5] == want
 
 
 def test_the_model_cannot_end_its_reply_before_the_floor(loaded):

@@ -112,6 +112,7 @@ def test_what_a_budget_or_a_limit_has_cut_teaches_nothing(loaded, cache):
         {"thinking_budget": 3},
         {"thinking_budget": 50},
         {"max_tokens": 3},
+        {"min_thinking_tokens": 2},
     ):
         assert not learned.learn(said(loaded, script, **options).reply)
     assert not learned.file.exists()
