@@ -10,7 +10,18 @@ from typing import Any
 import click
 
 from .. import __version__
-from . import chat, convert, estimate, evaluate, generate, report, serve, traces, train
+from . import (
+    chat,
+    convert,
+    estimate,
+    evaluate,
+    generate,
+    learn,
+    report,
+    serve,
+    traces,
+    train,
+)
 
 
 class OneLineErrors(click.Group):
@@ -73,6 +84,7 @@ for command in (
     generate.generate,
     estimate.estimate,
     chat.chat,
+    learn.learn,
     traces.traces,
     train.train,
     evaluate.evaluate,

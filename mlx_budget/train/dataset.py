@@ -162,9 +162,8 @@ class Dataset:
 
     def guided_positions(self) -> "GuidedPositions":
         """The positions of all records at which guidance acts, in their order."""
-        o, columns = self._options, ([], [], [], [], [], [])  # type: ignore[var-annotated]
-        for number, record in enumerate(self._records(SkippedRecords())):
-            held_out = is_held_out(record.group, o.seed, o.val_fraction)
+        columns: list[list[np.ndarray]] = [[] for _ in range(6)]
+        for number, (record, held_out) in enumerate(self.records()):
             guided = self._is_guided(record)
             positions = record.positions[guided]
             values = (
@@ -216,6 +215,12 @@ class Dataset:
             tokens += len(record.tokens)
             progress(i + 1, tokens / (time.perf_counter() - start))
             mx.clear_cache()
+
+    def records(self) -> Iterator[tuple[Record, bool]]:
+        """All usable records, and whether each is held out."""
+        o = self._options
+        for record in self._records(SkippedRecords()):
+            yield record, is_held_out(record.group, o.seed, o.val_fraction)
 
     def _records(self, skipped: SkippedRecords) -> Iterator[Record]:
         o = self._options

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.thinking import ThinkingMarkers, find_markers
 from ..method.guidance import GuidanceThresholds
@@ -83,7 +84,9 @@ class TrainResult:
 
 
 def train(
-    options: TrainOptions, progress: Callable[[Progress], None] = lambda _: None
+    options: TrainOptions,
+    progress: Callable[[Progress], None] = lambda _: None,
+    loaded: tuple[nn.Module, TokenizerWrapper] | None = None,
 ) -> TrainResult:
     """Trains a thinking-length predictor on a model's own reasoning.
 
@@ -92,6 +95,8 @@ def train(
     Args:
         options (TrainOptions): What to train on, and how.
         progress (Callable): Called as the run goes on.
+        loaded (tuple, optional): The model and its tokenizer, where they are loaded
+            already.
 
     Raises:
         ValueError: In one line, if the options, the model or the records cannot be
@@ -103,9 +108,11 @@ def train(
     # What can be checked before a download is checked before it.
     check_output(options)
     check_data(options.data)
-    # A table needs no weights of the model.
-    is_lazy = options.size == "table"
-    model, tokenizer, _ = load_source(options.source, lazy=is_lazy)
+    if loaded is None:
+        # A table needs no weights of the model.
+        is_lazy = options.size == "table"
+        loaded = load_source(options.source, lazy=is_lazy)[:2]
+    model, tokenizer = loaded
     markers = find_markers(tokenizer, options.thinking.start, options.thinking.end)
     with output_folder(options):
         dataset = Dataset(options, model, tokenizer)
@@ -122,7 +129,7 @@ def train(
             found = _count(options, model, markers, dataset, cache)
             return _finish(options, survey, *found)
         vocab_size = model(mx.array([[0]])).shape[-1]
-        del model, dataset  # the updates need nothing but the cache
+        del model, dataset, loaded  # the updates need nothing but the cache
         mx.clear_cache()
         run = _Run(options, survey, cache, vocab_size, steps, schedule, progress)
         run.go()
@@ -139,8 +146,8 @@ def _count(
     """A table, or with hidden states a linear predictor, and what it says."""
     p = dataset.guided_positions()
     base = tables.Base(
-        _public_name(options.model),
-        model(mx.array([[0]])).shape[-1],
+        public_name(options.model),
+        tables.vocabulary_of(model),
         markers.end_tokens[0],
     )
     if cache is None:
@@ -210,7 +217,7 @@ class _Run:
         mx.random.seed(options.seed)
         layers, width = cache.shape
         config = PredictorConfig(
-            base_model=_public_name(options.model),
+            base_model=public_name(options.model),
             model_width=width,
             model_layers=layers - 1,
             vocab_size=vocab_size,
@@ -401,7 +408,7 @@ def _plan(
     return steps, make_schedule(o.schedule, o.learning_rate, steps, warmup, o.phi)
 
 
-def _public_name(model: str) -> str:
+def public_name(model: str) -> str:
     """The model's name on the Hub, or that of its folder, for the model card."""
     path = Path(model)
     return path.resolve().name if path.exists() else model

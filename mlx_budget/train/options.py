@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CACHE_DTYPES = ("float16", "bfloat16")
 # Predictors that are not trained step by step.
 WITHOUT_ENCODER = ("table", "linear")
+ALL_SIZES = (*WITHOUT_ENCODER, *SIZES)
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class TrainOptions:
         "base",
         "Size of the predictor: a table of lengths, from text alone; a linear probe of "
         "one layer beside it; or an encoder, of which base is BERT-base.",
-        choices=(*WITHOUT_ENCODER, *SIZES),
+        choices=ALL_SIZES,
     )
     width: int | None = setting(None, "Its width, in place of the size's.", least=1)
     layers: int | None = setting(None, "Its layers, likewise.", least=1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from ..method.linear import LinearPredictor, Probe
@@ -47,6 +48,11 @@ class Base:
     name: str
     vocab_size: int
     closing: int
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """V of a language model; nothing is evaluated."""
+    return model(mx.array([[0]])).shape[-1]
 
 
 def make_table(base: Base, p: GuidedPositions, rows: np.ndarray) -> TablePredictor:
