@@ -53,7 +53,7 @@ def learn(source: ModelSource, output: Path, options: LearnOptions) -> None:
         click.echo(f"Nothing left to do: {output} is finished.", err=True)
     click.echo(
         f"Learnt from {learned.records:,} replies. "
-        f"{learned.steered[0].prompts} held-out prompts, a budget of "
+        f"{len(learned.steered[0].costs)} held-out prompts, a budget of "
         f"{learned.budget:,} tokens:",
         err=True,
     )
@@ -63,8 +63,9 @@ def learn(source: ModelSource, output: Path, options: LearnOptions) -> None:
 
 
 def _table(steered: "list[Steered]") -> str:
-    lines = [f"{'':>10} {'closed by the model':>20} {'off by':>8} {'loss':>8}"]
+    lines = [f"{'':>10} {'moved by':>9} {'by itself':>10} {'off by':>8} {'loss':>8}"]
     for s in steered:
         loss = "" if s.val_loss is None else f"{s.val_loss:.3f}"
-        lines.append(f"{s.name:>10} {s.landed:>20.0%} {s.deviation:>8.0%} {loss:>8}")
+        told = f"{s.cost:>9.1f} {s.closed_by_model:>10.0%} {s.deviation:>8.0%}"
+        lines.append(f"{s.name:>10} {told} {loss:>8}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import stream_batch_generate
 from ..engine.fields import keywords_of, take_all
-from ..engine.prompts import Chat, encode_chat, read_prompts
+from ..engine.priors import prior_for
+from ..engine.prompt_files import read_prompts
+from ..engine.prompts import Chat, encode_chat
 from ..engine.settings import (
+    AT_MOST,
     ModelSource,
     ThinkingBudget,
     seed_of,
@@ -36,6 +40,7 @@ from ..models.loading import load_source
 from . import tables
 from .builtin_prompts import builtin_prompts
 from .choice import Steered, choose, verdict
+from .cost import steering_cost
 from .dataset import Dataset
 from .learn_options import FIRST_TABLE, LearnOptions
 from .loop import Progress, public_name, train
@@ -291,9 +296,12 @@ class _Run:
         o = self._options
         model, tokenizer = self._loaded
         predictor: Predictor | bool | None = False
-        thinking = ThinkingBudget(budget, hard_stop=1.0, start=o.start, end=o.end)
+        thinking = ThinkingBudget(
+            budget, hard_stop=1.0, mode=AT_MOST, start=o.start, end=o.end
+        )
         if name == "prior":
-            predictor = None
+            markers = find_markers(tokenizer, o.start, o.end)
+            predictor = prior_for(tokenizer, markers)
         elif name != "cut":
             predictor = Predictor.load(self._work / name)
         if name != "cut":
@@ -302,11 +310,12 @@ class _Run:
         keywords["seed"] = [
             seed_of(o.sampling.seed or 0, i) for i in range(len(prompts))
         ]
+        encoded = [self._encode(chat) for chat in prompts]
         replies = list(
             stream_batch_generate(
                 model,
                 tokenizer,
-                [self._encode(chat) for chat in prompts],
+                encoded,
                 predictor=predictor,
                 stop_after_thinking=True,
                 batch_size=o.batch_size,
@@ -314,10 +323,12 @@ class _Run:
                 **keywords,
             )
         )
+        cost = partial(steering_cost, model, tokenizer, predictor, thinking, o.sampling)
+        ordered = sorted(replies, key=lambda reply: reply.index)
         used = np.array([reply.thinking_tokens for reply in replies])
         return Steered(
             name,
-            len(replies),
+            [cost(encoded[r.index], r) for r in ordered],
             float(np.mean([reply.closed_by == "model" for reply in replies])),
             float(np.mean(np.abs(used - budget)) / budget),
             loss,

@@ -1,4 +1,4 @@
-"""The options of `learn`, their help and limits. Knows nothing of how a run uses them."""
+"""The options of `learn` and their help. Knows nothing of how a run uses them."""
 
 import math
 from dataclasses import dataclass
