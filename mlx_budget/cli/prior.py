@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ..engine.settings import ModelSource, ThinkingBudget
-from ..files import hub
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -34,6 +33,7 @@ def learned_prior(
     """What learns from replies, if that was asked for and the model thinks."""
     from ..engine.markers import markers_of
     from ..engine.priors import LearnedPrior
+    from ..files import hub
 
     markers = markers_of(tokenizer, thinking)
     if not learn_prior or markers is None:
