@@ -55,7 +55,11 @@ _TYPES = {
     help="Folder for records, summary and plots; one that is there is gone on with.",
 )
 @click.option("--limit", type=COUNT, help="Take the first so many questions.")
-@options_from(options=EvaluateOptions, without=["thinking_budget"], types=_TYPES)
+@options_from(
+    options=EvaluateOptions,
+    without=["thinking_budget", "budget_mode", "min_thinking_tokens"],
+    types=_TYPES,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def evaluate(
     source: ModelSource,

@@ -80,6 +80,11 @@ class EvaluateOptions:
             raise ValueError(
                 "An evaluation takes budgets for its strategies, not a thinking_budget."
             )
+        if self.thinking.least or self.thinking.mode != ThinkingBudget().mode:
+            raise ValueError(
+                "An evaluation has the strategies about and at-least in place of "
+                "budget_mode and min_thinking_tokens: choose those."
+            )
         twins = {"guidance", "guidance-no-hard-stop"}
         if self.thinking.hard_stop is None and twins <= set(self.strategies):
             raise ValueError(

@@ -32,6 +32,8 @@ _STYLES = {
     "no-thinking": ("#000000", "X"),
     "guidance": ("#0072B2", "o"),
     "guidance-no-hard-stop": ("#56B4E9", "s"),
+    "about": ("#44AA99", "d"),
+    "at-least": ("#882255", "p"),
     "budget-forcing": ("#D55E00", "^"),
     "truncate": ("#E69F00", "v"),
     "prompt": ("#999999", "P"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..engine.budgets import ABOUT, AT_MOST
 from ..engine.fields import keywords_of
 from ..engine.prompts import BUDGET_PROMPT
 from ..engine.settings import AutoBudget, ThinkingBudget
@@ -23,6 +24,8 @@ STRATEGIES = {
     "no-thinking": "a budget of 0: the answer at once",
     "guidance": "budget guidance, with the hard stop unless there is to be none",
     "guidance-no-hard-stop": "budget guidance alone, as in the paper",
+    "about": "budget guidance that uses the budget up (--budget-mode about)",
+    "at-least": "the budget as a floor that is steered to, and nothing above it",
     "budget-forcing": "cut at the budget, then **Final Answer**",
     "truncate": "cut at the budget, then the closing marker alone",
     "prompt": "the budget stated in the prompt, and nothing else",
@@ -31,7 +34,14 @@ STRATEGIES = {
     "auto": "budget guidance, with a share of the length predicted for the question",
 }
 WITHOUT_BUDGET = ("full", "no-thinking")
-_GUIDED = ("guidance", "guidance-no-hard-stop", "prior", "auto")
+_GUIDED = (
+    "guidance",
+    "guidance-no-hard-stop",
+    "about",
+    "at-least",
+    "prior",
+    "auto",
+)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -141,9 +151,7 @@ class Arm:
         )
         if self.strategy in _GUIDED:
             options["predictor"] = None if self.strategy == "prior" else predictor
-            thinking = replace(thinking, tokens=self.budget)
-            if self.strategy == "guidance-no-hard-stop":
-                thinking = replace(thinking, hard_stop=None)
+            thinking = self._guided(thinking)
         elif self.strategy in ("budget-forcing", "truncate"):
             is_forcing = self.strategy == "budget-forcing"
             message = FORCED_ANSWER if is_forcing else thinking.message
@@ -160,6 +168,15 @@ class Arm:
 
             options["make_sampler"] = partial(make_wait_sampler, minimum=self.budget)
         return {**options, **keywords_of(thinking)}
+
+    def _guided(self, thinking: ThinkingBudget) -> ThinkingBudget:
+        if self.strategy == "at-least" and isinstance(self.budget, int):
+            return replace(thinking, least=self.budget)
+        mode = ABOUT if self.strategy == "about" else AT_MOST
+        thinking = replace(thinking, tokens=self.budget, mode=mode)
+        if self.strategy == "guidance-no-hard-stop":
+            return replace(thinking, hard_stop=None)
+        return thinking
 
 
 def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:

@@ -5,6 +5,7 @@ import pytest
 from mlx_budget import batch_generate, stream_batch_generate
 from mlx_budget.engine.fields import keywords_of
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
+from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.strategies import (
     FORCED_ANSWER,
     STRATEGIES,
@@ -93,6 +94,19 @@ def test_guided_strategies_differ_in_the_hard_stop_and_the_budget(loaded):
     assert prior["thinking_budget"] == 60 and prior["predictor"] is None
 
 
+def test_budgets_from_below_are_strategies_of_their_own(loaded):
+    thinking, predictor = ThinkingBudget(hard_stop=1.3), loaded[2]
+    about = Arm("about", "60", 60).generation(predictor, thinking)
+    assert (about["thinking_budget"], about["budget_mode"]) == (60, "about")
+    assert about["hard_stop"] == 1.3 and about["predictor"] is predictor
+    floor = Arm("at-least", "60", 60).generation(predictor, thinking)
+    assert (floor["thinking_budget"], floor["min_thinking_tokens"]) == (None, 60)
+    assert floor["predictor"] is predictor
+    for options in ({"mode": "about"}, {"least": 5}):
+        with pytest.raises(ValueError, match="has the strategies about and at-least"):
+            EvaluateOptions(thinking=ThinkingBudget(**options))
+
+
 def test_what_guides_a_strategy_has_to_be_there(loaded):
     def is_refused(strategy: str, predictor: object) -> bool:
         try:
@@ -103,7 +117,13 @@ def test_what_guides_a_strategy_has_to_be_there(loaded):
 
     refused = {p: [s for s in STRATEGIES if is_refused(s, p)] for p in (None, False)}
     assert refused[None] == ["auto"]
-    assert refused[False] == ["guidance", "guidance-no-hard-stop", "auto"]
+    assert refused[False] == [
+        "guidance",
+        "guidance-no-hard-stop",
+        "about",
+        "at-least",
+        "auto",
+    ]
     assert not any(is_refused(s, loaded[2]) for s in STRATEGIES)
 
 
