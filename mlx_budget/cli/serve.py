@@ -4,6 +4,8 @@ Knows options; what they do is in `server`, which is imported when it runs.
 """
 
 from argparse import Namespace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,6 +46,13 @@ def _bytes(text: str) -> int:
 @options_from(source=ModelSource, without=["revision"])
 @options_from(thinking=ThinkingBudget(answer_anyway=True))
 @LEARN_PRIOR_OPTION
+@click.option(
+    "--learn",
+    type=click.Path(path_type=Path),
+    help="In idle time let the model think about built-in prompts, as `mlx-budget "
+    "learn --output` would, into this folder: from 50 replies on a table of them "
+    "guides, and `mlx-budget learn` makes more of them.",
+)
 @click.option(
     "--max-thinking-budget",
     type=click.IntRange(min=0),
@@ -142,6 +151,7 @@ def serve(
     sampling: Sampling,
     template: PromptOptions,
     log_level: str,
+    learn: Path | None,
     **options: Any,
 ) -> None:
     """Serve OpenAI's interface with thinking budgets, as `mlx_lm.server` does.
@@ -160,5 +170,14 @@ def serve(
     options |= keywords_of(source) | keywords_of(sampling)
     options |= {"thinking_start": thinking.start, "thinking_end": thinking.end}
     options["chat_template_args"] = template.chat_template_config
+    make_learner = None
+    if learn is not None:
+        from ..train.idle import IdleLearner
+        from ..train.learn import check_output
+        from ..train.learn_options import LearnOptions
+
+        check_output(learn)
+        asked = LearnOptions(start=thinking.start, end=thinking.end)
+        make_learner = partial(IdleLearner, source=source, output=learn, options=asked)
     policy = BudgetPolicy(thinking, max_thinking_budget, stop_in_thinking)
-    serve(Namespace(**options), policy)
+    serve(Namespace(**options), policy, make_learner)

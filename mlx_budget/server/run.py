@@ -14,9 +14,10 @@ from mlx_lm import server
 
 from ..interrupts import raise_again
 from .budgets import MAX_TOKENS, BudgetPolicy
-from .generation import BudgetModelProvider, BudgetResponseGenerator
+from .generation import BudgetResponseGenerator, MakeLearner
 from .handler import make_handler
 from .prompt_cache import PromptCache
+from .provider import BudgetModelProvider
 from .seams import check_seams, samplers_made_by
 from .steering import take_sampler
 
@@ -46,7 +47,11 @@ class _HTTPServer(ThreadingHTTPServer):
             logging.exception("A request failed.")
 
 
-def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
+def serve(
+    args: argparse.Namespace,
+    policy: BudgetPolicy,
+    make_learner: MakeLearner | None = None,
+) -> None:
     """Serves until it is interrupted.
 
     Args:
@@ -54,6 +59,8 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
             A `max_tokens` of None is mlx-lm's default for requests without a budget,
             and leaves room for an answer behind one.
         policy (BudgetPolicy): How thinking is treated.
+        make_learner (Callable, optional): Makes what learns in idle time, of the
+            default model and its tokenizer.
 
     Raises:
         ValueError: If the model cannot be loaded or cannot honour the policy, or
@@ -81,7 +88,7 @@ def serve(args: argparse.Namespace, policy: BudgetPolicy) -> None:
         has_computed = True
         start = args.quantized_kv_start if args.kv_bits is not None else None
         cache = PromptCache(args.prompt_cache_size, start)
-        generator = BudgetResponseGenerator(provider, cache)
+        generator = BudgetResponseGenerator(provider, cache, make_learner=make_learner)
         try:
             provider.wait_until_loaded()
             raise_again()

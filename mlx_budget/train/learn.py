@@ -34,8 +34,9 @@ from ..files import hub
 from ..files.atomic import appearing_file
 from ..files.locks import in_use
 from ..files.outputs import check_output_folder
-from ..files.texts import read_json, write_json
+from ..files.texts import read_json, write_json, write_text
 from ..method.predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor
+from ..method.table import TablePredictor
 from ..models.loading import load_source
 from . import tables
 from .builtin_prompts import builtin_prompts
@@ -49,6 +50,7 @@ from .report import PICTURE_FILE, REPORT_FILE
 from .traces import TraceStats, write_traces
 
 VERDICT_FILE = "learned.json"
+WORK, TRACES_FILE = "learning", "traces.jsonl"
 # Budgets at which held-out prompts are steered, in mean lengths of thinking.
 STEERED_SHARE = 0.6
 
@@ -104,20 +106,85 @@ def learn(
     """
     asked = take_all(LearnOptions, options)
     output = Path(output)
-    _check_output(output)
-    prompts: Sequence[str | Chat] = []
+    check_output(output)
     if asked.data is not None:
-        prompts = read_prompts(asked.data)
-    elif asked.traces is None:
-        prompts = builtin_prompts(source.model, asked.sampling.seed or 0)
+        read_prompts(asked.data)  # says what is wrong before the model is loaded
     model, tokenizer, _ = load_source(replace(source, predictor=False))
     find_markers(tokenizer, asked.start, asked.end)
-    work = output / "learning"
+    work = output / WORK
     work.mkdir(parents=True, exist_ok=True)
     with in_use(work):
+        prompts = prompts_for(asked, source.model, work)
         run = _Run(source, output, model, tokenizer, asked, progress)
         run.record(prompts)
         return run.choose()
+
+
+def prompts_for(o: LearnOptions, model: str, work: Path) -> Sequence[str | Chat]:
+    """What to think about: the user's own prompts, or the built-in ones.
+
+    The built-in ones are written down, so that a run goes on with those that it began
+    with, whether the Hub can be reached or not.
+    """
+    if o.traces is not None:
+        return []
+    if o.data is not None:
+        return read_prompts(o.data)
+    file = work / "prompts.jsonl"
+    if not file.exists():
+        found = builtin_prompts(model, o.sampling.seed or 0)
+        lines = (json.dumps({"prompt": prompt}) + "\n" for prompt in found)
+        write_text(file, "".join(lines))
+    return read_prompts(file)
+
+
+def trace_options(source: ModelSource, o: LearnOptions) -> TraceOptions:
+    """How the replies of a run are made."""
+    return TraceOptions(
+        limit=o.num_prompts,
+        batch_size=o.batch_size,
+        max_tokens=o.max_tokens,
+        sampling=o.sampling,
+        thinking_only=True,
+        start=o.start,
+        end=o.end,
+        prompt=o.prompt,
+        model_name=hub.model_name(source.model, source.adapter_path, source.revision),
+    )
+
+
+def train_options(source: ModelSource, output: Path, o: LearnOptions) -> TrainOptions:
+    """How the table of a run is made."""
+    return TrainOptions(
+        model=source.model,
+        data=o.traces or str(output / WORK / TRACES_FILE),
+        output=output / WORK / "table",
+        adapter_path=source.adapter_path,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        thinking_start=o.start,
+        thinking_end=o.end,
+        system_prompt=o.prompt.system_prompt,
+        chat_template_config=o.prompt.chat_template_config,
+        size="table",
+        seed=o.sampling.seed or 0,
+    )
+
+
+def table_so_far(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    source: ModelSource,
+    output: Path,
+    o: LearnOptions,
+) -> TablePredictor:
+    """The table of all replies so far."""
+    dataset = Dataset(train_options(source, output, o), model, tokenizer)
+    p = dataset.guided_positions()
+    markers = find_markers(tokenizer, o.start, o.end)
+    vocab_size = tables.vocabulary_of(model)
+    base = tables.Base(public_name(source.model), vocab_size, markers.end_tokens[0])
+    return tables.make_table(base, p, np.arange(len(p.tokens)))
 
 
 class _Run:
@@ -131,12 +198,11 @@ class _Run:
         progress: Callable[[str, Progress | TraceStats], None],
     ):
         self._source = source
-        self._output, self._work = output, output / "learning"
+        self._output, self._work = output, output / WORK
         self._loaded = model, tokenizer
         self._options = options
         self._progress = progress
-        own = str(self._work / "traces.jsonl")
-        self._traces = options.traces or own
+        self._traces = options.traces or str(self._work / TRACES_FILE)
         self._has_table = (output / CONFIG_FILE).exists()
 
     def record(self, prompts: Sequence[str | Chat]) -> None:
@@ -153,20 +219,7 @@ class _Run:
             if is_late and stats.written:
                 raise _TimeIsUp
 
-        source = self._source
-        traces = TraceOptions(
-            limit=o.num_prompts,
-            batch_size=o.batch_size,
-            max_tokens=o.max_tokens,
-            sampling=o.sampling,
-            thinking_only=True,
-            start=o.start,
-            end=o.end,
-            prompt=o.prompt,
-            model_name=hub.model_name(
-                source.model, source.adapter_path, source.revision
-            ),
-        )
+        traces = trace_options(self._source, o)
         try:
             write_traces(
                 *self._loaded,
@@ -180,34 +233,18 @@ class _Run:
 
     def _keep_table(self) -> None:
         """Makes the output usable with the table of the replies so far."""
-        options = self._train_options("table")
-        model, tokenizer = self._loaded
-        p = Dataset(options, model, tokenizer).guided_positions()
-        tables.make_table(self._base(), p, np.arange(len(p.tokens))).save(self._output)
+        table_so_far(*self._loaded, self._source, self._output, self._options).save(
+            self._output
+        )
         self._has_table = True
 
-    def _base(self) -> tables.Base:
-        model, tokenizer = self._loaded
-        markers = find_markers(tokenizer, self._options.start, self._options.end)
-        name = public_name(self._source.model)
-        return tables.Base(name, tables.vocabulary_of(model), markers.end_tokens[0])
-
     def _train_options(self, size: str) -> TrainOptions:
-        o, folder = self._options, self._work / size
+        folder = self._work / size
         is_light = size in WITHOUT_ENCODER
-        return TrainOptions(
-            model=self._source.model,
-            data=self._traces,
-            output=folder,
-            adapter_path=self._source.adapter_path,
-            revision=self._source.revision,
-            trust_remote_code=self._source.trust_remote_code,
-            thinking_start=o.start,
-            thinking_end=o.end,
-            system_prompt=o.prompt.system_prompt,
-            chat_template_config=o.prompt.chat_template_config,
+        return replace(
+            train_options(self._source, self._output, self._options),
             size=size,
-            seed=o.sampling.seed or 0,
+            output=folder,
             # Hidden states are the same for all sizes that read them.
             cache_dir=None if size == "table" else self._work / "states",
             resume=not is_light and (folder / "training").is_dir(),
@@ -358,9 +395,10 @@ class _Run:
         write_json(self._output / VERDICT_FILE, values)
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Raises a ValueError if a folder holds something else than a run of `learn`."""
     check_output_folder(output)
-    if not output.is_dir() or (output / "learning").is_dir():
+    if not output.is_dir() or (output / WORK).is_dir():
         return
     if any(path.name != ".DS_Store" for path in output.iterdir()):
         raise ValueError(

@@ -6,17 +6,17 @@ options are parsed.
 
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.batch import stream_batch_generate
 from ..engine.fields import keywords_of, take_all
 from ..engine.messages import Chat, plain_chat
 from ..engine.prompts import encode_chat
@@ -25,7 +25,7 @@ from ..engine.template import let_think
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.outputs import check_output_file, taken_back
-from ..files.records import Record, has_records, open_records, to_line
+from ..files.records import Record, RecordFile, has_records, open_records, to_line
 from .options import TraceOptions
 
 _ID = re.compile("([0-9]+)-([0-9]+)")
@@ -119,6 +119,127 @@ def write_traces(
             another run or in use, or the disk is full.
     """
     run = take_all(TraceOptions, options)
+    with open_traces(tokenizer, prompts, output, run) as traces:
+        progress(traces.stats)
+        sampling = keywords_of(run.sampling)
+        if run.sampling.seed is not None:
+            sampling["seed"] = [traces.seed_of(*names) for names in traces.missing]
+        replies = stream_batch_generate(
+            model,
+            tokenizer,
+            [traces.prompts[index] for index, _ in traces.missing],
+            predictor=False,
+            max_tokens=run.max_tokens,
+            stop_after_thinking=run.thinking_only,
+            batch_size=run.batch_size,
+            prefill_step_size=run.prefill_step_size,
+            **keywords_of(run.thinking),
+            **sampling,
+        )
+        with closing(replies):
+            for reply in replies:
+                traces.add(*traces.missing[reply.index], reply)
+                progress(traces.stats)
+        return traces.stats
+
+
+class Reply(Protocol):
+    """What a record takes of a reply; `BatchReply` and others have it."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def thinking_tokens(self) -> int: ...
+    @property
+    def closed_by(self) -> str | None: ...
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+
+
+class Traces:
+    """A file of traces, and what is missing in it.
+
+    Attributes:
+        options: Of the run.
+        missing: Index of the prompt and of the sample of each reply that is not there.
+        prompts: Token ids of the prompts that are still to be answered, by index.
+        stats: Of the file and this run.
+        started: When the first reply was begun.
+    """
+
+    def __init__(
+        self,
+        file: RecordFile,
+        options: TraceOptions,
+        chats: list[Chat],
+        constants: Record,
+    ):
+        self.options = options
+        self._file, self._chats, self._constants = file, chats, constants
+        self.missing: list[tuple[int, int]] = []
+        self.prompts: dict[int, list[int]] = {}
+        self.stats = TraceStats()
+        self.started = time.perf_counter()
+
+    def seed_of(self, index: int, sample: int) -> int | None:
+        """The seed of one reply; None if the run has none."""
+        seed = self.options.sampling.seed
+        return None if seed is None else seed_of(seed, index, sample)
+
+    def read(self, limit: int) -> None:
+        """Reads what is there, for what is missing of the first ``limit`` prompts."""
+        check = partial(
+            _check_trace, chats=self._chats, settings=self._constants["settings"]
+        )
+        there = set()
+        for record in self._file.read(check):
+            name = _indices(record)
+            if name not in there:
+                there.add(name)
+                self.stats = self.stats.adding(record)
+        # Every prompt once before any a second time, in case the run is stopped.
+        self.missing = [
+            (index, sample)
+            for sample in range(self.options.num_samples)
+            for index in range(limit)
+            if (index, sample) not in there
+        ]
+        total = self.stats.records + len(self.missing)
+        self.stats = replace(self.stats, total=total)
+
+    def add(self, index: int, sample: int, reply: Reply) -> None:
+        """Writes a reply of a prompt."""
+        chat = self._chats[index]
+        record = _record(f"{index}-{sample}", chat, reply, self._constants)
+        self._file.append(record)
+        self.stats = replace(
+            self.stats.adding(record),
+            written=self.stats.written + 1,
+            tokens=self.stats.tokens + len(reply.tokens),
+            seconds=time.perf_counter() - self.started,
+        )
+
+
+@contextmanager
+def open_traces(
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[str | Chat],
+    output: str | Path,
+    run: TraceOptions,
+) -> Iterator[Traces]:
+    """Opens a file of traces, for this program alone, and reads what is there.
+
+    Args:
+        tokenizer, prompts, output: As of `write_traces`.
+        run (TraceOptions): Its options.
+
+    Raises:
+        ValueError: As `write_traces`.
+    """
     output = check_output(output)
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
@@ -138,51 +259,12 @@ def write_traces(
         taken_back(output, is_worth_keeping=lambda: has_records(output)),
         open_records(output) as file,
     ):
-        there, stats = set(), TraceStats()
-        for record in file.read(partial(_check_trace, chats=chats, settings=settings)):
-            name = _indices(record)
-            if name not in there:
-                there.add(name)
-                stats = stats.adding(record)
-        # Every prompt once before any a second time, in case the run is stopped.
-        missing = [
-            (index, sample)
-            for sample in range(run.num_samples)
-            for index in range(len(prompts[: run.limit]))
-            if (index, sample) not in there
-        ]
-        encoded = _encode(tokenizer, prompts, {index for index, _ in missing}, run)
-        stats = replace(stats, total=stats.records + len(missing))
-        progress(stats)
-        sampling = keywords_of(run.sampling)
-        if run.sampling.seed is not None:
-            sampling["seed"] = [seed_of(run.sampling.seed, *names) for names in missing]
-        replies = stream_batch_generate(
-            model,
-            tokenizer,
-            [encoded[index] for index, _ in missing],
-            predictor=False,
-            max_tokens=run.max_tokens,
-            stop_after_thinking=run.thinking_only,
-            batch_size=run.batch_size,
-            prefill_step_size=run.prefill_step_size,
-            **keywords_of(run.thinking),
-            **sampling,
-        )
-        started = time.perf_counter()
-        with closing(replies):
-            for reply in replies:
-                index, sample = missing[reply.index]
-                record = _record(f"{index}-{sample}", chats[index], reply, constants)
-                file.append(record)
-                stats = replace(
-                    stats.adding(record),
-                    written=stats.written + 1,
-                    tokens=stats.tokens + len(reply.tokens),
-                    seconds=time.perf_counter() - started,
-                )
-                progress(stats)
-    return stats
+        traces = Traces(file, run, chats, constants)
+        traces.read(len(prompts[: run.limit]))
+        wanted = {index for index, _ in traces.missing}
+        traces.prompts = _encode(tokenizer, prompts, wanted, run)
+        traces.started = time.perf_counter()
+        yield traces
 
 
 def check_output(output: str | Path) -> Path:
@@ -241,7 +323,7 @@ def _encode(
     return encoded
 
 
-def _record(name: str, chat: Chat, reply: BatchReply, constants: Record) -> Record:
+def _record(name: str, chat: Chat, reply: Reply, constants: Record) -> Record:
     return {
         "id": name,
         "messages": [*chat, {"role": "assistant", "content": reply.text}],

@@ -6,7 +6,7 @@ The reply thinks four tokens, is closed by whatever budget comes, and calls a to
 import sys
 
 from mlx_budget.cli import cli
-from mlx_budget.server import generation
+from mlx_budget.server import provider
 from scripted import ScriptedBatch
 
 # What makes mlx-lm read tool calls of the JSON kind.
@@ -32,7 +32,7 @@ TOOLS = [
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
 
 
-class Provider(generation.BudgetModelProvider):
+class Provider(provider.BudgetModelProvider):
     """Loads the demo, and lets a script speak for it."""
 
     def _load(self, *names) -> None:
@@ -51,7 +51,7 @@ class Provider(generation.BudgetModelProvider):
 
 
 if __name__ == "__main__":
-    generation.BudgetModelProvider = Provider
+    provider.BudgetModelProvider = Provider
     import mlx_budget.server.run
 
     mlx_budget.server.run.BudgetModelProvider = Provider

@@ -1,0 +1,183 @@
+"""The models of the server, each with its predictor or what guides in its stead.
+
+Knows mlx-lm's loader on demand and folders; nothing of requests.
+"""
+
+import argparse
+import gc
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from mlx_lm import server
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import dequantize_model
+
+from .. import demo
+from ..engine.caches import check_quantisable
+from ..engine.follower import ReplyFollower
+from ..engine.priors import NOTICE, LearnedPrior
+from ..engine.sampler import check_enforceable
+from ..engine.settings import ThinkingBudget
+from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
+from ..method.predictor import Predictor, is_predictor_folder
+from ..models.loading import check_fits, fetch_model, load_predictor
+from .budgets import BudgetPolicy
+
+# What no prompt and no reply has, for mlx-lm to look for.
+_NO_TEXT, _NO_TOKENS = "\0", (-1,)
+
+
+class BudgetModelProvider(server.ModelProvider):
+    """Loads models on demand, each with its predictor.
+
+    Args:
+        cli_args (argparse.Namespace): As `mlx_lm.server` has them, and `predictor`:
+            folder or Hub name of the predictor of the default model, None for the one
+            beside it, or False for none whatever the model. `thinking_start` and
+            `thinking_end` are markers of the default model, None for the tokenizer's.
+        policy (BudgetPolicy): What the default model must be able to honour.
+
+    Attributes:
+        predictor: Of the model that is loaded; None or False as `mlx_budget.load`.
+        named_markers: The opening and the closing marker that were given for it, each
+            None for the tokenizer's own.
+        vocabulary_size: Of its tokenizer.
+        longest_token: Characters of the longest token, at least.
+    """
+
+    # mlx-lm's class says nothing of these but that they begin as None.
+    model: Any
+    tokenizer: Any
+    model_key: Any
+
+    def __init__(self, cli_args: argparse.Namespace, policy: BudgetPolicy):
+        super().__init__(cli_args)
+        self.predictor: Predictor | bool | None = None
+        self.named_markers: tuple[str | None, str | None] = None, None
+        self.vocabulary_size = 0
+        self.longest_token = 0
+        self._policy = policy
+        self._failure: Exception | None = None
+        self._learned: LearnedPrior | None = None
+        self._is_tried = threading.Event()
+
+    @property
+    def loop_options(self) -> dict[str, Any]:
+        """Options of mlx-lm's loop."""
+        return {**vars(self.cli_args), "draft_model": self.draft_model}
+
+    def load_default(self) -> None:
+        """Loads the default model; a failure is kept for `wait_until_loaded`."""
+        try:
+            super().load_default()
+            thinking = self._policy.thinking.at_most(self._policy.most)
+            if not thinking.is_free:
+                if self.cli_args.draft_model is not None:
+                    raise ValueError(
+                        "Speculative decoding (--draft-model) cannot be combined with "
+                        "a thinking budget: leave out one of them."
+                    )
+                find_markers(self.tokenizer, *self.named_markers)
+                check_enforceable(thinking, self.predictor)
+        except Exception as e:  # whatever a model's files make its loader raise
+            self._failure = e
+        finally:
+            self._is_tried.set()
+
+    def wait_until_loaded(self) -> None:
+        """Waits for the default model.
+
+        Raises:
+            ValueError: Or what else loading it raised.
+        """
+        self._is_tried.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _load(
+        self,
+        model_path: str,
+        adapter_path: str | None = None,
+        draft_model_path: str | None = None,
+    ) -> None:
+        folder = fetch_model(
+            model_path, trust_remote_code=self.cli_args.trust_remote_code
+        )
+        super()._load(str(folder), adapter_path, draft_model_path)
+        # Known by its name again only when all of it is there.
+        self.model_key = None
+        check_quantisable(self.model, self.loop_options, tokens=0)
+        if folder == demo.FOLDER:
+            self.model = dequantize_model(self.model)
+        self.named_markers = None, None
+        if model_path == self.cli_args.model:
+            self.named_markers = (
+                self.cli_args.thinking_start,
+                self.cli_args.thinking_end,
+            )
+        if self.named_markers != (None, None):
+            markers = find_markers(self.tokenizer, *self.named_markers)
+            _show_markers(self.tokenizer, markers)
+        self._learned = None
+        self.predictor = self._load_predictor(model_path, folder)
+        vocabulary = self.tokenizer.get_vocab()
+        self.vocabulary_size = len(vocabulary)
+        self.longest_token = max(map(len, vocabulary))
+        self.model_key = (model_path, adapter_path, draft_model_path)
+        # A recorder's classes and what they refer to are garbage in cycles.
+        gc.collect()
+
+    def _named_thinking(self) -> ThinkingBudget:
+        start, end = self.named_markers
+        return ThinkingBudget(start=start, end=end)
+
+    def _load_predictor(self, name: str, folder: Path) -> Predictor | bool | None:
+        given = self.cli_args.predictor
+        if given is False:
+            return False
+        predictor = None
+        if given is not None and name == self.cli_args.model:
+            predictor = load_predictor(given)
+        elif is_predictor_folder(folder):
+            predictor = load_predictor(folder)
+        if predictor is not None:
+            check_fits(predictor, self.model)
+            return predictor
+        markers = markers_of(self.tokenizer, self._named_thinking())
+        if markers is not None:
+            logging.info("%s", NOTICE)
+        if markers is not None and self.cli_args.learn_prior:
+            self._learned = LearnedPrior(name, self.tokenizer, markers)
+            predictor = self._learned.predictor()
+        return predictor
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the model that is loaded is the one that is served by default."""
+        key = self.model_key
+        return key is not None and key[0] == self.cli_args.model
+
+    def take_table(self, table: Predictor) -> None:
+        """Guides by a table from here on, where a prior would guide."""
+        given = self.predictor
+        is_light = isinstance(given, Predictor) and not given.reads_states
+        if given is None or is_light:
+            self.predictor = table
+            self._learned = None
+            logging.info("A table of the model's own replies guides from here on.")
+
+    def learn(self, reply: ReplyFollower) -> None:
+        """Lets the prior learn from a reply that has ended, if it is to learn."""
+        learned = self._learned
+        if learned is not None and learned.learn(reply):
+            self.predictor = learned.predictor()
+
+
+def _show_markers(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> None:
+    """Lets mlx-lm split replies at markers that are not the tokenizer's own."""
+    tokenizer._think_start = markers.start or _NO_TEXT
+    tokenizer._think_start_tokens = markers.start_tokens or _NO_TOKENS
+    tokenizer._think_end = markers.end
+    tokenizer._think_end_tokens = markers.end_tokens
