@@ -98,10 +98,10 @@ def generate(
     if options["max_tokens"] is not None:
         thinking.check_room(options["max_tokens"])
     check_kv_options(options["kv_bits"], options["max_kv_size"])
-    if draft_model is not None and not thinking.is_free:
+    if draft_model is not None and thinking.is_steered:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
-            "budget: leave out one of them."
+            "budget, nor with --stop-loops: leave out one of them."
         )
     tell_of_demo()
     text = read_prompt(prompt)

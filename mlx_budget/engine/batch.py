@@ -43,7 +43,7 @@ class BatchReply:
         is_thinking: Whether it ended inside its thinking, so that there is no answer.
         thinking_tokens: Tokens of thinking, markers not counted.
         thinking_budget: The budget in tokens, or None.
-        closed_by: "model" or "budget" if thinking has ended, else None.
+        closed_by: "model", "budget" or "loop" if thinking has ended, else None.
         guided_tokens: Number of tokens that were chosen under guidance.
         answer_tokens: Tokens behind the thinking, or of all of a reply without any.
         thinking, answer: The two parts of the text, without markers.

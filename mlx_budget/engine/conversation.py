@@ -137,7 +137,7 @@ class Conversation:
             ValueError: If it is no budget, or cannot be honoured by this model.
         """
         thinking = replace(self._thinking, tokens=check_budget(budget))
-        if not thinking.is_free:
+        if thinking.is_steered:
             check_enforceable(thinking, self._predictor)
             find_markers(self._tokenizer, thinking.start, thinking.end)
         return thinking.tokens

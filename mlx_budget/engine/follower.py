@@ -36,16 +36,31 @@ class SteeringRecord:
             leaves every token to the model and keeps none.
         full_steps: Indices of the guided tokens for which the whole vocabulary, or all
             tokens that the predictor knows, were evaluated.
+        loop_steps: Indices of the tokens that were to lead out of a loop: guided ones,
+            and the first of those that were put in.
     """
 
     budget: int | None = None
     floor: int = 0
     steps: list[Step] = field(default_factory=list)
     full_steps: list[int] = field(default_factory=list)
+    loop_steps: list[int] = field(default_factory=list)
 
     def step(self, index: int) -> Step:
         """How the token with an index, from 0, was chosen."""
         return self.steps[index] if index < len(self.steps) else Step.MODEL
+
+    def has_left_loop(self, begin: int, end: int) -> bool:
+        """Whether a marker was a way out of a loop.
+
+        Args:
+            begin, end (int): Indices of its first token, and behind its last.
+        """
+        steps = [index for index in self.loop_steps if index < end]
+        if not steps or steps[-1] >= begin:
+            return bool(steps)
+        # A message may stand before it.
+        return all(self.step(i) is Step.FORCED for i in range(steps[-1], end))
 
     def indices(self, kind: Step) -> list[int]:
         """Indices, from 0, of the tokens that were chosen in a way."""
@@ -110,6 +125,7 @@ class ReplyFollower:
         self._offsets: list[int] = []  # where the text of each token may begin
         # Marks whose text is still to come, each with where it may begin.
         self._marks: list[tuple[Mark, int]] = []
+        self._has_left_loop = False
         self._told = 0  # characters of the text that are in the pieces
         self._part = Part.THINKING if self.is_in_thinking else Part.ANSWER
         self._pieces: list[Piece] = []
@@ -164,7 +180,7 @@ class ReplyFollower:
 
     @property
     def closed_by(self) -> str | None:
-        """What has ended thinking, "model" or "budget", or None.
+        """What has ended thinking, "model", "budget" or "loop", or None.
 
         A budget of 0 has, too, where the prompt leaves thinking out.
         """
@@ -172,7 +188,7 @@ class ReplyFollower:
             return None
         if tracker.closed_by is None and self.is_left_out:
             return "budget" if self.thinking_budget == 0 else None
-        return tracker.closed_by
+        return "loop" if self._has_left_loop else tracker.closed_by
 
     @property
     def text(self) -> str:
@@ -203,6 +219,10 @@ class ReplyFollower:
             self._first_block_tokens = tracker.thinking_tokens
         if mark is not None:
             self._marks.append((mark, self._offsets[-mark.length]))
+            if mark.kind in (MarkKind.CLOSE, MarkKind.TOOL):
+                end = len(self.tokens)
+                begin = end - mark.length
+                self._has_left_loop = self._record.has_left_loop(begin, end)
         is_part_of_answer = mark is not None and mark.is_of_the_answer
         self.is_thinking = not is_part_of_answer and (
             was_thinking or is_forced or tracker.thinking or mark is not None

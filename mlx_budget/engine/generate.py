@@ -55,7 +55,7 @@ class BudgetResponse(GenerationResponse):
         thinking_tokens: Tokens of thinking so far, markers not counted.
         thinking_budget: The budget in tokens, or None; an automatic one from the first
             thinking token on.
-        closed_by: "model" or "budget" once thinking has ended, else None.
+        closed_by: "model", "budget" or "loop" once thinking has ended, else None.
         after_close_tokens: Tokens that were reasoned on behind the close so far.
         answer_tokens: Tokens of the answer so far.
         no_answer: In the last response, why the reply has no answer, if it has none.
@@ -107,11 +107,11 @@ def stream_generate(
     """
     loop: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, loop), take(Sampling, loop)
-    if not thinking.is_free:
+    if thinking.is_steered:
         if loop.get("draft_model") is not None:
             raise ValueError(
                 "Speculative decoding (draft_model) cannot be combined with a thinking "
-                "budget: leave out one of them."
+                "budget, nor with stop_loops: leave out one of them."
             )
         if loop.get("sampler") is not None:
             raise ValueError(
@@ -243,10 +243,12 @@ def thinking_line(response: BudgetResponse) -> str:
     used += " tokens"
     if response.closed_by is not None:
         line = f"{used}, closed by the {response.closed_by}"
+        if response.closed_by == "loop":
+            line = f"{used}, closed because it was in a loop"
         if response.after_close_tokens:
             line += f", and {response.after_close_tokens} more behind the close"
         is_empty = response.finish_reason == "stop" and response.no_answer is not None
-        if is_empty and response.closed_by == "budget":
+        if is_empty and response.closed_by != "model":
             line += f"; there is no answer: {response.no_answer}"
         return line
     if response.after_close_tokens:

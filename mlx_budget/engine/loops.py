@@ -92,6 +92,12 @@ class LoopFinder:
             return Repetition.NONE
         return Repetition.LOOP if excess < _PATIENCE else Repetition.STUCK
 
+    @property
+    def cycle(self) -> list[int]:
+        """The tokens that come again and again; none if nothing does."""
+        longest = max(self._cycles, key=self._excess, default=None)
+        return [] if longest is None else self._tokens[-longest.period :]
+
     def _follow(self, period: int, last: int) -> None:
         tokens = self._tokens
         if any(cycle.period == period for cycle in self._cycles):

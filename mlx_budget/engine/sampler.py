@@ -15,12 +15,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..method.guidance import Window
 from ..method.predictor import Predictor, ReplyProgress
 from .closing import Closing, closing_of
 from .draws import EndOfReply, TokenDraw, read_token
 from .fields import take
 from .follower import Step
 from .guide import Guide, window_after
+from .loops import LoopFinder, Repetition
 from .plain import PlainSampler, ReplySampler
 from .priors import prior_for
 from .prompts import Prompt, encode_prompt
@@ -79,6 +81,9 @@ def make_budget_sampler(
             by default. None leaves it to guidance alone, as in the paper.
         thinking_budget_message (str, optional): Text put before the closing marker on
             a forced close.
+        stop_loops (bool, optional): Whether thinking that has gone into a loop is led
+            to its end, and closed if that does not help; by default with a budget and a
+            hard stop. True does so without a budget too.
         guidance_tolerance (float): Guided steps evaluate the likeliest tokens alone
             while the total variation distance to the result of the whole vocabulary,
             before top-p and the like, is at most this (0.001 by default); at ``temp=0``
@@ -116,7 +121,7 @@ def steer(
     sampling: Sampling,
 ) -> "BudgetSampler | PlainSampler":
     """`make_budget_sampler` with its options as values."""
-    if thinking.is_free:
+    if not thinking.is_steered:
         return PlainSampler(TokenDraw(sampling, tokenizer))
     check_enforceable(thinking, predictor)
     markers = find_markers(tokenizer, thinking.start, thinking.end)
@@ -205,6 +210,8 @@ class BudgetSampler(ReplySampler):
         self._close = close
         self._end = end
         self._closing: deque[tuple[int, Step]] = deque()
+        self._loops = LoopFinder() if thinking.watches_loops else None
+        self._repetition = Repetition.NONE
         self._set_budget(thinking)
         self._token: mx.array | None = None  # the last one, until it is read
         self._drawn: mx.array | None = None  # it, before it closed instead of ending
@@ -255,8 +262,13 @@ class BudgetSampler(ReplySampler):
             and not self._closing
             and not self._must_close()
             and self._tracker.starts_line
-            and (self._thinking.tokens is not None or self._is_before_floor)
+            and (self._has_event or self._repetition is Repetition.LOOP)
         )
+
+    @property
+    def _has_event(self) -> bool:
+        """Whether the budget or the floor gives guidance something to steer to."""
+        return self._thinking.tokens is not None or self._is_before_floor
 
     @property
     def _is_before_floor(self) -> bool:
@@ -264,6 +276,8 @@ class BudgetSampler(ReplySampler):
         tracker = self._tracker
         if not tracker.thinking or tracker.blocks > 1:
             return False
+        if self._repetition is not Repetition.NONE:
+            return False  # it does not think
         return tracker.thinking_tokens < self._thinking.bounds[0]
 
     def _find_row(self, logprobs: mx.array) -> tuple[ForwardPass, int]:
@@ -283,6 +297,10 @@ class BudgetSampler(ReplySampler):
             self._closing.extend((token, Step.MODEL) for token in rest)
             self._drawn = None
         self._tracker.update(token, forced=self.record.steps[-1] is Step.FORCED)
+        self._repetition = Repetition.NONE
+        if self._loops is not None and self._tracker.thinking:
+            self._loops.take(token)
+            self._repetition = self._loops.repetition
         inputs, row = self._seen_input
         # Computed before the last token was, so this does not wait.
         self._is_misled |= bool(np.array(inputs)[row, 0] != self._expected_input)
@@ -306,8 +324,11 @@ class BudgetSampler(ReplySampler):
         if self._guide is not None and is_unknown and self._tracker.thinking:
             length = self._guide.expected_length(logprobs, forward, row, others)
             self._set_budget(self._thinking.for_length(length))
+        is_loop = self._repetition is not Repetition.NONE
         if not self._closing and self._must_close():
             self._begin_closing()
+            if is_loop:
+                self.record.loop_steps.append(position)
         if self._closing:
             return self._next_closing()
         logprobs = self._allowed(logprobs)
@@ -316,17 +337,13 @@ class BudgetSampler(ReplySampler):
             if self._thinking.answer_anyway and self._tracker.thinking:
                 self._drawn, token = token, self._end.or_close(token)
         else:
-            used = self._tracker.thinking_tokens
+            window, progress = self._event(is_loop)
             token, is_full = self._guide.choose(
-                logprobs,
-                forward,
-                row,
-                others,
-                window_after(self._thinking, used),
-                ReplyProgress(used, self.budget or self._thinking.bounds[0]),
-                position,
+                logprobs, forward, row, others, window, progress, position
             )
             step = Step.GUIDED
+            if is_loop:
+                self.record.loop_steps.append(position)
             if is_full:
                 self.record.full_steps.append(position)
         is_unusual = step is Step.GUIDED and self._closes_before_thinking(token)
@@ -334,6 +351,14 @@ class BudgetSampler(ReplySampler):
             self._begin_closing()
             return self._next_closing()
         return token, step
+
+    def _event(self, is_loop: bool) -> tuple[Window, ReplyProgress]:
+        """What guidance steers to, and how far the reply has come."""
+        used = self._tracker.thinking_tokens
+        progress = ReplyProgress(used, self.budget or self._thinking.bounds[0] or used)
+        if is_loop:  # as if the budget were used up
+            return Window(most=1), progress
+        return window_after(self._thinking, used), progress
 
     def _begin_closing(self) -> None:
         self._drawn = None
@@ -403,10 +428,12 @@ class BudgetSampler(ReplySampler):
 
     def _must_close(self) -> bool:
         budget = self.budget
-        if budget is None or not self._tracker.thinking:
+        if not self._tracker.thinking:
             return False
-        if budget == 0:
+        if budget == 0 or self._is_stuck():
             return True
+        if budget is None:
+            return False
         if (limit := self._thinking.limit) is None:
             return False
         used = self._tracker.thinking_tokens
@@ -415,6 +442,14 @@ class BudgetSampler(ReplySampler):
         is_past = used >= budget + self._may_end_at_budget
         is_line_ended = is_past and self._tracker.after_newline
         return is_line_ended and not self._tracker.is_mid_character
+
+    def _is_stuck(self) -> bool:
+        """Whether it is time to close thinking that does not leave its loop."""
+        tracker = self._tracker
+        if self._repetition is not Repetition.STUCK or tracker.is_mid_character:
+            return False
+        cycle = self._loops.cycle if self._loops is not None else []
+        return tracker.after_newline or not tracker.has_newline(cycle)
 
     @property
     def _may_end_at_budget(self) -> bool:

@@ -66,6 +66,9 @@ class ThinkingBudget:
         end: Closing marker, in place of the tokenizer's.
         answer_anyway: Whether a reply with a budget that the model would end inside its
             thinking, or before it has answered, is made to close it and answer.
+        stop_loops: Whether thinking that has gone into a loop is led to its end, and
+            closed if that does not help. None does so with a budget or a floor, unless
+            ``hard_stop`` is None.
         guidance_tolerance: Guided steps evaluate the likeliest tokens alone while the
             total variation distance to the result of the whole vocabulary, before
             top-p and the like, is at most this; at ``temp=0`` the token is the same,
@@ -120,6 +123,12 @@ class ThinkingBudget:
         "end its reply without an answer.",
         flags=("--answer-anyway/--no-answer-anyway",),
     )
+    stop_loops: bool | None = setting(
+        None,
+        "End thinking that has gone into a loop.",
+        flags=("--stop-loops/--no-stop-loops",),
+        shown="with a budget, unless --no-hard-stop is given",
+    )
     guidance_tolerance: float = setting(
         1e-3,
         "Guided steps evaluate the likeliest tokens alone while that shifts at most "
@@ -166,6 +175,10 @@ class ThinkingBudget:
             is_text = f.name in ("message", "start", "end")
             if is_text and not isinstance(text, str | None):
                 raise ValueError(f"{option.keyword} must be a text, not {text!r}.")
+        if self.stop_loops not in (None, True, False):
+            raise ValueError(
+                f"stop_loops must be True, False or None, not {self.stop_loops!r}."
+            )
         check_numbers(self)
         if self.ceiling is not None and self.least > self.ceiling:
             raise ValueError(
@@ -177,6 +190,18 @@ class ThinkingBudget:
     def is_free(self) -> bool:
         """Whether thinking is left to the model."""
         return self.tokens is None and self.least == 0
+
+    @property
+    def watches_loops(self) -> bool:
+        """Whether thinking that has gone into a loop is ended."""
+        if self.stop_loops is not None:
+            return self.stop_loops
+        return not self.is_free and self.hard_stop is not None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether a reply needs a sampler that follows it."""
+        return not self.is_free or self.watches_loops
 
     @property
     def ceiling(self) -> int | None:
@@ -381,6 +406,7 @@ class SharedOptions(TypedDict, total=False):
     hard_stop: float | None
     thinking_budget_message: str | None
     answer_anyway: bool
+    stop_loops: bool | None
     guidance_tolerance: float
     thinking_start: str | None
     thinking_end: str | None

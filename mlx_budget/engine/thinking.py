@@ -224,6 +224,10 @@ class ThinkingTracker:
         # It has four bytes, and so four tokens, at most.
         return self._tokenizer.decode(self._block[-4:]).endswith("\ufffd")
 
+    def has_newline(self, tokens: Sequence[int]) -> bool:
+        """Whether one of some tokens would end a line."""
+        return any("\n" in self._text(token) for token in tokens)
+
     def update(self, token: int, forced: bool = False) -> Mark | None:
         """Takes the next token of the reply.
 

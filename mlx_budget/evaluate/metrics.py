@@ -101,7 +101,8 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         - over_budget: share that thought for more tokens than the budget.
         - excess_tokens, excess_share: of those, the mean number of tokens above the
           budget, and the mean of that number relative to the budget.
-        - closed_by_model, closed_by_budget: shares by what ended the thinking.
+        - closed_by_model, closed_by_budget, closed_by_loop: shares by what ended the
+          thinking.
         - unfinished: share whose thinking never ended; to answer without any thinking
           is not unfinished.
         - answer_tokens, after_close_tokens: means; the second are of what was reasoned
@@ -137,8 +138,10 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         "thinking_p10": float(p10),
         "thinking_p90": float(p90),
         **_measure_budget(records),
-        "closed_by_model": sum(r["closed_by"] == "model" for r in records) / n,
-        "closed_by_budget": sum(r["closed_by"] == "budget" for r in records) / n,
+        **{
+            f"closed_by_{who}": sum(r["closed_by"] == who for r in records) / n
+            for who in ("model", "budget", "loop")
+        },
         "unfinished": sum(_is_unfinished(r) for r in records) / n,
         "answer_tokens": sum(answer) / n,
         "after_close_tokens": sum(after_close) / n,

@@ -188,6 +188,10 @@ def _notes(summary: Summary) -> list[str]:
     if ungraded := sum(arm["grading_problems"] for arm in summary["arms"]):
         answers = "1 answer" if ungraded == 1 else f"{ungraded} answers"
         notes.append(f"{answers} could not be graded.")
+    loops = sum(round(arm["closed_by_loop"] * arm["n"]) for arm in summary["arms"])
+    if loops:
+        replies = "1 reply was" if loops == 1 else f"{loops} replies were"
+        notes.append(f"The thinking of {replies} closed because it was in a loop.")
     areas = [s for s in summary["strategies"] if s["area"] is not None]
     if areas:
         ends = f"{areas[0]['from_tokens']:.0f} to {areas[0]['to_tokens']:.0f} tokens"

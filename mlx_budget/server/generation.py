@@ -235,7 +235,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                     "logit_bias",
                 )
         is_drafted = self.model_provider.draft_model is not None
-        if is_drafted and not request.steering.request.is_free:
+        if is_drafted and request.steering.request.is_steered:
             raise RequestError(
                 "Speculative decoding cannot be combined with a thinking budget: leave "
                 "out one of them."

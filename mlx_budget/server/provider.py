@@ -73,11 +73,12 @@ class BudgetModelProvider(server.ModelProvider):
         try:
             super().load_default()
             thinking = self._policy.thinking.at_most(self._policy.most)
-            if not thinking.is_free:
+            if thinking.is_steered:
                 if self.cli_args.draft_model is not None:
                     raise ValueError(
                         "Speculative decoding (--draft-model) cannot be combined with "
-                        "a thinking budget: leave out one of them."
+                        "a thinking budget, nor with --stop-loops: leave out one of "
+                        "them."
                     )
                 find_markers(self.tokenizer, *self.named_markers)
                 check_enforceable(thinking, self.predictor)

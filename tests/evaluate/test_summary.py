@@ -136,6 +136,17 @@ def test_answers_that_could_not_be_graded_are_told(records):
     assert "1 answer could not be graded." in table(summarize(records))
 
 
+def test_loops_are_told(records):
+    assert "loop" not in table(summarize(records))
+    records[0]["closed_by"] = "loop"
+    summary = summarize(records)
+    assert "The thinking of 1 reply was closed because it was in a loop." in table(
+        summary
+    )
+    (share,) = {arm["closed_by_loop"] for arm in summary["arms"]} - {0}
+    assert share == pytest.approx(1 / 9)
+
+
 def test_markdown_has_a_row_for_each_arm(records):
     text = markdown(summarize(records))
     rows = [line for line in text.split("\n") if line.startswith("| guidance |")]

@@ -1,6 +1,7 @@
 """Serves the demo with a script in place of its model: run with python.
 
-The reply thinks four tokens, is closed by whatever budget comes, and calls a tool.
+The reply thinks four tokens, is closed by whatever budget comes, and calls a tool; with
+--looping it says the same line for ever.
 """
 
 import sys
@@ -32,6 +33,10 @@ TOOLS = [
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
 
 
+LINE = "Wait, let me check that again.\n"
+IS_LOOPING = "--looping" in sys.argv
+
+
 class Provider(provider.BudgetModelProvider):
     """Loads the demo, and lets a script speak for it."""
 
@@ -47,6 +52,8 @@ class Provider(provider.BudgetModelProvider):
         # A forced closing marker takes the place of one token of the script.
         script = [*encode("I think so\n")[-4:], 0, *encode(f"\n{CALL}")]
         script += list(tokenizer.eos_token_ids)[:1]
+        if IS_LOOPING:
+            script = encode(LINE) * 60
         self.model = ScriptedBatch(script, len(prompt), self.vocabulary_size)
 
 
@@ -55,5 +62,6 @@ if __name__ == "__main__":
     import mlx_budget.server.run
 
     mlx_budget.server.run.BudgetModelProvider = Provider
+    sys.argv[1:] = [option for option in sys.argv[1:] if option != "--looping"]
     sys.argv[1:1] = ["serve", "--predictor", "none", "--chat-template", TEMPLATE]
     cli()

@@ -12,8 +12,8 @@ from mlx_budget import demo
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
 from mlx_budget.server.budgets import EFFORTS, leaving_room
+from serve_scripted import LINE, TOOLS
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
-from serve_scripted import TOOLS
 from served import QUESTION, alone, ask, gather, serving, told
 
 BUDGETS = (None, 0, 20, 60, 500, "auto", "auto:0.5")
@@ -347,6 +347,24 @@ def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, silent, tmp_p
     with pytest.raises(openai.NotFoundError):
         ask(cutting, model=str(tmp_path / "nothing"))
     assert ask(cutting, thinking_budget=20).choices[0].thinking["tokens"] <= 22
+
+
+def test_a_reply_says_that_its_thinking_was_in_a_loop():
+    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
+    with (
+        serving("--looping", command=script) as server,
+        server.client() as client,
+    ):
+        options = {
+            "model": "default_model",
+            "messages": [{"role": "user", "content": QUESTION_FOR_TOOLS}],
+            "tools": TOOLS,
+            "extra_body": {"thinking_budget": 500},
+        }
+        (choice,) = client.chat.completions.create(**options, max_tokens=700).choices
+        assert choice.thinking["closed_by"] == "loop"
+        assert choice.thinking["tokens"] < 400
+        assert choice.message.reasoning.endswith(LINE)
 
 
 def test_a_tool_is_called_behind_a_steered_block():
