@@ -133,13 +133,13 @@ def make(name: str) -> TokenizerWrapper:
 
 @cache
 def runs(name: str) -> list[Run]:
-    """Scripts with budgets: none, 0, a few tokens, up to 40."""
+    """Scripts with budgets: none, 0, a few tokens, up to 40; some have a floor."""
     kind, tokenizer = KINDS[name], make(name)
     start, end = kind.markers.start, kind.markers.end
     predictor = indifferent_predictor(len(tokenizer.get_vocab()))
     found = []
     for seed in SEEDS:
-        rng = random.Random(f"{name} {seed}")
+        rng, low = random.Random(f"{name} {seed}"), random.Random(f"{name} {seed} low")
         script, is_opened = write_script(rng, kind.markers), rng.random() < 0.5
         prompt = f"What is 2 + 3?{start if is_opened else ''}"
         ids = tokenizer.encode(prompt, add_special_tokens=False)
@@ -153,6 +153,9 @@ def runs(name: str) -> list[Run]:
                     options["predictor"] = predictor
                 options["thinking_budget_message"] = rng.choice(MESSAGES)
                 options["answer_anyway"] = rng.random() < 0.3
+            if low.random() < 0.5:
+                most = 12 if budget is None else budget
+                options["min_thinking_tokens"] = low.randint(0, most)
             said = say(tokenizer, ids, encode(tokenizer, script), **options)
             found.append(Run(kind, tokenizer, ids, script, is_opened, options, said))
     return found
@@ -292,6 +295,22 @@ def test_thinking_never_passes_the_hard_stop(kind):
         if hard_stop is not None:
             most = floor(budget * hard_stop + 1e-6)
             assert run.said.last.thinking_tokens <= most, run
+
+
+def test_the_model_closes_no_block_before_the_floor(kind):
+    """A tool call may end thinking before it, and a character at the hard stop."""
+    assert sum("min_thinking_tokens" in run.options for run in runs(kind)) > 10
+    for run in runs(kind):
+        least, text = run.options.get("min_thinking_tokens", 0), ""
+        for response in run.said.responses:
+            text += response.text
+            if response.closed_by is not None:
+                is_marker = text.rstrip().endswith(run.kind.markers.end)
+                if is_marker and response.closed_by == "model":
+                    assert response.thinking_tokens >= least, run
+                break
+            if response.thinking_tokens < least and response.is_thinking:
+                assert response.finish_reason != "stop", run
 
 
 def test_no_character_is_broken_by_a_close(kind):
