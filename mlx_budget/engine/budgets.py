@@ -14,9 +14,13 @@ MAX_BUDGET = 2**31 - 1
 # How a budget in tokens is meant: as the most there may be, or as what is to be used.
 AT_MOST = "at-most"
 ABOUT = "about"
-# What "about" steers to, in shares of the budget.
+# What "about" steers to, in shares of the budget, and how many tokens below the budget
+# that begins at least: thinking ends where a line does, and a window that is narrow
+# against a line often holds no line's end. Chosen on the built-in model
+# (docs/method.md).
 ABOUT_FROM = 0.9
-ABOUT_TO = 1.0
+ABOUT_TO = 0.97
+ABOUT_LINE = 10
 
 _AUTO = re.compile(r"auto(?::(\d*\.?\d+))?")
 _RANGE = re.compile(r"(\d+)-(\d+)")
@@ -79,6 +83,12 @@ class BudgetRange:
 Budget = int | AutoBudget | BudgetRange | None
 # How callers may give one.
 BudgetLike = int | str | tuple[int, int] | list[int] | AutoBudget | BudgetRange | None
+
+
+def about(tokens: int) -> tuple[int, int]:
+    """The window of a budget that is to be used: fewest and most tokens of thinking."""
+    low = min(ABOUT_FROM * tokens, tokens - ABOUT_LINE)
+    return max(round(low), 0), max(round(ABOUT_TO * tokens), 1)
 
 
 def check_budget(thinking_budget: Any) -> Budget:

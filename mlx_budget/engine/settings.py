@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .budgets import (
     ABOUT,
-    ABOUT_FROM,
-    ABOUT_TO,
     AT_MOST,
     MAX_BUDGET,
     AutoBudget,
     Budget,
     BudgetLike,
     BudgetRange,
+    about,
     check_budget,
 )
 from .fields import check_numbers, options_of, setting
@@ -55,8 +54,8 @@ class ThinkingBudget:
             ``hard_stop * tokens`` wherever it is. None leaves it to guidance alone, as
             in the paper.
         mode: What N tokens mean: "at-most" that thinking ends within them, "about" that
-            it uses them as well: that it ends in the window of `ABOUT_FROM` and
-            `ABOUT_TO`. A range is its own window.
+            it uses them as well: that it ends in the window that
+            `mlx_budget.engine.budgets.about` gives. A range is its own window.
         least: Fewest tokens of thinking. Until they are reached the model cannot close
             its thinking, nor end its reply in it, and is steered to go on beyond them.
         message: Text put before the closing marker on a forced close; "auto" for the
@@ -219,9 +218,9 @@ class ThinkingBudget:
     @property
     def bounds(self) -> tuple[int, int | None]:
         """Fewest and most tokens of thinking to steer to; None for no upper bound."""
-        if self.mode == ABOUT and isinstance(self.tokens, int):
-            low, high = ABOUT_FROM * self.tokens, ABOUT_TO * self.tokens
-            return max(round(low), self.least), max(round(high), self.least)
+        if self.mode == ABOUT and isinstance(self.tokens, int) and self.tokens:
+            low, high = about(self.tokens)
+            return max(low, self.least), max(high, self.least)
         return self.promised, self.ceiling
 
     @property

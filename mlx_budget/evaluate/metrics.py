@@ -101,6 +101,8 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         - over_budget: share that thought for more tokens than the budget.
         - excess_tokens, excess_share: of those, the mean number of tokens above the
           budget, and the mean of that number relative to the budget.
+        - deviation: mean distance of the thinking tokens from the budget, on either
+          side, relative to the budget.
         - closed_by_model, closed_by_budget, closed_by_loop: shares by what ended the
           thinking.
         - unfinished: share whose thinking never ended; to answer without any thinking
@@ -261,6 +263,7 @@ def _measure_budget(records: Sequence[Record]) -> Measures:
         "excess_tokens": _mean([excess for excess, _ in over]),
         # Nothing is a share of a budget of 0.
         "excess_share": _mean([excess / b for excess, b in over if b > 0]),
+        "deviation": _mean([abs(tokens - b) / b for tokens, b in pairs if b > 0]),
     }
 
 

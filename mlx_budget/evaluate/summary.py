@@ -233,6 +233,11 @@ def _over_budget(arm: Measures) -> str:
     return _percent(arm["over_budget"]) + excess
 
 
+def _deviation(arm: Measures) -> str:
+    share = arm["deviation"]
+    return "-" if share is None else _percent(share)
+
+
 def _e3(arm: Measures) -> str:
     value = arm["e3"]
     return "-" if value is None else f"{1000 * value:.{2 if value < 0.01 else 1}f}"
@@ -298,6 +303,7 @@ _ARM_COLUMNS: _Columns = {
     "accuracy\n(95 %)": _accuracy,
     "thinking\n(p10-p90)": _thinking,
     "over\nbudget": _over_budget,
+    "off\nby": _deviation,
     "closed\nby\nmodel": lambda arm: _percent(arm["closed_by_model"]),
     _AFTER_CLOSE: lambda arm: _tokens(arm["after_close_tokens"]),
     "answer\ntokens": lambda arm: _tokens(arm["answer_tokens"]),

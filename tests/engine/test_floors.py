@@ -10,7 +10,13 @@ import pytest
 from scipy import stats
 
 from mlx_budget import Predictor, batch_generate, make_budget_sampler, stream_generate
-from mlx_budget.engine.budgets import ABOUT_FROM, ABOUT_TO, BudgetRange, check_budget
+from mlx_budget.engine.budgets import (
+    ABOUT_FROM,
+    ABOUT_LINE,
+    ABOUT_TO,
+    BudgetRange,
+    check_budget,
+)
 from mlx_budget.engine.guide import window_after
 from mlx_budget.engine.settings import ThinkingBudget
 from mlx_budget.method.guidance import Window, as_window, log_event_weights
@@ -157,13 +163,15 @@ def test_a_range_of_one_length_can_be_met():
     assert window_after(budget, 9) == Window(1)
 
 
-def test_about_is_a_range_of_fixed_shares():
+def test_about_is_a_range_just_below_the_budget():
     budget = ThinkingBudget(1000, mode="about")
     assert budget.bounds == (1000 * ABOUT_FROM, 1000 * ABOUT_TO)
     assert budget.limit == 1100
+    # There is room for the end of a line.
+    assert ThinkingBudget(30, mode="about").bounds[0] == 30 - ABOUT_LINE
     # A range is its own window, and a floor moves the lower bound up.
     assert ThinkingBudget((5, 9), mode="about").bounds == (5, 9)
-    assert ThinkingBudget(1000, mode="about", least=990).bounds[0] == 990
+    assert ThinkingBudget(1000, mode="about", least=990).bounds == (990, 990)
     for tokens in (1, 2, 3, 7):
         low, high = ThinkingBudget(tokens, mode="about").bounds
         assert 0 <= low <= high <= tokens and high >= 1

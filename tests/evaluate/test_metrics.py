@@ -65,6 +65,7 @@ def test_an_arm_by_hand():
     assert found["over_budget"] == 0.5
     assert found["excess_tokens"] == 7.5
     assert found["excess_share"] == 0.375
+    assert found["deviation"] == (0.5 + 0.25 + 0.5 + 0) / 4
     assert found["closed_by_model"] == 0.5
     assert found["closed_by_budget"] == found["unfinished"] == 0.25
     assert found["answer_tokens"] == 6
@@ -84,7 +85,7 @@ def test_a_reply_without_thinking_is_not_unfinished():
 def test_nothing_is_a_share_of_a_budget_of_0():
     found = measure_arm([record("truncate", 0, 0, 7), record("truncate", 20, 1, 25)])
     assert (found["over_budget"], found["excess_tokens"]) == (1, 6)
-    assert found["excess_share"] == 0.25
+    assert found["excess_share"] == found["deviation"] == 0.25
     assert measure_arm([record("truncate", 0, 0, 7)])["excess_share"] is None
 
 
