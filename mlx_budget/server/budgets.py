@@ -20,13 +20,30 @@ FIELDS = (
     "thinking_budget",
     "thinking_token_budget",
     "thinking_budget_tokens",
+    "max_thinking_tokens",
+    "reasoning_budget",
+    "reasoning_budget_tokens",
+    "reasoning_max_tokens",
+    "reasoning.max_tokens",
+    "thinking.budget_tokens",
     "chat_template_kwargs.thinking_budget",
 )
+EFFORT_FIELDS = ("reasoning_effort", "reasoning.effort")
 EFFORTS: dict[str, Budget] = {
     "none": 0,
+    "minimal": AutoBudget(0.2),
     "low": AutoBudget(0.4),
     "medium": AutoBudget(0.7),
     "high": AutoBudget(),
+    "xhigh": AutoBudget(1.5),
+    "max": None,
+}
+# Fields that switch thinking on or off, and their values that do.
+SWITCHES: dict[str, dict[Any, bool]] = {
+    "enable_thinking": {True: True, False: False},
+    "think": {True: True, False: False},
+    "reasoning.enabled": {True: True, False: False},
+    "thinking.type": {"enabled": True, "adaptive": True, "disabled": False},
 }
 # Of max_tokens, thinking under a budget leaves this share for the answer, or as many
 # tokens as an answer gets by default if those are fewer.
@@ -125,7 +142,7 @@ def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
     Raises:
         RequestError: If a field has a wrong type or value, or two disagree.
     """
-    asked = _asked_budgets(body)
+    asked = _asked_budgets(body, policy.thinking.tokens)
     (first, budget), *others = asked.items() or [("", policy.thinking.tokens)]
     for other, value in others:
         if value != budget:
@@ -164,23 +181,60 @@ def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
     return thinking.at_most(policy.most)
 
 
-def _asked_budgets(body: dict[str, Any]) -> dict[str, Budget]:
+def _asked_budgets(body: dict[str, Any], default: Budget = None) -> dict[str, Budget]:
+    _check_objects(body)
     asked: dict[str, Budget] = {}
     for field in FIELDS:
-        parent, _, name = field.rpartition(".")
-        place = body.get(parent) if parent else body
-        value = place.get(name) if isinstance(place, dict) else None
-        if value is not None:
+        if (value := _value(body, field)) is not None:
             asked[field] = _read_budget(field, value)
-    effort = body.get("reasoning_effort")
-    if effort is not None:
-        if not isinstance(effort, str) or effort not in EFFORTS:
-            raise RequestError(
-                f"reasoning_effort must be {', '.join(EFFORTS)}; not {effort!r}.",
-                "reasoning_effort",
-            )
-        asked["reasoning_effort"] = EFFORTS[effort]
+    for field in EFFORT_FIELDS:
+        if (value := _value(body, field)) is not None:
+            asked[field] = _choice(field, value, EFFORTS)
+    for field, values in SWITCHES.items():
+        if (value := _value(body, field)) is None:
+            continue
+        if not _choice(field, value, values):
+            asked[field] = 0
+        elif 0 in asked.values() or (not asked and default == 0):
+            asked[field] = None  # any length but none
     return asked
+
+
+def _check_objects(body: dict[str, Any]) -> None:
+    """Refuses what is in the objects ``thinking`` and ``reasoning`` and not known."""
+    for parent in ("thinking", "reasoning"):
+        place = body.get(parent)
+        if place is None:
+            continue
+        fields = (*FIELDS, *EFFORT_FIELDS, *SWITCHES)
+        known = [f.split(".")[1] for f in fields if f.startswith(f"{parent}.")]
+        if not isinstance(place, dict):
+            raise RequestError(
+                f"{parent} must be an object with {', '.join(known)}.", parent
+            )
+        for name in place:
+            if name not in known:
+                field = f"{parent}.{name}"
+                raise RequestError(
+                    f"{field} is not known here: {parent} takes {', '.join(known)}.",
+                    field,
+                )
+
+
+def _value(body: dict[str, Any], field: str) -> Any:
+    """The value of a field, which may lie in an object; None if it is not given."""
+    parent, _, name = field.rpartition(".")
+    place = body.get(parent) if parent else body
+    return place.get(name) if isinstance(place, dict) else None
+
+
+def _choice(field: str, value: Any, known: dict[Any, Any]) -> Any:
+    """What a value stands for."""
+    for name, meaning in known.items():
+        if type(value) is type(name) and value == name:
+            return meaning
+    names = (str(name).lower() if name in (True, False) else name for name in known)
+    raise RequestError(f"{field} must be {', '.join(names)}; not {value!r}.", field)
 
 
 def _read_budget(field: str, value: object) -> Budget:
