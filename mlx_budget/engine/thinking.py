@@ -33,6 +33,19 @@ __all__ = [
 # What stands before a marker that a text mentions: a quotation mark, or a word and a
 # space. A reply that has reasoned on ends a line or a sentence before it closes.
 _MENTION = re.compile(r"""(["'`“‘«(\[{<]|\w[,;:]? )$""")
+_FENCE = re.compile(r"^ *(```|~~~)", re.MULTILINE)
+
+
+def _is_mention(before: str, markers: ThinkingMarkers) -> bool:
+    """Whether a marker behind a text of an answer is only mentioned in it."""
+    line = before.rpartition("\n")[2]
+    is_in_quotes = any(line.count(quote) % 2 for quote in '"`')
+    if is_in_quotes or _MENTION.search(before) or len(_FENCE.findall(before)) % 2:
+        return True
+    # Of a pair in the middle of lines both are mentioned.
+    opening = before.rfind(markers.start) if markers.start and line.strip() else -1
+    line = before[: max(opening, 0)].rpartition("\n")[2]
+    return opening > before.rfind(markers.end) and bool(line.strip())
 
 
 class MarkKind(Enum):
@@ -395,8 +408,8 @@ class ThinkingTracker:
         return not text.removesuffix(begun).strip()
 
     def _is_mentioned(self, length: int) -> bool:
-        before = self._tokenizer.decode(self._block[-length - 8 : -length])
-        return _MENTION.search(before) is not None
+        before = self._tokenizer.decode(self._block[:-length])
+        return _is_mention(before, self.markers)
 
     def _has_added_token(self, text: str) -> bool:
         added = self._tokenizer.added_tokens_decoder

@@ -201,16 +201,40 @@ def test_markers_that_a_question_quotes_do_nothing(format, reply_to, budget):
     assert (said.last.thinking_tokens, said.last.answer_tokens) == (0, 6)
 
 
-@pytest.mark.parametrize("budget", [None, LARGE, 20])
-def test_markers_that_an_answer_quotes_are_text(format, reply_to, budget):
-    quoting = f" `{format.start}` opens it, and `{format.end}` closes it. That is all."
+QUOTING = (
+    " `{0}` opens it, and `{1}` closes it. That is all.",
+    "\n```xml\n{0}\nso\n{1}\n```\nThat is all.",
+    '\n{{"tags": ["{0}", "{1}"], "text": "It ends. {1}"}}',
+    " Its tags ({0}, {1}) are two.",
+    " **{0}** opens it, and **{1}** closes it.",
+    " Write `x = '{0} so. {1}'` then.",
+)
+
+
+@pytest.mark.parametrize("quoting", QUOTING)
+@pytest.mark.parametrize("budget", [None, LARGE])
+def test_markers_that_an_answer_quotes_are_text(format, reply_to, budget, quoting):
+    quoting = quoting.format(format.start, format.end)
     said = reply_to(format.text(format.says), quoting, thinking_budget=budget)
     assert said.forced == frozenset()
     assert said.last.thinking_tokens == format.tokens
+    assert said.last.after_close_tokens == 0
     thinking, answer = said.last.reply.split()
     assert thinking == THOUGHT
     # A text around the answer may have been on a line of its own.
-    assert " ".join(answer.split()) == ANSWER + quoting
+    assert answer.split() == (ANSWER + quoting).split()
+
+
+def test_what_is_reasoned_behind_the_close_is_thinking(format, reply_to):
+    """Though it speaks of tags, and counts in code and quotes that have ended."""
+    more = (
+        f' So "{format.start}" it is.\n```\nx = "`"\n```\nIt is `five`.\n{format.end}'
+    )
+    said = reply_to(format.text(format.says), more, ANSWER, thinking_budget=LARGE)
+    assert said.last.after_close_tokens > 0
+    thinking, answer = said.last.reply.split()
+    assert thinking.startswith(THOUGHT) and thinking.endswith("It is `five`.")
+    assert answer.strip() == ANSWER
 
 
 def test_an_opening_marker_that_thinking_quotes_is_text(format, reply_to):
