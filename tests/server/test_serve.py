@@ -149,6 +149,20 @@ def test_max_tokens_leaves_room_for_the_answer(client, cutting):
     assert reply.usage.completion_tokens <= 90
 
 
+def test_ranges_floors_and_modes_are_kept(client, cutting, model):
+    (choice,) = ask(client, thinking_budget=[50, 60]).choices
+    assert choice.thinking["budget"] == 60 and 50 <= choice.thinking["tokens"] <= 66
+    free = ask(cutting).choices[0].thinking["tokens"]
+    (choice,) = ask(cutting, min_thinking_tokens=free + 9).choices
+    assert choice.thinking["budget"] is None
+    assert choice.thinking["tokens"] >= free + 9
+    reply = told(ask(client, thinking_budget=60, budget_mode="about"))
+    assert reply == alone(model, QUESTION, 60, budget_mode="about")
+    line = "leaves room for 71 tokens of thinking, and at least 80 are asked for"
+    with pytest.raises(openai.BadRequestError, match=line):
+        ask(client, min_thinking_tokens=80, max_tokens=100)
+
+
 def test_what_a_user_writes_opens_no_block(model):
     """With a template that does not open it either."""
     template = (
