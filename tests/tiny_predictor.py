@@ -26,7 +26,7 @@ TINY = PredictorConfig(
 )
 
 # The same with what predictors of our own have.
-OURS = replace(TINY, norm="pre", scale_inputs=True)
+OURS = replace(TINY, norm="pre", standardize_inputs=True)
 
 
 def make_tiny(

@@ -23,9 +23,6 @@ from .guidance import GuidanceThresholds, Tokens, Window
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
 from .predictor_config import PredictorConfig, Quantization
 
-# Added to the mean square of a state: a state of zeros stays that.
-_INPUT_EPS = 1e-12
-
 
 class EncoderPredictor(nn.Module, Predictor):
     """A BERT encoder over the hidden states of one position, with two heads.
@@ -33,9 +30,10 @@ class EncoderPredictor(nn.Module, Predictor):
     Architecture of the reference checkpoints of Budget Guidance (arXiv 2506.13752): a
     linear map from D to P, a post-LayerNorm BERT encoder without position embeddings
     and mask, read at a learned first vector, and two bias-free linear heads. Those of
-    our own training have LayerNorms before the layers and scaled inputs. Of a
-    predictor that does not know the whole vocabulary the heads have a row for each
-    token in ``tokens``, shape (K,), and R below is K; else it is V.
+    our own training have LayerNorms before the layers, and standardise the hidden
+    states by ``input_mean`` and ``input_scale``, shape (N + 1, D). Of a predictor that
+    does not know the whole vocabulary the heads have a row for each token in
+    ``tokens``, shape (K,), and R below is K; else it is V.
     """
 
     def __init__(self, config: PredictorConfig):
@@ -55,6 +53,10 @@ class EncoderPredictor(nn.Module, Predictor):
         ]
         if config.norm == "pre":
             self.final_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        if config.standardize_inputs:
+            shape = config.model_layers + 1, config.model_width
+            self.input_mean, self.input_scale = mx.zeros(shape), mx.ones(shape)
+            self.freeze(recurse=False, keys=["input_mean", "input_scale"])
         rows = config.known_tokens or config.vocab_size
         self.concentration_head = nn.Linear(config.width, rows, bias=False)
         self.rate_head = nn.Linear(config.width, rows, bias=False)
@@ -87,8 +89,8 @@ class EncoderPredictor(nn.Module, Predictor):
             mx.array: The encoder's output at the learned first vector, shape (B, P).
         """
         h = hidden_states.astype(self.cls.dtype)
-        if self.config.scale_inputs:
-            h = mx.fast.rms_norm(h, None, _INPUT_EPS)
+        if self.config.standardize_inputs:
+            h = (h - self.input_mean) * self.input_scale
         cls = mx.broadcast_to(self.cls, (h.shape[0], 1, h.shape[-1]))
         x = self.projection(mx.concatenate([cls, h], axis=1))  # (B, N + 2, P)
         *lower, last = self.layers

@@ -38,8 +38,9 @@ class PredictorConfig:
         layer_norm_eps: Epsilon of the encoder's LayerNorms.
         norm: Where they are: "post", behind the residual sums, as in the published
             checkpoints, or "pre", with one more at the end, as in our own.
-        scale_inputs: Whether each hidden state is divided by its root mean square
-            first. Not in the published checkpoints.
+        standardize_inputs: Whether each number of a hidden state is taken relative to
+            its mean and its deviation over the training positions, which the weights
+            hold. Not in the published checkpoints.
         known_tokens: K, the number of tokens that it knows, one row of the heads for
             each, and the only ones that guidance may favour; None if it knows all.
         thresholds: Which of its predictions guidance trusts.
@@ -57,7 +58,7 @@ class PredictorConfig:
     intermediate: int = SIZES["base"]["intermediate"]
     layer_norm_eps: float = 1e-12
     norm: str = "post"
-    scale_inputs: bool = False
+    standardize_inputs: bool = False
     known_tokens: int | None = None
     thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
     quantization: Quantization | None = None
@@ -93,9 +94,10 @@ class PredictorConfig:
             raise ValueError(
                 f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}."
             )
-        if not isinstance(self.scale_inputs, bool):
+        if not isinstance(self.standardize_inputs, bool):
             raise ValueError(
-                f"scale_inputs must be true or false, not {self.scale_inputs!r}."
+                "standardize_inputs must be true or false, not "
+                f"{self.standardize_inputs!r}."
             )
         if self.quantization is not None:
             _check_quantization(self.quantization)

@@ -29,6 +29,10 @@ def has_states(folder: Path) -> bool:
     return file.exists() and file.stat().st_size > 0
 
 
+# Positions that moments are computed of, and how many are read at a time.
+_MOST_ROWS, _ROWS_AT_A_TIME = 4096, 64
+
+
 @dataclass(frozen=True)
 class CachedRecord:
     """What is known of the cached positions of one record.
@@ -42,6 +46,9 @@ class CachedRecord:
         is_first: Whether each is the first of the thinking.
         mass: At guided positions of held-out records, the model's probability of the
             tokens that guidance may favour; else None.
+        prompt_tokens: Tokens before the first of the thinking; None in caches of
+            earlier releases.
+        prompt_digits: Digits in the last message before the reply, likewise.
     """
 
     name: str
@@ -51,6 +58,8 @@ class CachedRecord:
     is_guided: list[bool]
     is_first: list[bool]
     mass: list[float | None] = field(default_factory=list)
+    prompt_tokens: int | None = None
+    prompt_digits: int | None = None
 
 
 class StateCache:
@@ -164,6 +173,29 @@ class StateCache:
         self.read(rows[:1])
         states = mx.array(cast(np.ndarray, self._map)[rows, layer])
         return np.array(states.view(self._dtype).astype(mx.float32))
+
+    def moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the hidden states of some positions.
+
+        They are those of at most `_MOST_ROWS`, evenly spaced, to bound the reading.
+
+        Args:
+            rows (np.ndarray): As of `read`.
+
+        Returns:
+            tuple[np.ndarray, np.ndarray]: float64, shape (N + 1, D) each.
+        """
+        rows = rows[:: -(-len(rows) // _MOST_ROWS)]
+        total = np.zeros((2, *self.shape))
+        first = None
+        for i in range(0, len(rows), _ROWS_AT_A_TIME):
+            read = self.read(rows[i : i + _ROWS_AT_A_TIME]).astype(mx.float32)
+            states = np.array(read, np.float64)
+            # Squares of what is far from 0 would cancel.
+            first = states[0] if first is None else first
+            total += (states - first).sum(axis=0), ((states - first) ** 2).sum(axis=0)
+        mean, square = total / len(rows)
+        return first + mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def positions(self) -> "Positions":
         """All positions, as arrays."""

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -78,6 +78,8 @@ class GuidedPositions:
         thinking_tokens: Tokens of thinking before it.
         lengths: L.
         is_first: Whether it is the first of the thinking.
+        prompt_tokens: Tokens before the first of the thinking.
+        prompt_digits: Digits in the last message before the reply.
     """
 
     record: np.ndarray
@@ -86,6 +88,8 @@ class GuidedPositions:
     thinking_tokens: np.ndarray
     lengths: np.ndarray
     is_first: np.ndarray
+    prompt_tokens: np.ndarray
+    prompt_digits: np.ndarray
 
 
 class Dataset:
@@ -162,7 +166,7 @@ class Dataset:
 
     def guided_positions(self) -> "GuidedPositions":
         """The positions of all records at which guidance acts, in their order."""
-        columns: list[list[np.ndarray]] = [[] for _ in range(6)]
+        columns: list[list[np.ndarray]] = [[] for _ in fields(GuidedPositions)]
         for number, (record, held_out) in enumerate(self.records()):
             guided = self._is_guided(record)
             positions = record.positions[guided]
@@ -173,6 +177,8 @@ class Dataset:
                 positions - record.start,
                 record.lengths[guided],
                 positions == record.start,
+                np.full(len(positions), record.start),
+                np.full(len(positions), _digits(record.group)),
             )
             for column, value in zip(columns, values, strict=True):
                 column.append(value)
@@ -284,8 +290,15 @@ class Dataset:
             is_guided=is_guided.tolist(),
             is_first=(record.positions == record.start).tolist(),
             mass=[m if guided else None for m, guided in pairs],
+            prompt_tokens=record.start,
+            prompt_digits=_digits(record.group),
         )
         return cached, mx.concatenate(states)
+
+
+def _digits(group: str) -> int:
+    """Digits in the last message of a prompt, whose messages are JSON."""
+    return sum(c.isdigit() for c in json.loads(group)[-1]["content"])
 
 
 def is_held_out(group: str, seed: int, fraction: float) -> bool:

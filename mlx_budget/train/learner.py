@@ -2,8 +2,10 @@
 
 The row of a token is what all tokens share plus what is its own, which alone weight
 decay pulls to 0: a token seen twice first follows hidden states as any token does.
-The first guess, before any update, is a Gamma distribution for each token, all but
-blind to hidden states.
+The first guess, before any update, is a Gamma distribution for each token, blind to
+hidden states. A deep encoder that had to begin by unlearning what a random one says of
+them would lose them: the updates of all its layers add up, and it ends at the same
+output for every input.
 Knows the predictor and its loss; nothing of data on disk or of the run.
 
 B is the batch, N decoder layers, D model width, P predictor width, K known tokens.
@@ -19,10 +21,15 @@ from ..method import gamma
 from ..method.encoder_predictor import EncoderPredictor
 from ..method.guidance import length_to_log
 from ..method.predictor_config import PredictorConfig
-from .report import fit_gamma
+from .baselines import fit_gamma
 
 # Lengths of the whole set that a token's own are mixed with for its first guess.
 _PRIOR_COUNT = 10
+# The share of the encoding that is constant at first, and carries the first guess.
+_CONSTANT_SHARE = 0.25
+# The least deviation of a number of a hidden state, by the root mean square of those of
+# its layer, that it is scaled by.
+_LEAST_DEVIATION = 0.01
 # Concentrations and rates of first guesses: a token with one length only has no Gamma.
 LARGEST = 300.0
 
@@ -35,6 +42,8 @@ class Learner(nn.Module):
         tokens (np.ndarray): The tokens it gets to know, ascending, shape (K,).
         next_tokens (np.ndarray): Of the training positions, for the first guess.
         lengths (np.ndarray): L of the training positions.
+        moments (tuple): Mean and standard deviation of hidden states, shape (N + 1, D)
+            each, of a configuration that standardises them.
     """
 
     def __init__(
@@ -43,17 +52,40 @@ class Learner(nn.Module):
         tokens: np.ndarray,
         next_tokens: np.ndarray,
         lengths: np.ndarray,
+        moments: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         super().__init__()
         self.predictor = EncoderPredictor(config)
         _randomize(self.predictor)
+        if moments is not None:
+            mean, deviation = moments
+            self.predictor.input_mean = mx.array(mean, mx.float32)
+            self.predictor.input_scale = mx.array(_scale_of(deviation), mx.float32)
         self._tokens = mx.array(tokens, dtype=mx.int32)
-        # A constant part of the encoding, along which the first guess lies.
+        # The first guess lies along the constants, and nothing along the rest.
+        constants = max(1, round(_CONSTANT_SHARE * config.width))
+        is_constant = mx.arange(config.width) < constants
         signs = mx.where(mx.random.bernoulli(shape=(config.width,)), 1.0, -1.0)
-        self.predictor.layers[-1].output_norm.bias = signs
-        shared, own = _first_guess(tokens, next_tokens, lengths)
-        self.shared = mx.array(shared)[:, None] * signs / config.width  # (2, P)
-        self.own = mx.array(own)[..., None] * signs / config.width  # (2, K, P)
+        signs = mx.where(is_constant, signs, 0.0)
+        norm = self.predictor.last_norm
+        norm.bias, norm.weight = signs, mx.where(is_constant, 0.0, 1.0)
+        guess = mx.array(_first_guess(tokens, next_tokens, lengths))
+        # What tokens share is in units of the first guess: parameters differ in size by
+        # hundreds, and hidden states change each by much the same share.
+        self._unit = mx.maximum(mx.abs(guess), 1)[..., None]  # (2, K, 1)
+        self.shared = mx.stack([signs / constants] * 2)  # (2, P)
+        self.own = (guess[..., None] - self._unit) * signs / constants  # (2, K, P)
+
+    def heads(self, rows: mx.array) -> mx.array:
+        """Rows of the two heads for some of the known tokens.
+
+        Args:
+            rows (mx.array): Their places, shape (R,).
+
+        Returns:
+            mx.array: Shape (2, R, P).
+        """
+        return self._unit[:, rows] * self.shared[:, None] + self.own[:, rows]
 
     def outputs(self, states: mx.array, rows: mx.array) -> tuple[mx.array, mx.array]:
         """Concentration and rate for the token that came next, and for no other.
@@ -66,8 +98,7 @@ class Learner(nn.Module):
             tuple[mx.array, mx.array]: Shape (B,) each.
         """
         x = self.predictor.encode(states)  # (B, P)
-        heads = self.shared[:, None] + self.own[:, rows]  # (2, B, P)
-        concentration, rate = nn.softplus((heads * x).sum(axis=-1))
+        concentration, rate = nn.softplus((self.heads(rows) * x).sum(axis=-1))
         return concentration, rate
 
     def losses(self, states: mx.array, rows: mx.array, lengths: mx.array) -> mx.array:
@@ -80,7 +111,7 @@ class Learner(nn.Module):
         Returns:
             mx.array: float32, shape (B,).
         """
-        return -gamma.log_pdf(length_to_log(lengths), *self.outputs(states, rows))
+        return losses_of(lengths, *self.outputs(states, rows))
 
     def export(self, known: np.ndarray) -> EncoderPredictor:
         """The predictor as it is now, with heads for some of the tokens.
@@ -92,43 +123,63 @@ class Learner(nn.Module):
             replace(self.predictor.config, known_tokens=len(known))
         )
         trained = self.predictor.parameters()
-        heads = self.shared[:, None] + self.own[:, mx.array(known)]
         trained["concentration_head"], trained["rate_head"] = (
-            {"weight": head} for head in heads
+            {"weight": head} for head in self.heads(mx.array(known))
         )
         predictor.update({**trained, "tokens": self._tokens[mx.array(known)]})
         predictor.eval()
         return predictor
 
 
+def losses_of(lengths: mx.array, concentration: mx.array, rate: mx.array) -> mx.array:
+    """Negative log-likelihood of log(L + 1), in nats, elementwise."""
+    return -gamma.log_pdf(length_to_log(lengths), concentration, rate)
+
+
 def _randomize(predictor: EncoderPredictor) -> None:
-    """BERT's initial weights: normal with a deviation of 0.02, biases 0."""
+    """BERT's initial weights: normal with a deviation of 0.02, biases 0.
+
+    What a layer adds to the residual stream is smaller the more layers there are, as in
+    GPT-2 (Radford et al., "Language models are unsupervised multitask learners", 2019).
+    """
     for module in predictor.modules():
         if isinstance(module, nn.Linear):
             module.weight = mx.random.normal(module.weight.shape, scale=0.02)
             if "bias" in module:
                 module.bias = mx.zeros_like(module.bias)
     predictor.cls = mx.random.normal(predictor.cls.shape, scale=0.02)
+    for layer in predictor.layers:
+        for module in (layer.attention_output, layer.down):
+            module.weight = module.weight * (2 * len(predictor.layers)) ** -0.5
     # The heads are the learner's.
-    predictor.freeze(keys=["tokens"])
+    predictor.freeze(recurse=False, keys=["tokens"])
     predictor.concentration_head.freeze()
     predictor.rate_head.freeze()
 
 
+def _scale_of(deviation: np.ndarray) -> np.ndarray:
+    """What to multiply centred hidden states with, shape (N + 1, D).
+
+    A number that hardly varies in training stays small: elsewhere it may vary more.
+    """
+    usual = np.sqrt(np.mean(deviation**2, axis=-1, keepdims=True))
+    least = _LEAST_DEVIATION * usual
+    return 1 / np.where(deviation > least, deviation, np.where(usual > 0, usual, 1))
+
+
 def _first_guess(
     tokens: np.ndarray, next_tokens: np.ndarray, lengths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Head outputs for all tokens, (2,), and what each token's differ by, (2, K)."""
+) -> np.ndarray:
+    """Head outputs for each token, shape (2, K)."""
     x = np.log1p(lengths.astype(np.float64))
-    shared = _outputs_of(x)
     places = (np.arange(_PRIOR_COUNT) + 0.5) / _PRIOR_COUNT
     prior = np.quantile(x, places)
     rows = np.searchsorted(tokens, next_tokens)
-    own = [
-        _outputs_of(np.concatenate([prior, x[rows == row]])) - shared
+    guesses = [
+        _outputs_of(np.concatenate([prior, x[rows == row]]))
         for row in range(len(tokens))
     ]
-    return shared.astype(np.float32), np.array(own, np.float32).T
+    return np.array(guesses, np.float32).T
 
 
 def _outputs_of(samples: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from ..models.loading import load_source
 from ..models.model_card import write_light_card, write_trained_card
 from . import checkpoints, tables
 from .cache import StateCache, batches
+from .collapse import LEAST_RESPONSE, has_collapsed
 from .dataset import Dataset, Survey
 from .learner import Learner
 from .options import TrainOptions
@@ -37,8 +38,9 @@ from .output import (
     states_folder,
 )
 from .records import check_data
-from .report import Predictions, Report, make_report, write_report
+from .report import Report, make_report, write_report
 from .schedules import make_schedule
+from .validation import Split, stays_collapsed
 
 # Share of the model's probability below which guidance has little to choose from.
 SMALL_MASS = 0.8
@@ -100,8 +102,10 @@ def train(
 
     Raises:
         ValueError: In one line, if the options, the model or the records cannot be
-            used, the output exists, the disk is full, or the loss is not finite. Before
-            the first hidden states nothing is left in the output folder then.
+            used, the output exists, the disk is full, the loss is not finite, or the
+            predictor says the same whatever the hidden states are. Before the first
+            hidden states nothing is left in the output folder then, and after them no
+            predictor.
     """
     if is_finished(options):
         return TrainResult(finished_report(options), [], is_new=False)
@@ -119,7 +123,7 @@ def train(
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
         if options.size == "table":
             return _finish(options, survey, *_count(options, model, markers, dataset))
-        steps, schedule = _plan(options, survey)  # raises before the long part
+        steps, warmup, schedule = _plan(options, survey)  # raises before the long part
         cache = dataset.fill_cache(
             states_folder(options),
             survey,
@@ -131,7 +135,9 @@ def train(
         vocab_size = model(mx.array([[0]])).shape[-1]
         del model, dataset, loaded  # the updates need nothing but the cache
         mx.clear_cache()
-        run = _Run(options, survey, cache, vocab_size, steps, schedule, progress)
+        run = _Run(
+            options, survey, cache, vocab_size, steps, warmup, schedule, progress
+        )
         run.go()
         return run.finish()
 
@@ -197,6 +203,7 @@ class _Run:
         cache: StateCache,
         vocab_size: int,
         steps: int,
+        warmup: int,
         schedule: Callable[[mx.array], mx.array],
         progress: Callable[[Progress], None],
     ):
@@ -204,16 +211,11 @@ class _Run:
         self._survey = survey
         self._cache = cache
         self._steps = steps
+        self._warmup = warmup
         self._progress = progress
         self._work = options.output / "training"
-        p = self._positions = cache.positions()
-        self._rows = np.searchsorted(survey.tokens, p.tokens)
-        # A held-out position may ask for a token that was never trained.
-        clipped = np.minimum(self._rows, len(survey.tokens) - 1)
-        is_known = survey.tokens[clipped] == p.tokens
-        self._train = np.flatnonzero(~p.is_validation)
-        self._validation = np.flatnonzero(p.is_validation & is_known)
-        self._unseen = int((p.is_validation & ~is_known).sum())
+        self._split = Split(cache, survey.tokens)
+        p, train = self._split.positions, self._split.train
         mx.random.seed(options.seed)
         layers, width = cache.shape
         config = PredictorConfig(
@@ -222,11 +224,17 @@ class _Run:
             model_layers=layers - 1,
             vocab_size=vocab_size,
             **options.predictor_sizes(),
+            norm="pre",
+            standardize_inputs=True,
             known_tokens=len(survey.tokens),
             thresholds=_THRESHOLDS,
         )
         self._learner = Learner(
-            config, survey.tokens, p.tokens[self._train], p.lengths[self._train]
+            config,
+            survey.tokens,
+            p.tokens[train],
+            p.lengths[train],
+            cache.moments(train),
         )
         own = optim.AdamW(schedule, weight_decay=options.weight_decay)
         # Nothing but what a token has of its own is to be small.
@@ -272,10 +280,10 @@ class _Run:
         loss_and_gradients = nn.value_and_grad(self._learner, self._loss)
         if self._step == 0:
             self._validate(None)
-        wanted = batches(self._train, o.batch_size, o.seed, self._step)
+        wanted = batches(self._split.train, o.batch_size, o.seed, self._step)
         done, start, val_loss = 0, time.perf_counter(), self._best
         records = self._survey.records - self._survey.held_out
-        positions_per_record = len(self._train) / records
+        positions_per_record = len(self._split.train) / records
         for rows in wanted:
             if self._step == self._steps:
                 break
@@ -301,8 +309,8 @@ class _Run:
     def _batch(self, rows: np.ndarray) -> tuple[mx.array, mx.array, mx.array]:
         return (
             self._cache.read(rows),
-            mx.array(self._rows[rows]),
-            mx.array(self._positions.lengths[rows]),
+            mx.array(self._split.rows[rows]),
+            mx.array(self._split.positions.lengths[rows]),
         )
 
     def _loss(self, rows: np.ndarray) -> mx.array:
@@ -322,33 +330,77 @@ class _Run:
         bad = rows[~np.isfinite(losses)]
         where = "several records together"
         if len(bad):
-            where = self._cache.records[self._positions.record[bad[0]]].name
+            where = self._cache.records[self._split.positions.record[bad[0]]].name
         return ValueError(
             f"The loss at step {step} is not a number, at {where}: train without that "
             "record or with a lower --learning-rate, into another --output."
         )
 
     def _validate(self, loss: float | None) -> float:
-        """The loss on the held-out positions; keeps the best weights so far."""
-        losses = self._losses(self._validation)
-        if not np.isfinite(losses).all():
-            raise self._not_finite(self._step, self._validation, losses)
-        val_loss = float(losses.mean())
+        """The loss on the held-out positions; keeps the best weights so far.
+
+        Raises:
+            ValueError: If it is not finite, or the predictor has collapsed.
+        """
+        row = self._split.measure(self._outputs(self._split.validation))
+        if not np.isfinite(row["val_loss"]):
+            rows = self._split.validation
+            raise self._not_finite(self._step, rows, self._losses(rows))
         known = {} if loss is None else {"loss": loss}
-        self.curves.add(step=self._step, **known, val_loss=val_loss)
-        if val_loss < self._best:
-            self._best = val_loss
+        self.curves.add(step=self._step, **known, **row)
+        if row["val_loss"] < self._best:
+            self._best = row["val_loss"]
             checkpoints.write_tree(
                 self._work / BEST_FILE, self._learner.trainable_parameters()
             )
-        return val_loss
+        if stays_collapsed(self.curves.rows, self._warmup):
+            raise self._collapsed(row["response"])
+        return row["val_loss"]
+
+    def _outputs(self, rows: np.ndarray) -> np.ndarray:
+        """Concentration and rate at some positions, shape (2, len(rows)).
+
+        Memory is that of a few positions at a time.
+        """
+        parts = []
+        for part in _split(rows, _EVALUATION_BATCH):
+            states, tokens, _ = self._batch(part)
+            outputs = self._learner.outputs(states, tokens)
+            parts.append(np.array(mx.stack(list(outputs))))
+        return np.concatenate(parts, axis=1)
+
+    def _collapsed(self, found: float) -> ValueError:
+        """What to say of a predictor whose `collapse.response` is too small."""
+        validated = [r["val_loss"] for r in self.curves.rows if "val_loss" in r]
+        if self._options.keep == "best" and min(validated) == validated[0]:
+            what = (
+                f"In {self._step} steps the loss on held-out records never fell below "
+                "that of one Gamma for each token, from which training starts"
+            )
+        else:
+            what = (
+                f"After {self._step} of {self._steps} steps the predictor says the "
+                "same whatever the hidden states are: what it says of one token "
+                f"differs by {found:.1g} of what the lengths do, and "
+                f"{LEAST_RESPONSE:g} is the least"
+            )
+        return ValueError(
+            f"{what}. No predictor was written. Train on more records, with a smaller "
+            "--size or another --learning-rate, into another --output; with "
+            f"--cache-dir {states_folder(self._options)} the hidden states are used "
+            "again."
+        )
 
     def finish(self) -> TrainResult:
         """Writes the predictor folder: report first, the configuration last."""
-        o, s, p = self._options, self._survey, self._positions
+        o, s, p = self._options, self._survey, self._split.positions
         if o.keep == "best":
             self._learner.update(checkpoints.read_tree(self._work / BEST_FILE))
-        report = make_report(self._predictions())
+        outputs = self._outputs(self._split.validation)
+        found = self._split.response(outputs)
+        if found is not None and has_collapsed(found):
+            raise self._collapsed(found)
+        report = make_report(self._split.predictions(outputs))
         mass = p.mass[np.isfinite(p.mass)]
         report = {
             "records": s.records,
@@ -357,7 +409,7 @@ class _Run:
             "training_positions": s.training_positions,
             "steps": self._steps,
             "known_tokens": len(s.known),
-            "unseen_positions": self._unseen,
+            "unseen_positions": self._split.unseen,
             "mass_let_through": float(mass.mean()) if mass.size else None,
             **report,
         }
@@ -380,32 +432,16 @@ class _Run:
         predictor.save(o.output)
         return TrainResult(report, notes)
 
-    def _predictions(self) -> Predictions:
-        rows = self._validation
-        parts = []
-        for part in _split(rows, _EVALUATION_BATCH):
-            states, tokens, _ = self._batch(part)
-            parts.append(mx.stack(list(self._learner.outputs(states, tokens))))
-            mx.eval(parts[-1])
-        concentration, rate = np.array(mx.concatenate(parts, axis=1))
-        p = self._positions
-        return Predictions(
-            concentration=concentration,
-            rate=rate,
-            lengths=p.lengths[rows],
-            is_first=p.is_first[rows],
-            train_lengths=p.lengths[self._train],
-        )
-
 
 def _plan(
     o: TrainOptions, survey: Survey
-) -> tuple[int, Callable[[mx.array], mx.array]]:
-    """The number of steps, and the learning rate over them."""
+) -> tuple[int, int, Callable[[mx.array], mx.array]]:
+    """The number of steps, those of warm-up, and the learning rate over them."""
     each = -(-survey.training_positions // o.batch_size)
     steps = o.steps or max(1, round(o.epochs * each))
     warmup = min(100, steps // 10) if o.warmup is None else o.warmup
-    return steps, make_schedule(o.schedule, o.learning_rate, steps, warmup, o.phi)
+    schedule = make_schedule(o.schedule, o.learning_rate, steps, warmup, o.phi)
+    return steps, warmup, schedule
 
 
 def public_name(model: str) -> str:

@@ -6,39 +6,39 @@ training or where the predictions are from. n is the number of validation positi
 
 import json
 import math
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..files.texts import write_text
 from ..method import gamma
-from ..method.correlation import rank_correlation
+from ..method.correlation import rank_correlation, rank_correlation_interval
 from ..method.guidance import length_to_log, log_to_length
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .baselines import fit_tokens
+from .collapse import response
+from .intervals import LEAST_GROUPS, Mean, grouped_mean
+from .picture import draw_report
 
 # What JSON holds: what `make_report` finds, and the losses after one update.
 Report = dict[str, Any]
 Losses = dict[str, float]
 
 REPORT_FILE = "report.json"
-PICTURE_FILE = "report.png"
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-MAX_CONCENTRATION = 1e4
 MAX_POINTS = 500
-NO_PICTURE = (
-    f"{PICTURE_FILE} was not drawn, since matplotlib is not installed: "
-    '`pip install "mlx-budget[train]"`.'
-)
 
 # Positions at a time whose quantiles are searched for, to bound the memory.
 _BLOCK = 1 << 16
-_SHIFT = 10
+# What the rank correlations at the first token are of, in words.
+_FORETELLERS = {
+    "predictor": "predictor",
+    "prompt_tokens": "tokens of the prompt",
+    "prompt_digits": "digits in the prompt",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +49,26 @@ class Predictions:
         concentration: Of the Gamma distribution of log(L + 1) for the token that came
             next, shape (n,).
         rate: Of the same distribution, shape (n,).
+        tokens: The token that came next, shape (n,).
         lengths: The true L in tokens, integers >= 1, shape (n,).
         is_first: Whether that token is the first of its reply's thinking, booleans,
             shape (n,).
-        train_lengths: L at the training positions, any number of them, for the baseline
-            that knows no hidden states.
+        replies: A number for the reply of each position, shape (n,).
+        train_tokens, train_lengths: At the training positions, any number of them, for
+            the baselines that know no hidden states.
+        prompts: What else foretells how long a reply thinks: numbers of its prompt by
+            their name, "prompt_tokens" or "prompt_digits", each of shape (n,).
     """
 
     concentration: np.ndarray
     rate: np.ndarray
+    tokens: np.ndarray
     lengths: np.ndarray
     is_first: np.ndarray
+    replies: np.ndarray
+    train_tokens: np.ndarray
     train_lengths: np.ndarray
+    prompts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("lengths", "train_lengths"):
@@ -72,54 +80,30 @@ class Predictions:
                 )
             if values.min() < 1:
                 raise ValueError(f"{name} must be >= 1 token, not {values.min()}.")
-        for name in ("concentration", "rate", "is_first"):
-            shape = getattr(self, name).shape
-            if shape != self.lengths.shape:
+        arrays = {
+            name: getattr(self, name)
+            for name in ("concentration", "rate", "tokens", "is_first", "replies")
+        }
+        for name, values in {**arrays, **self.prompts}.items():
+            if values.shape != self.lengths.shape:
                 raise ValueError(
                     f"{name} must have a value for each of the lengths, shape "
-                    f"{self.lengths.shape}, not {shape}."
+                    f"{self.lengths.shape}, not {values.shape}."
                 )
-
-
-def fit_gamma(log_lengths: np.ndarray) -> tuple[float, float]:
-    """The Gamma distribution under which samples are likeliest.
-
-    Solves log(a) - digamma(a) = log(mean x) - mean(log x) for the concentration a by
-    Newton's method in 1/a (Minka, "Estimating a Gamma distribution", 2002).
-
-    Args:
-        log_lengths: Samples x = log(L + 1), > 0, one or more.
-
-    Returns:
-        tuple[float, float]: Concentration and rate. The concentration is at most
-        `MAX_CONCENTRATION`, which equal samples have.
-
-    Raises:
-        ValueError: If there are no samples, or not all are above 0 and finite.
-    """
-    x = np.asarray(log_lengths, np.float64)
-    if not x.size or not np.all((x > 0) & (x < np.inf)):
-        raise ValueError("A Gamma distribution can be fitted to numbers above 0 alone.")
-    mean = x.mean()
-    spread = math.log(mean) - np.log(x).mean()
-    if spread <= math.log(MAX_CONCENTRATION) - _digamma(MAX_CONCENTRATION):
-        return MAX_CONCENTRATION, float(MAX_CONCENTRATION / mean)
-    a = (3 - spread + math.sqrt((spread - 3) ** 2 + 24 * spread)) / (12 * spread)
-    for _ in range(100):
-        excess = math.log(a) - _digamma(a) - spread
-        new = 1 / (1 / a + excess / (a * a * (1 / a - _trigamma(a))))
-        converged = abs(new - a) <= 1e-12 * a
-        a = new
-        if converged:
-            break
-    return float(a), float(a / mean)
+        if self.train_tokens.shape != self.train_lengths.shape:
+            raise ValueError(
+                "train_tokens must have a value for each of the train_lengths, shape "
+                f"{self.train_lengths.shape}, not {self.train_tokens.shape}."
+            )
 
 
 def make_report(predictions: Predictions, max_points: int = MAX_POINTS) -> Report:
     """Measures predictions against the lengths that came.
 
-    All lengths are in tokens, the closing marker counted, all losses in nats. A number
-    that is infinite or undefined is None.
+    All lengths are in tokens, the closing marker counted, all losses in nats, means of
+    the negative log-likelihood of log(L + 1), all intervals of 95 %. A number that is
+    infinite or undefined is None. A position is open if the length is not settled by
+    the token that came next, as that of the closing marker is (`TokenGammas`).
 
     Args:
         predictions: At the validation positions.
@@ -130,68 +114,112 @@ def make_report(predictions: Predictions, max_points: int = MAX_POINTS) -> Repor
         dict: Of what JSON can hold:
 
         - positions, replies: how many there are; a reply counts by its first token.
-        - val_loss: mean negative log-likelihood of log(L + 1).
-        - marginal_loss: that of the one Gamma, the same at every position, that fits
-          the training lengths best; its parameters are in marginal.
-        - deciles: of the positions by true length, shortest first, each with the
-          shortest and longest, their number n, the mean length, the mean predicted
-          median, and its mean absolute error and mean error relative to the length.
+        - val_loss: loss at all positions, and marginal_loss that of the one Gamma, the
+          same at every position, that fits the training lengths best; its parameters
+          are in marginal.
+        - open_positions: how many are open.
+        - open_losses: at those, of the predictor, of one Gamma for each token, and of
+          one for all (predictor, tokens, marginal), fitted to the training lengths.
+        - gain: by how much the predictor's loss is below that of one Gamma for each
+          token there: value, low and high of its interval, and groups, the replies
+          that they are of. Where the weights were chosen by the same positions, it is
+          a little too good.
+        - response: see `collapse.response`, of the open positions.
+        - deciles: of the open positions by predicted median, shortest first, each with
+          the shortest and longest of these, their number n, their mean, the mean and
+          the median length that came, and the mean absolute error, in tokens and
+          relative to the length.
         - calibration: for each of `QUANTILES` the share of true lengths at or below the
-          predicted quantile; ideally the two are equal.
-        - rank_correlation: of the predicted median at the first token with the length
-          of the reply's thinking, or None: see `rank_correlation`.
-        - points: pairs of true length and predicted median, of any positions and of
-          first tokens.
+          predicted quantile at the open positions; ideally the two are equal.
+        - rank_correlations: with the length of a reply's thinking at its first token,
+          of the predicted median (predictor), and of the numbers of the prompt: value,
+          low, high and n each.
+        - points: pairs of true length and predicted median, of any open positions and
+          of first tokens.
+        - is_worth_using: whether the gain is above 0, by its interval; None if that is
+          not known.
+        - verdict: the same in a sentence, with the reason.
     """
     p = predictions
     lengths = np.asarray(p.lengths, np.float64)
     first = np.asarray(p.is_first, bool)
+    tokens = fit_tokens(p.train_tokens, p.train_lengths)
+    is_open = tokens.is_open(p.tokens)
+    losses = {
+        "predictor": _losses(p.lengths, p.concentration, p.rate),
+        "tokens": _losses(p.lengths, *tokens.at(p.tokens)),
+        "marginal": _losses(p.lengths, *tokens.overall),
+    }
+    gain = Mean(math.nan, None, None, 0)
+    if is_open.any():
+        gain = grouped_mean(
+            (losses["tokens"] - losses["predictor"])[is_open], p.replies[is_open]
+        )
     quantiles = _quantile_lengths(p.concentration, p.rate)
     medians = quantiles[QUANTILES.index(0.5)]
-    marginal = fit_gamma(np.log1p(np.asarray(p.train_lengths, np.float64)))
+    foretold = {"predictor": medians, **p.prompts}
+    correlations = {
+        name: _correlation(values[first], lengths[first])
+        for name, values in foretold.items()
+    }
     return {
         "positions": len(lengths),
         "replies": int(first.sum()),
-        "val_loss": _number(_loss(p.lengths, p.concentration, p.rate)),
-        "marginal_loss": _number(_loss(p.lengths, *marginal)),
-        "marginal": {"concentration": marginal[0], "rate": marginal[1]},
-        "deciles": _deciles(lengths, medians),
+        "val_loss": _number(losses["predictor"].mean()),
+        "marginal_loss": _number(losses["marginal"].mean()),
+        "marginal": dict(
+            zip(("concentration", "rate"), map(float, tokens.overall), strict=True)
+        ),
+        "open_positions": int(is_open.sum()),
+        "open_losses": {name: _mean(loss[is_open]) for name, loss in losses.items()},
+        "gain": asdict(gain) | {"value": _number(gain.value)},
+        "response": response(
+            *(v[is_open] for v in (p.concentration, p.rate, p.tokens, p.lengths))
+        ),
+        "deciles": _deciles(lengths[is_open], medians[is_open]),
         "calibration": [
-            {"quantile": q, "share": _number(np.mean(lengths <= x))}
+            {"quantile": q, "share": _mean((lengths <= x)[is_open])}
             for q, x in zip(QUANTILES, quantiles, strict=True)
         ],
-        "rank_correlation": rank_correlation(medians[first], lengths[first]),
+        "rank_correlations": correlations,
         "points": {
-            "positions": _points(lengths, medians, max_points),
+            "positions": _points(lengths[is_open], medians[is_open], max_points),
             "first_tokens": _points(lengths[first], medians[first], max_points),
         },
+        **_verdict(gain, correlations),
     }
 
 
 def format_report(report: Report) -> str:
     """A few plain lines on what `make_report` found, for the terminal."""
-    replies = "reply" if report["replies"] == 1 else "replies"
+    replies = _replies(report["replies"])
+    losses = {k: _text(v, ".3f") for k, v in report["open_losses"].items()}
     quantiles = ", ".join(f"{100 * c['quantile']:g}" for c in report["calibration"])
     shares = ", ".join(_text(c["share"], ".0%") for c in report["calibration"])
+    correlations = report["rank_correlations"].items()
     lines = [
-        f"Validation: {report['positions']:,} positions of {report['replies']:,} "
-        f"{replies}.",
-        f"Loss: {_text(report['val_loss'], '.3f')} nats; one Gamma for all positions "
-        f"has {_text(report['marginal_loss'], '.3f')}.",
+        f"Validation: {report['positions']:,} positions of {replies}, loss "
+        f"{_text(report['val_loss'], '.3f')} nats.",
+        f"At {report['open_positions']:,} of them the next token leaves the length "
+        f"open. Loss there: {losses['predictor']} nats; one Gamma for each token has "
+        f"{losses['tokens']}, one for all {losses['marginal']}.",
         f"True lengths at or below the predicted {quantiles} % quantile: {shares}.",
-        "Rank correlation at the first token: "
-        f"{_text(report['rank_correlation'], '.2f')}.",
-        "Predicted median by decile of the true length, in tokens:",
-        f"{'true length':>17} {'mean':>9} {'predicted':>9} {'error':>9}",
+        "Rank correlation with the length of a reply's thinking, at its first token:",
+        *(f"{_FORETELLERS[name]:>22} {_in_words(c)}" for name, c in correlations),
+        "Lengths by decile of the predicted median, in tokens:",
+        f"{'predicted':>17} {'mean':>8} {'true mean':>10} {'median':>8} {'error':>8}",
     ]
     for d in report["deciles"]:
-        span = f"{d['shortest']:,} to {d['longest']:,}"
-        error = _text(d["mean_relative_error"], ".0%")
-        lines.append(
-            f"{span:>17} {_text(d['mean_length'], ',.0f'):>9} "
-            f"{_text(d['mean_median'], ',.0f'):>9} {error:>9}"
+        span = f"{_text(d['shortest'], ',.0f')} to {_text(d['longest'], ',.0f')}"
+        columns = (
+            ("mean_median", 8, ",.0f"),
+            ("mean_length", 10, ",.0f"),
+            ("median_length", 8, ",.0f"),
+            ("mean_relative_error", 8, ".0%"),
         )
-    return "\n".join(lines)
+        cells = (f"{_text(d[name], form):>{size}}" for name, size, form in columns)
+        lines.append(f"{span:>17} {' '.join(cells)}")
+    return "\n".join([*lines, report["verdict"]])
 
 
 def write_report(
@@ -214,40 +242,80 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     write_text(folder / REPORT_FILE, text)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return NO_PICTURE
-    # A figure of its own, without pyplot, draws with Agg and needs no display.
-    figure = Figure(figsize=(11, 9), layout="constrained")
-    panels = figure.subplots(2, 2)
-    _draw_curves(panels[0, 0], report, curves or [])
-    _draw_medians(panels[0, 1], report)
-    _draw_calibration(panels[1, 0], report)
-    _draw_first_tokens(panels[1, 1], report)
-    partial = folder / f".{PICTURE_FILE}.{os.getpid()}"
-    try:
-        figure.savefig(partial, format="png", dpi=120)
-        os.replace(partial, folder / PICTURE_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
-    return None
+    return draw_report(report, folder, curves or [])
 
 
-def _digamma(a: float) -> float:
-    """Derivative of log Gamma at a > 0 (DLMF 5.11.2, carried down by 5.5.2)."""
-    x = a + _SHIFT
-    r = 1 / (x * x)
-    series = r * (1 / 12 - r * (1 / 120 - r * (1 / 252 - r * (1 / 240 - r / 132))))
-    return math.log(x) - 0.5 / x - series - sum(1 / (a + k) for k in range(_SHIFT))
+def _verdict(gain: Mean, correlations: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whether the predictor is worth using, and that in a sentence."""
+    than = "one Gamma for each token"
+    worth: bool | None = None
+    if math.isnan(gain.value):
+        text = (
+            "Not known to be worth using: at no held-out position does the next token "
+            "leave the length open"
+        )
+    elif math.isinf(gain.value):
+        worth = False
+        text = "Not worth using: it holds lengths that came for impossible"
+    elif gain.low is None or gain.high is None:
+        text = (
+            f"Not known to be worth using: {_replies(gain.groups)} held out for "
+            f"validation cannot tell whether it is better than {than} ({LEAST_GROUPS} "
+            "can): give more records"
+        )
+    else:
+        worth = gain.low > 0
+        interval = (
+            f"(95 % interval {gain.low:.2f} to {gain.high:.2f} nats, "
+            f"{_replies(gain.groups)})"
+        )
+        if worth:
+            text = (
+                f"Worth using: it foretells held-out lengths better than {than}, by "
+                f"{gain.value:.2f} nats {interval}"
+            )
+        else:
+            how = "worse" if gain.high < 0 else "no better, as far as can be told,"
+            text = (
+                f"Not worth using: it foretells held-out lengths {how} than {than}, by "
+                f"{gain.value:.2f} nats {interval}: give more records, or a smaller "
+                "--size"
+            )
+    return {"is_worth_using": worth, "verdict": f"{text}{_as_well(correlations)}."}
 
 
-def _trigamma(a: float) -> float:
-    """Derivative of `_digamma`."""
-    x = a + _SHIFT
-    r = 1 / (x * x)
-    series = r / x * (1 / 6 - r * (1 / 30 - r * (1 / 42 - r * (1 / 30 - r * 5 / 66))))
-    return 1 / x + 0.5 * r + series + sum((a + k) ** -2 for k in range(_SHIFT))
+def _as_well(correlations: dict[str, dict[str, Any]]) -> str:
+    """What of the prompt foretells the thinking of a reply as well, in words."""
+    ours = correlations["predictor"]["value"]
+    others = {
+        name: c["value"]
+        for name, c in correlations.items()
+        if name != "predictor" and c["value"] is not None
+    }
+    if not others or ours is None:
+        return ""
+    best = max(others, key=lambda name: abs(others[name]))
+    if abs(others[best]) < abs(ours):
+        return ""
+    return (
+        f"; the {_FORETELLERS[best]} foretell as well how long a whole reply thinks "
+        f"(rank correlation {others[best]:.2f}, the predictor's is {ours:.2f})"
+    )
+
+
+def _correlation(values: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    found = rank_correlation(values, lengths)
+    low, high = rank_correlation_interval(found, len(lengths)) or (None, None)
+    return {"value": found, "low": low, "high": high, "n": len(lengths)}
+
+
+def _in_words(c: dict[str, Any]) -> str:
+    if c["low"] is None:
+        return f"{_text(c['value'], '.2f')} ({_replies(c['n'])}, interval unknown)"
+    return (
+        f"{c['value']:.2f} (95 % interval {c['low']:.2f} to {c['high']:.2f}, "
+        f"{_replies(c['n'])})"
+    )
 
 
 def _quantile_lengths(concentration: np.ndarray, rate: np.ndarray) -> np.ndarray:
@@ -260,28 +328,29 @@ def _quantile_lengths(concentration: np.ndarray, rate: np.ndarray) -> np.ndarray
     return np.concatenate(blocks, axis=1).astype(np.float64)
 
 
-def _loss(
+def _losses(
     lengths: np.ndarray, concentration: np.ndarray | float, rate: np.ndarray | float
-) -> float:
-    """Mean negative log-likelihood of log(L + 1), in nats."""
+) -> np.ndarray:
+    """Negative log-likelihood of log(L + 1), in nats, shape (n,)."""
     x = length_to_log(mx.array(lengths))
-    logs = gamma.log_pdf(x, mx.array(concentration), mx.array(rate))
-    return -np.array(logs).astype(np.float64).mean()
+    a, r = (mx.array(np.float32(v)) for v in (concentration, rate))
+    return -np.array(gamma.log_pdf(x, a, r)).astype(np.float64)
 
 
 def _deciles(lengths: np.ndarray, medians: np.ndarray) -> list[dict[str, Any]]:
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(medians, kind="stable")
     deciles = []
-    for part in np.array_split(order, min(10, len(order))):
+    for part in np.array_split(order, min(10, len(order))) if len(order) else []:
         true, median = lengths[part], medians[part]
         error = np.abs(median - true)
         deciles.append(
             {
-                "shortest": int(true[0]),
-                "longest": int(true[-1]),
+                "shortest": _number(median[0]),
+                "longest": _number(median[-1]),
                 "n": len(part),
-                "mean_length": _number(true.mean()),
                 "mean_median": _number(median.mean()),
+                "mean_length": _number(true.mean()),
+                "median_length": _number(np.median(true)),
                 "mean_absolute_error": _number(error.mean()),
                 "mean_relative_error": _number((error / true).mean()),
             }
@@ -296,6 +365,10 @@ def _points(lengths: np.ndarray, medians: np.ndarray, count: int) -> list[list]:
     return [[int(lengths[i]), _number(f"{medians[i]:.4g}")] for i in np.sort(some)]
 
 
+def _mean(values: np.ndarray) -> float | None:
+    return _number(values.mean()) if len(values) else None
+
+
 def _number(value: float | str) -> float | None:
     value = float(value)
     return value if math.isfinite(value) else None
@@ -305,77 +378,5 @@ def _text(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _draw_curves(axes: "Axes", report: Report, curves: list[Losses]) -> None:
-    styles: dict[str, dict[str, Any]] = {
-        "loss": {"label": "training", "color": "C0", "alpha": 0.6},
-        "val_loss": {"label": "validation", "color": "C1", "marker": "o", "ms": 4},
-    }
-    for key, style in styles.items():
-        known = [c for c in curves if c.get(key) is not None]
-        if known:
-            steps, losses = zip(*((c["step"], c[key]) for c in known), strict=True)
-            axes.plot(steps, losses, **style)
-    if report["marginal_loss"] is not None:
-        axes.axhline(
-            report["marginal_loss"], color="0.4", ls="--", label="one Gamma for all"
-        )
-    axes.set(title="Learning curves", xlabel="step", ylabel="loss (nats)")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-
-
-def _draw_medians(axes: "Axes", report: Report) -> None:
-    _scatter(axes, report, report["points"]["positions"])
-    means = [(d["mean_length"], d["mean_median"]) for d in report["deciles"]]
-    axes.plot(*_within_chart(report, means), "o-", color="C3", label="means of deciles")
-    axes.set(title="All positions")
-    axes.legend(loc="upper left")
-
-
-def _draw_first_tokens(axes: "Axes", report: Report) -> None:
-    _scatter(axes, report, report["points"]["first_tokens"])
-    correlation = _text(report["rank_correlation"], ".2f")
-    axes.set(title=f"At the first thinking token (rank correlation {correlation})")
-    axes.legend(loc="upper left")
-
-
-def _draw_calibration(axes: "Axes", report: Report) -> None:
-    quantiles = [c["quantile"] for c in report["calibration"]]
-    shares = [c["share"] for c in report["calibration"]]
-    axes.plot([0, 1], [0, 1], color="0.4", ls="--", label="perfect")
-    axes.plot(quantiles, shares, "o-", color="C0", label="predictor")
-    axes.set(
-        title="Calibration",
-        xlabel="predicted quantile",
-        ylabel="share of true lengths at or below it",
-        xlim=(0, 1),
-        ylim=(0, 1),
-    )
-    axes.legend(loc="upper left")
-
-
-def _scatter(axes: "Axes", report: Report, points: list[list]) -> None:
-    limits = _limits(report)
-    axes.plot(limits, limits, color="0.4", ls="--", label="perfect")
-    x, y = _within_chart(report, points)
-    axes.scatter(x, y, s=8, color="C0", alpha=0.35, lw=0)
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlim=limits,
-        ylim=limits,
-        xlabel="true thinking tokens left",
-        ylabel="predicted median",
-    )
-
-
-def _limits(report: Report) -> tuple[float, float]:
-    """Ends of both axes in tokens: true lengths, and room for errors of 2 to 1."""
-    deciles = report["deciles"]
-    return deciles[0]["shortest"] / 2, deciles[-1]["longest"] * 2
-
-
-def _within_chart(report: Report, points: list) -> np.ndarray:
-    """Coordinates of points, shape (2, m); what is off the chart is on its edge."""
-    pairs = np.array([p for p in points if None not in p], np.float64).reshape(-1, 2)
-    return np.clip(pairs, *_limits(report)).T
+def _replies(count: int) -> str:
+    return f"{count:,} {'reply' if count == 1 else 'replies'}"

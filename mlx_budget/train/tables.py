@@ -128,9 +128,15 @@ def predictions_of(
     return Predictions(
         concentration=concentration,
         rate=rate,
+        tokens=p.tokens[rows],
         lengths=p.lengths[rows],
         is_first=p.is_first[rows],
+        replies=p.record[rows],
+        train_tokens=p.tokens[~p.is_validation],
         train_lengths=p.lengths[~p.is_validation],
+        prompts={
+            name: getattr(p, name)[rows] for name in ("prompt_tokens", "prompt_digits")
+        },
     )
 
 

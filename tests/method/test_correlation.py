@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlx_budget.method.correlation import rank_correlation
+from mlx_budget.method.correlation import (
+    rank_correlation,
+    rank_correlation_interval,
+)
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -33,3 +36,19 @@ def test_rank_correlation_is_none_where_it_is_undefined() -> None:
     assert rank_correlation(np.ones(3), up) is None
     assert rank_correlation(up, np.ones(3)) is None
     assert rank_correlation(np.array([1, math.nan, 2]), up) is None
+
+
+def test_the_interval_of_a_rank_correlation_by_hand() -> None:
+    # atanh(0.6) = 0.693147, and 1.959964 sqrt(1.18 / 31) = 0.382391.
+    low, high = rank_correlation_interval(0.6, 34)
+    assert (low, high) == pytest.approx(
+        (math.tanh(0.310756), math.tanh(1.075538)), 1e-5
+    )
+    assert rank_correlation_interval(-0.6, 34) == pytest.approx((-high, -low))
+
+
+def test_perfect_order_has_an_interval_too_and_few_pairs_have_none() -> None:
+    low, high = rank_correlation_interval(1.0, 10)
+    assert 0.9 < low < high < 1
+    assert rank_correlation_interval(0.5, 9) is None
+    assert rank_correlation_interval(None, 50) is None

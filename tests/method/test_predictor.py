@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from scipy import special
 
@@ -72,8 +73,8 @@ def numpy_predictor(
         gelu = up * (1 + special.erf(up / np.sqrt(2))) / 2
         return linear(gelu, f"{layer}.down")
 
-    if config.scale_inputs:
-        hidden = hidden / np.sqrt((hidden**2).mean(axis=-1, keepdims=True))
+    if config.standardize_inputs:
+        hidden = (hidden - weights["input_mean"]) * weights["input_scale"]
     x = linear(np.vstack([weights["cls"], hidden]), "projection")
     for i in range(sum(name.endswith("up.weight") for name in weights)):
         layer = f"layers.{i}"
@@ -92,7 +93,7 @@ def numpy_predictor(
 
 @pytest.mark.parametrize(
     "config",
-    [TINY, OURS, replace(OURS, scale_inputs=False), replace(OURS, norm="post")],
+    [TINY, OURS, replace(OURS, standardize_inputs=False), replace(OURS, norm="post")],
 )
 def test_predictions_equal_a_numpy_forward_pass(config: PredictorConfig) -> None:
     predictor, h = make_tiny(config=config), hidden_states(3)
@@ -177,7 +178,7 @@ def test_the_config_file_holds_every_setting(tmp_path: Path) -> None:
         "intermediate": 64,
         "layer_norm_eps": 0.1,
         "norm": "post",
-        "scale_inputs": False,
+        "standardize_inputs": False,
         "known_tokens": None,
         "thresholds": {"min_rate": 12, "min_concentration": 2, "min_mode": 0.5},
         "quantization": None,
@@ -188,7 +189,7 @@ def test_the_config_file_holds_every_setting(tmp_path: Path) -> None:
 
 def test_a_config_without_the_newer_settings_is_that_of_the_published_checkpoints():
     values = {
-        k: v for k, v in asdict(TINY).items() if k not in ("norm", "scale_inputs")
+        k: v for k, v in asdict(TINY).items() if k not in ("norm", "standardize_inputs")
     }
     assert PredictorConfig.from_dict(values) == TINY
 
@@ -200,15 +201,22 @@ def test_a_predictor_with_norms_before_its_layers_loads_exactly(tmp_path: Path) 
     assert "final_norm.weight" in tensors(predictor)
 
 
-def test_the_scale_of_a_state_does_not_matter_if_inputs_are_scaled() -> None:
-    h = hidden_states()
-    factors = mx.array([0.01, 1, 30, 2])[:, None]
-    for config, is_same in ((OURS, True), (replace(OURS, scale_inputs=False), False)):
-        predictor = make_tiny(config=config)
-        for one, other in zip(predictor(h), predictor(h * factors), strict=True):
-            assert mx.allclose(one, other, rtol=1e-4).item() == is_same
-    zeros = mx.zeros_like(h)
-    assert all(mx.isfinite(v).all().item() for v in make_tiny(config=OURS)(zeros))
+def test_standardised_states_are_the_same_in_any_unit() -> None:
+    predictor, h = make_tiny(config=OURS), hidden_states()
+    want = predictor(h)
+    predictor.input_mean = predictor.input_mean * 4 + 3
+    predictor.input_scale = predictor.input_scale / 4
+    for ours, theirs in zip(predictor(h * 4 + 3), want, strict=True):
+        assert mx.allclose(ours, theirs, rtol=1e-4).item()
+    other = predictor(h)
+    assert not mx.allclose(other[0], want[0], rtol=1e-2).item()
+
+
+def test_what_standardises_is_not_trained() -> None:
+    names = {name for name, _ in tree_flatten(make_tiny(config=OURS).parameters())}
+    trained = make_tiny(config=OURS).train().trainable_parameters()
+    left_out = names - {name for name, _ in tree_flatten(trained)}
+    assert left_out == {"input_mean", "input_scale"}
 
 
 def test_saving_replaces_what_was_there(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_bad_settings_are_named(
         {"layer_norm_eps": -1.0},
         {"norm": "both"},
         {"norm": None},
-        {"scale_inputs": 1},
+        {"standardize_inputs": 1},
         {"base_model": 3},
     ],
 )

@@ -10,8 +10,8 @@ from scipy import stats
 
 from mlx_budget.method.guidance import GuidanceThresholds
 from mlx_budget.method.predictor_config import PredictorConfig
+from mlx_budget.train.baselines import fit_gamma
 from mlx_budget.train.learner import Learner
-from mlx_budget.train.report import fit_gamma
 
 TOKENS = np.array([3, 8, 20, 21, 47], np.int32)
 CONFIG = PredictorConfig(

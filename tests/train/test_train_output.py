@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mlx_budget.cli import cli
 from mlx_budget.train import loop
 from mlx_budget.train.output import how_to_go_on
-from trainings import STEPS, stop_at, sum_chats, write_chats
+from trainings import ONE, STEPS, stop_at, sum_chats, write_chats
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -126,7 +126,7 @@ def test_what_the_finder_puts_into_a_folder_is_not_in_the_way(training, tmp_path
     out = tmp_path / "out"
     out.mkdir()
     (out / ".DS_Store").touch()
-    assert run(training, out, steps=1).exit_code == 0
+    assert run(training, out, **ONE).exit_code == 0
 
 
 def test_a_training_folder_of_somebody_else_is_in_the_way(training, tmp_path):

@@ -122,9 +122,9 @@ def test_a_run_that_is_killed_before_it_did_anything_is_begun_anew(
     killed(options, "reading", 9)
     work = options.output / "training"
     assert [p.name for p in work.iterdir()] == ["options.json"]
-    result = train(make_options(resume=resume, steps=1, learning_rate=0.1))
+    result = train(make_options(resume=resume, steps=1, learning_rate=1e-3))
     assert result.report["steps"] == 1
-    assert json.loads((work / "options.json").read_text())["learning_rate"] == 0.1
+    assert json.loads((work / "options.json").read_text())["learning_rate"] == 1e-3
 
 
 def test_a_damaged_checkpoint_is_passed_over(make_options, whole):
@@ -248,19 +248,21 @@ def test_a_disk_that_is_full_from_the_start_keeps_nothing(make_options):
 
 
 def spoil(monkeypatch, spoilt, after: int) -> None:
-    """Makes all losses after some batches ``spoilt(self, losses, lengths)``."""
-    losses, calls = Learner.losses, []
+    """Makes all concentrations after some batches ``spoilt(self, concentration)``."""
+    outputs, calls = Learner.outputs, []
 
-    def method(self, states, rows, lengths):
+    def method(self, states, rows):
         calls.append(1)
-        found = losses(self, states, rows, lengths)
-        return spoilt(self, found, lengths) if len(calls) > after else found
+        concentration, rate = outputs(self, states, rows)
+        if len(calls) > after:
+            concentration = spoilt(self, concentration)
+        return concentration, rate
 
-    monkeypatch.setattr(Learner, "losses", method)
+    monkeypatch.setattr(Learner, "outputs", method)
 
 
-def nan_at_the_longest(_, losses, lengths):
-    return mx.where(lengths == lengths.max(), math.nan, losses)
+def nan_at_the_largest(_, concentration):
+    return mx.where(concentration == concentration.max(), math.nan, concentration)
 
 
 # The first call validates, and one more does after 4 updates.
@@ -276,7 +278,7 @@ def test_an_invalid_loss_names_the_record(
     make_options, whole, monkeypatch, after, message
 ):
     with monkeypatch.context() as patch:
-        spoil(patch, nan_at_the_longest, after)
+        spoil(patch, nan_at_the_largest, after)
         with pytest.raises(ValueError, match=message):
             train(make_options())
     train(make_options(resume=True))
@@ -284,8 +286,8 @@ def test_an_invalid_loss_names_the_record(
 
 
 def test_invalid_gradients_stop_the_run(make_options, whole, monkeypatch):
-    def infinite_slope(self, losses, _):
-        return losses + mx.sqrt(0 * self.shared.sum())
+    def infinite_slope(self, concentration):
+        return concentration + mx.sqrt(0 * self.shared.sum())
 
     with monkeypatch.context() as patch:
         spoil(patch, infinite_slope, 1)
