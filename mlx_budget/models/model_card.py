@@ -74,6 +74,8 @@ _QUALITY = """
 | loss on held-out positions | {val_loss:.3f} nats |
 | loss of the best single Gamma distribution there | {marginal_loss:.3f} nats |
 
+{verdict}
+
 `report.json` and `report.png` have more.
 """
 

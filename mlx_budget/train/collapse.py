@@ -12,6 +12,10 @@ import numpy as np
 LEAST_RESPONSE = 0.001
 
 
+class CollapsedError(ValueError):
+    """Raised in place of writing a predictor that does not see its input."""
+
+
 def response(
     concentration: np.ndarray, rate: np.ndarray, tokens: np.ndarray, lengths: np.ndarray
 ) -> float | None:

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ from ..models.loading import load_source
 from . import tables
 from .builtin_prompts import builtin_prompts
 from .choice import Steered, choose, verdict
+from .collapse import CollapsedError
 from .cost import steering_cost
 from .dataset import Dataset
 from .learn_options import FIRST_TABLE, LearnOptions
 from .loop import Progress, public_name, train
 from .options import ALL_SIZES, WITHOUT_ENCODER, TraceOptions, TrainOptions
-from .report import PICTURE_FILE, REPORT_FILE
+from .picture import PICTURE_FILE
+from .report import REPORT_FILE
 from .traces import TraceStats, write_traces
 
 VERDICT_FILE = "learned.json"
@@ -67,6 +69,7 @@ class Learned:
         budget: Tokens of the budget that they were steered to.
         records: Replies that were learnt from.
         verdict: In a sentence.
+        failed: Names of predictors that did not learn to see hidden states.
         is_new: Whether it was made now.
     """
 
@@ -75,6 +78,7 @@ class Learned:
     budget: int
     records: int
     verdict: str
+    failed: list[str] = field(default_factory=list)
     is_new: bool = True
 
 
@@ -259,16 +263,19 @@ class _Run:
         if done is not None:
             return done
         self._forget_if_grown(len(lengths))
-        losses = {size: self._train(size) for size in o.size_names}
+        losses, failed = self._train_all()
         budget = max(1, round(STEERED_SHARE * float(np.mean(lengths))))
         steered = []
+        arms = [name for name in arms if name not in failed]
         for i, name in enumerate(arms):
             self._progress("Steering", Progress("steering", i, len(arms)))
             steered.append(self._steer(name, budget, held_out, losses.get(name)))
         self._progress("Steering", Progress("steering", len(arms), len(arms)))
-        chosen = choose(steered[: len(o.size_names)])
+        chosen = choose(steered[: len(losses)])
         told = verdict(chosen, {s.name: s for s in steered})
-        learned = Learned(chosen, steered, budget, len(lengths), told)
+        if failed:
+            told += f" Of no use were the hidden states to: {', '.join(failed)}."
+        learned = Learned(chosen, steered, budget, len(lengths), told, failed)
         self._keep(learned)
         return learned
 
@@ -303,7 +310,8 @@ class _Run:
             learned = Learned(**found, steered=steered, is_new=False)
         except (AssertionError, KeyError, TypeError):
             return None
-        is_same = learned.records == records and [s.name for s in steered] == arms
+        asked = [name for name in arms if name not in learned.failed]
+        is_same = learned.records == records and [s.name for s in steered] == asked
         return learned if is_same else None
 
     def _forget_if_grown(self, records: int) -> None:
@@ -314,6 +322,25 @@ class _Run:
             for name in ("states", *ALL_SIZES):
                 shutil.rmtree(self._work / name, ignore_errors=True)
         write_json(file, state)
+
+    def _train_all(self) -> tuple[dict[str, float | None], list[str]]:
+        """The held-out loss of each size that was made, and the others.
+
+        Raises:
+            CollapsedError: If none was made.
+        """
+        losses: dict[str, float | None] = {}
+        failed: list[str] = []
+        error: CollapsedError | None = None
+        for size in self._options.size_names:
+            try:
+                losses[size] = self._train(size)
+            except CollapsedError as e:
+                failed.append(size)
+                error = e
+        if error is not None and not losses:
+            raise error
+        return losses, failed
 
     def _train(self, size: str) -> float | None:
         """Makes a step of the ladder; its loss on held-out positions, in nats."""

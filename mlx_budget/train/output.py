@@ -19,7 +19,8 @@ from ..method.predictor import CONFIG_FILE, WEIGHTS_FILE
 from . import checkpoints
 from .cache import has_states
 from .options import TrainOptions
-from .report import PICTURE_FILE, REPORT_FILE, Report
+from .picture import PICTURE_FILE
+from .report import REPORT_FILE, Report
 
 CURVES_FILE, BEST_FILE = "curves.jsonl", "best.safetensors"
 

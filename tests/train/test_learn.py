@@ -18,6 +18,7 @@ from mlx_budget.method.predictor import ReplyProgress
 from mlx_budget.train import learn as learning
 from mlx_budget.train.builtin_prompts import builtin_prompts
 from mlx_budget.train.choice import Steered, choose, verdict
+from mlx_budget.train.collapse import CollapsedError
 from mlx_budget.train.cost import steering_cost
 from mlx_budget.train.learn import learn
 from mlx_budget.train.learn_options import LearnOptions
@@ -151,6 +152,32 @@ def test_replies_that_are_there_are_read_and_the_best_step_kept(
     assert json.loads((output / "learned.json").read_text())["chosen"] == found.chosen
     assert {"report.json", "README.md"} <= {p.name for p in output.iterdir()}
     assert not learnt(converted, output, traces).is_new
+
+
+def collapse_for(*sizes):
+    """`train`, but that predictors of some sizes collapse."""
+    original = learning.train
+
+    def train(options, *args):
+        if options.size in sizes:
+            raise CollapsedError("It says the same whatever the hidden states are.")
+        return original(options, *args)
+
+    return train
+
+
+def test_a_step_that_collapses_is_left_out_and_named(
+    converted, traces, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(learning, "train", collapse_for("linear"))
+    found = learnt(converted, tmp_path / "p", traces)
+    assert [s.name for s in found.steered] == ["table", "prior", "cut"]
+    assert found.failed == ["linear"]
+    assert found.verdict.endswith("Of no use were the hidden states to: linear.")
+    assert not learnt(converted, tmp_path / "p", traces).is_new
+    monkeypatch.setattr(learning, "train", collapse_for("table", "linear"))
+    with pytest.raises(ValueError, match="says the same whatever the hidden states"):
+        learnt(converted, tmp_path / "q", traces)
 
 
 def test_a_run_that_was_stopped_goes_on(converted, traces, tmp_path, monkeypatch):

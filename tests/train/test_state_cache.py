@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_budget.train import cache as cache_module
 from mlx_budget.train.cache import CachedRecord, StateCache, batches
 
 SHAPE = (4, 6)  # (N + 1, D)
@@ -31,6 +32,8 @@ def record(number: int) -> CachedRecord:
         is_guided=[True] * n,
         is_first=[i == 0 for i in range(n)],
         mass=[0.5 if held_out else None] * n,
+        prompt_tokens=9,
+        prompt_digits=number,
     )
 
 
@@ -64,6 +67,19 @@ def test_rows_are_read_as_they_were_appended_in_any_order(tmp_path):
     assert everything.dtype == mx.float16 and everything.shape == (10, *SHAPE)
     rows = np.array([9, 0, 4, 4])
     assert mx.array_equal(cache.read(rows), everything[mx.array(rows)])
+
+
+def test_moments_are_those_of_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "_ROWS_AT_A_TIME", 3)
+    cache = filled(tmp_path)
+    want = np.array(mx.concatenate([states(i) for i in range(4)]), np.float64)
+    rows = np.array([0, 1, 3, 5, 6, 8, 9])
+    mean, deviation = cache.moments(rows)
+    np.testing.assert_allclose(mean, want[rows].mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(deviation, want[rows].std(axis=0), atol=1e-7)
+    monkeypatch.setattr(cache_module, "_MOST_ROWS", 4)
+    mean, _ = cache.moments(rows)
+    np.testing.assert_allclose(mean, want[[0, 3, 6, 9]].mean(axis=0), atol=1e-12)
 
 
 def test_a_cache_that_is_opened_again_holds_what_it_held(tmp_path):

@@ -23,7 +23,7 @@ BASE = Base("model", V, CLOSE)
 def positions(records: int, lengths_of, seed: int = 0) -> GuidedPositions:
     """Replies of two lines and a close: the first is token 3, the second token 4."""
     rng = np.random.default_rng(seed)
-    columns: list[list] = [[] for _ in range(6)]
+    columns: list[list] = [[] for _ in range(8)]
     for record in range(records):
         first, second = lengths_of(rng)
         for token, used, length in (
@@ -31,7 +31,7 @@ def positions(records: int, lengths_of, seed: int = 0) -> GuidedPositions:
             (4, first, second + 1),
             (CLOSE, first + second, 1),
         ):
-            row = record, record % 10 == 9, token, used, length, used == 0
+            row = record, record % 10 == 9, token, used, length, used == 0, 7, 3
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
     return GuidedPositions(*map(np.array, columns))

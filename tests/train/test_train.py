@@ -159,7 +159,8 @@ def test_records_that_cannot_be_used_are_named(make_options, sums, tmp_path):
     result = train(make_options(data=str(mixed), **ONE))
     assert result.report["skipped_records"] == 2
     assert result.notes[:2] == [
-        "1 record skipped, no messages: mixed.jsonl, line 25",
+        "1 record skipped, messages without role and content as texts: mixed.jsonl, "
+        "line 25",
         "1 record skipped, not JSON: mixed.jsonl, line 26",
     ]
     with pytest.raises(ValueError, match="mixed.jsonl, line 25 cannot be trained on"):
@@ -310,7 +311,10 @@ def test_states_are_shared_by_the_runs_of_one_cache_dir(make_options, whole, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "huge"}, "size must be one of base, small, mini, tiny, not 'huge'"),
+        (
+            {"size": "huge"},
+            "size must be one of table, linear, base, small, mini, tiny, not 'huge'",
+        ),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
         ({"width": 0}, "width must be 1 or more, not 0"),
         ({"heads": 3}, "heads must divide the predictor's width of 32, which 3 does"),
