@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from mlx_budget.evaluate.run import read_records
+from mlx_budget.evaluate.folder import read_records
 
 KINDS = ("careful", "terse", "turned")
 _BEGIN = re.compile(r"(?:It is|Again) (\d+(?: [+-] \d+)*)\.")

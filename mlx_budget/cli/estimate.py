@@ -47,6 +47,7 @@ def estimate(
     if (prompt is None) == (data is None):
         raise ValueError("Give one of --prompt and --data.")
 
+    from ..engine.context import context_length
     from ..engine.estimate import estimate
     from ..engine.prompt_files import read_prompts
     from ..engine.prompts import encode_chat
@@ -61,11 +62,14 @@ def estimate(
     tell_of_demo()
     loaded = load_source(source)
     template = let_think(loaded[1], thinking, template)
+    chat = {**keywords_of(template), "most_tokens": context_length(*loaded[:2])}
     estimates = []
-    for text in prompts:
+    # All of them are encoded first, in case one cannot be.
+    encoded = [encode_chat(loaded[1], prompt, **chat) for prompt in prompts]
+    for text, ids in zip(prompts, encoded, strict=True):
         found = estimate(
             *loaded,
-            encode_chat(loaded[1], text, **keywords_of(template)),
+            ids,
             thinking_start=thinking.start,
             thinking_end=thinking.end,
             prefill_step_size=prefill_step_size,

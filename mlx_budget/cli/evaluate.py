@@ -80,7 +80,8 @@ def evaluate(
     """
     from ..engine.priors import NOTICE
     from ..evaluate import grading
-    from ..evaluate.run import check_output, evaluate
+    from ..evaluate.folder import check_output
+    from ..evaluate.run import evaluate
     from ..evaluate.tasks import load_task
     from ..files import hub
     from ..models.loading import load_source
@@ -121,7 +122,7 @@ def evaluate(
 
 
 def _how_to_go_on(output: Path) -> str:
-    from ..evaluate.run import RECORDS_FILE
+    from ..evaluate.folder import RECORDS_FILE
     from ..files.records import has_records
 
     if not has_records(output / RECORDS_FILE):

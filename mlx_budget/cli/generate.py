@@ -106,6 +106,7 @@ def generate(
     tell_of_demo()
     text = read_prompt(prompt)
 
+    from ..engine.context import context_length
     from ..engine.generate import stream_generate
     from ..engine.prompts import encode_chat
     from ..engine.template import ask_template, switch_line
@@ -137,6 +138,7 @@ def generate(
         text,
         suffix_only=prompt_cache_file is not None,
         prefill_response=prefill_response,
+        most_tokens=context_length(model, tokenizer),
         **keywords_of(template),
     )
     raise_again()

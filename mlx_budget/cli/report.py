@@ -23,8 +23,8 @@ def report(folder: Path, as_json: bool) -> None:
 
 def show_report(folder: Path, as_json: bool) -> None:
     """Makes tables, `summary.json` and plots from the records of a folder."""
+    from ..evaluate.folder import read_records, read_settings
     from ..evaluate.plots import NO_PLOTS, draw
-    from ..evaluate.run import read_records, read_settings
     from ..evaluate.summary import (
         comparison_table,
         markdown,

@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
 from .budgets import BudgetLike
+from .context import context_length
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .sampler import BudgetSampler, PlainSampler, Prompt, encode_prompt, steer
@@ -199,11 +200,13 @@ def stream_batch_generate(
     if stop_after_thinking and markers is None:
         find_markers(tokenizer)  # says what is missing
 
+    most = context_length(model, tokenizer)
+
     def requests() -> Generator[_Request, None, None]:
         for index, prompt in enumerate(prompts):
             if isinstance(prompt, int):
                 raise ValueError("prompts must be a sequence of prompts: this is one.")
-            ids = encode_prompt(tokenizer, prompt)
+            ids = encode_prompt(tokenizer, prompt, most)
             if not ids:
                 raise ValueError(f"Prompt {index} is empty.")
             budget, limit = budgets[index], limits[index]

@@ -18,6 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
 from .caches import READING, ConversationCache, check_quantisable, common_prefix
+from .context import context_length
 from .fields import keywords_of, take
 from .follower import ReplyFollower
 from .generate import BudgetResponse, stream_generate
@@ -254,6 +255,7 @@ class Conversation:
             system_prompt=self.system_prompt,
             chat_template_config=self._template_config | (self.switch or {}),
             suffix_only=suffix_only,
+            most_tokens=context_length(self._model, self._tokenizer),
         )
 
     def _parting(self, asked: Chat, ids: list[int], last: int) -> list[int]:

@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor, ReplyProgress
+from .context import context_length
 from .recorder import ForwardPass, HiddenStateRecorder
 from .sampler import Prompt, encode_prompt
 from .sharing import first_token
@@ -80,7 +81,7 @@ def estimate(
             "An estimate needs a predictor, and none was found beside the model. Name "
             "one with --predictor."
         )
-    ids = encode_prompt(tokenizer, prompt)
+    ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
     if not ids:
         raise ValueError("The prompt is empty.")
     markers = find_markers(tokenizer, thinking_start, thinking_end)

@@ -16,6 +16,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
 from .caches import check_quantisable
+from .context import context_length
 from .drafts import check_draftable
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
@@ -119,7 +120,7 @@ def stream_generate(
                 "top_k instead of sampler."
             )
     cached = loop.pop("cached_tokens", 0)
-    ids = encode_prompt(tokenizer, prompt)
+    ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
     if not ids:
         raise ValueError("The prompt is empty.")
     if not 0 <= cached < len(ids):

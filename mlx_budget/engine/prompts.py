@@ -5,6 +5,7 @@ Knows chat templates and tokenizers; nothing of files, models or budgets.
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .context import check_length, check_tokens, check_unicode
 from .messages import ROLES, Chat, plain_chat
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def encode_chat(
     chat_template_config: dict[str, Any] | None = None,
     ignore_chat_template: bool = False,
     suffix_only: bool = False,
+    most_tokens: int | None = None,
 ) -> list[int]:
     """Token ids of a prompt, with the tokenizer's chat template where it has one.
 
@@ -40,10 +42,12 @@ def encode_chat(
         ignore_chat_template (bool): Whether to encode the text as it is.
         suffix_only (bool): Whether to leave out all that comes before the message,
             because a prompt cache holds it.
+        most_tokens (int, optional): Of the prompt, see `context.context_length`.
 
     Raises:
-        ValueError: If the prompt is empty, a message is not one or of a role that the
-            template leaves out, or messages meet no chat template.
+        ValueError: If the prompt is empty, too long or not Unicode, a message is not
+            one or of a role that the template leaves out, or messages meet no chat
+            template.
     """
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise ValueError("The prompt is empty: give one with --prompt.")
@@ -60,7 +64,7 @@ def encode_chat(
                 "A system prompt, a prefilled response and a chat template's config "
                 "need a chat template, and none is used here."
             )
-        return list(tokenizer.encode(prompt))
+        return _encode(tokenizer, prompt, most_tokens)
     messages: Chat = []
     if system_prompt:
         messages.append({"role": "system", "content": system_prompt})
@@ -73,6 +77,9 @@ def encode_chat(
             raise ValueError(f"The prompt's {e}.") from None
     if prefill_response is not None:
         messages.append({"role": "assistant", "content": prefill_response})
+    if most_tokens is not None:
+        contents = (message.get("content") or "" for message in messages)
+        check_length(tokenizer, contents, most_tokens)
 
     def render(messages: Chat) -> str:
         options = {
@@ -96,7 +103,7 @@ def encode_chat(
         marked = [*messages]
         marked[last] = {"role": "user", "content": "<query>"}
         text = text[render(marked).index("<query>") :]
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return _encode(tokenizer, text, most_tokens, add_special_tokens=False)
 
 
 def _check_roles(messages: Chat, text: str) -> None:
@@ -110,11 +117,34 @@ def _check_roles(messages: Chat, text: str) -> None:
             )
 
 
-def encode_prompt(tokenizer: "TokenizerWrapper", prompt: Prompt) -> list[int]:
-    """Token ids of a prompt, encoded as ``mlx_lm.stream_generate`` does."""
+def encode_prompt(
+    tokenizer: "TokenizerWrapper", prompt: Prompt, most_tokens: int | None = None
+) -> list[int]:
+    """Token ids of a prompt, encoded as ``mlx_lm.stream_generate`` does.
+
+    Args:
+        tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
+        prompt (str, list or mx.array): A text, or the ids themselves.
+        most_tokens (int, optional): Of a text, see `context.context_length`.
+
+    Raises:
+        ValueError: If a text is too long or not Unicode.
+    """
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
-        return list(tokenizer.encode(prompt, add_special_tokens=special))
+        return _encode(tokenizer, prompt, most_tokens, add_special_tokens=special)
     ids: Any = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
     return list(ids)
+
+
+def _encode(
+    tokenizer: "TokenizerWrapper", text: str, most_tokens: int | None, **options: bool
+) -> list[int]:
+    check_unicode(text, "The prompt")
+    if most_tokens is None:
+        return list(tokenizer.encode(text, **options))
+    check_length(tokenizer, [text], most_tokens)
+    ids = list(tokenizer.encode(text, **options))
+    check_tokens(ids, most_tokens)
+    return ids

@@ -18,6 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..method.guidance import Window
 from ..method.predictor import Predictor, ReplyProgress
 from .closing import Closing, closing_of
+from .context import context_length
 from .draws import EndOfReply, TokenDraw, read_token
 from .fields import take
 from .follower import Step
@@ -125,7 +126,7 @@ def steer(
         return PlainSampler(TokenDraw(sampling, tokenizer))
     check_enforceable(thinking, predictor)
     markers = find_markers(tokenizer, thinking.start, thinking.end)
-    ids = encode_prompt(tokenizer, prompt)
+    ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
     if not ids:
         raise ValueError("The prompt is empty.")
     guide = None

@@ -18,8 +18,9 @@ __all__ = [
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from .folder import read_records
     from .options import EvaluateOptions
-    from .run import Progress, evaluate, read_records
+    from .run import Progress, evaluate
     from .strategies import BudgetRequest, parse_budgets
     from .summary import summarize
     from .tasks import Problem, Task, load_task
@@ -35,7 +36,7 @@ else:
             "evaluate": "run",
             "load_task": "tasks",
             "parse_budgets": "strategies",
-            "read_records": "run",
+            "read_records": "folder",
             "summarize": "summary",
         },
     )

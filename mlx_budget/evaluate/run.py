@@ -5,12 +5,10 @@ any moment and gone on with. Knows generation and grading; nothing of what the r
 add up to.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.context import context_length
 from ..engine.estimate import estimate
 from ..engine.fields import keywords_of, take_all
 from ..engine.prompts import encode_chat
@@ -25,20 +24,21 @@ from ..engine.settings import AutoBudget, seed_of
 from ..engine.template import let_think
 from ..engine.thinking import find_markers
 from ..files.atomic import full_disk_in_one_line
-from ..files.outputs import check_output_folder, taken_back
+from ..files.outputs import taken_back
 from ..files.records import Record, RecordFile, has_records, open_records
-from ..files.texts import read_json, write_json
+from ..files.texts import write_json
 from ..method.predictor import Predictor
 from . import grading
+from .folder import (
+    RECORDS_FILE,
+    SETTINGS_FILE,
+    check_output,
+    check_record,
+    settings_of,
+)
 from .options import EvaluateOptions
 from .strategies import WITHOUT_BUDGET, Arm, check_guided
 from .tasks import Problem, Task
-
-RECORDS_FILE = "records.jsonl"
-SETTINGS_FILE = "settings.json"
-
-# What all records of a folder have in common, by name.
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def evaluate(
     ):
         check_output(output, task, asked, model_name)
         if not settings.exists() or not has_records(file):
-            write_json(settings, _settings(task, asked, model_name))
+            write_json(settings, settings_of(task, asked, model_name))
         run = _Run(model, tokenizer, predictor, task, asked, markers.end, progress)
         run.take_up(records)
         run.expect_lengths()
@@ -120,21 +120,6 @@ def evaluate(
         for arm in run.arms():
             run.answer(arm, records)
         return run.records()
-
-
-def check_output(
-    output: Path, task: Task, options: EvaluateOptions, model_name: str
-) -> None:
-    """Checks the folder to write before the model is read; makes nothing.
-
-    What there is without a record of a reply counts as nothing.
-
-    Raises:
-        ValueError: If it cannot be written, or its records are of another run.
-    """
-    check_output_folder(output)
-    if has_records(output / RECORDS_FILE) and (output / SETTINGS_FILE).exists():
-        _check_settings(output, _settings(task, options, model_name))
 
 
 class _Run:
@@ -161,7 +146,7 @@ class _Run:
 
     def take_up(self, file: RecordFile) -> None:
         """Reads the records that are there."""
-        for record in file.read(_check_record):
+        for record in file.read(check_record):
             self._records.setdefault(record["id"], record)
             if record["predicted_tokens"] is not None:
                 self._expected[record["problem"]] = record["predicted_tokens"]
@@ -177,7 +162,7 @@ class _Run:
                 self._expected[problem.id] = estimate(
                     *self._loaded,
                     self._predictor,
-                    self._encode(problem.question),
+                    self._encode(problem),
                     thinking_start=self._options.thinking.start,
                     thinking_end=self._options.thinking.end,
                     prefill_step_size=self._options.prefill_step_size,
@@ -232,7 +217,7 @@ class _Run:
         }
         replies = stream_batch_generate(
             *self._loaded,
-            [self._encode(arm.question(wanted[n][0].question)) for n in missing],
+            [self._encode(wanted[n][0], arm) for n in missing],
             max_tokens=self._options.max_tokens,
             batch_size=self._options.batch_size,
             prefill_step_size=self._options.prefill_step_size,
@@ -304,70 +289,19 @@ class _Run:
         ]
         return sum(lengths) / max(len(lengths), 1)
 
-    def _encode(self, question: str) -> list[int]:
+    def _encode(self, problem: Problem, arm: Arm | None = None) -> list[int]:
         instruction = self._task.instruction
+        question = arm.question(problem.question) if arm else problem.question
         text = f"{question}\n\n{instruction}" if instruction else question
-        return encode_chat(self._loaded[1], text, **keywords_of(self._prompt))
+        most = context_length(*self._loaded)
+        prompt = keywords_of(self._prompt)
+        try:
+            return encode_chat(self._loaded[1], text, most_tokens=most, **prompt)
+        except ValueError as e:
+            raise ValueError(f"Problem {problem.id} cannot be asked: {e}") from e
 
     def _seed(self, problem: Problem, sample: int) -> int:
         return seed_of(self._options.sampling.seed or 0, problem.id, sample)
-
-
-def read_records(folder: Path) -> list[Record]:
-    """The records of a folder, each once, in a fixed order.
-
-    Raises:
-        ValueError: If there are none, or the folder is in use.
-    """
-    file = Path(folder) / RECORDS_FILE
-    if not file.exists():
-        raise ValueError(
-            f"There is no {file}: name the --output folder of `mlx-budget evaluate`."
-        )
-    with open_records(file) as records:
-        found = {record["id"]: record for record in records.read(_check_record)}
-    if not found:
-        raise ValueError(f"{file} holds no records yet.")
-    return [found[name] for name in sorted(found)]
-
-
-def read_settings(folder: Path) -> Settings:
-    """The settings of a folder's run."""
-    file = Path(folder) / SETTINGS_FILE
-    settings = read_json(file, f"There is no {file}.")
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} is not a JSON object.")
-    return settings
-
-
-def _describe(task: Task) -> Settings:
-    """A task in a few words, and a digest of its questions and answers."""
-    asked = [asdict(problem) for problem in task.problems]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
-    return {
-        "task": task.name,
-        "problems": len(asked),
-        "questions": digest,
-        "instruction": task.instruction,
-    }
-
-
-def _settings(task: Task, options: EvaluateOptions, model_name: str) -> Settings:
-    return {"model": model_name, **_describe(task), **options.settings()}
-
-
-def _check_settings(folder: Path, settings: Settings) -> None:
-    """Checks that a folder was begun with the same settings.
-
-    What it does not name had its default.
-    """
-    there = {**EvaluateOptions().settings(), **read_settings(folder)}
-    for name, value in json.loads(json.dumps(settings)).items():
-        if there.get(name) != value:
-            raise ValueError(
-                f"{folder} is of a run with {name} {there.get(name)!r}, not "
-                f"{value!r}: choose another --output, or set it as before."
-            )
 
 
 def _check_budget(arm: Arm, there: Sequence[Record]) -> None:
@@ -379,24 +313,3 @@ def _check_budget(arm: Arm, there: Sequence[Record]) -> None:
                 f"The records of {arm.name} have a budget of {budget} tokens, and it "
                 f"is {arm.budget} now: choose another --output."
             )
-
-
-def _check_record(record: object, where: str) -> None:
-    if not isinstance(record, dict) or not _is_of_evaluation(record):
-        raise ValueError(
-            f"{where} is no record of an evaluation: choose another --output, or "
-            "remove the line."
-        )
-
-
-def _is_of_evaluation(record: Record) -> bool:
-    fields = {
-        "id": str,
-        "strategy": str,
-        "problem": str,
-        "thinking_tokens": int,
-        "correct": bool,
-    }
-    return "predicted_tokens" in record and all(
-        isinstance(record.get(name), kind) for name, kind in fields.items()
-    )

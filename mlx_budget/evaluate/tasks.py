@@ -13,6 +13,7 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
+from ..engine.context import check_unicode
 from ..engine.messages import as_chat, as_prompt, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
@@ -176,6 +177,7 @@ def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
             f"{_short(row.value)}."
         )
     record = row.value
+    check_unicode(json.dumps(record, ensure_ascii=False, default=str), row.name)
     question = _question_of(record, row.name)
     answer = _answer_of(record, row.name)
     choices = _choices_of(record)

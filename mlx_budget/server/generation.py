@@ -9,7 +9,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty, Queue
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.caches import check_quantisable
 from ..engine.closing import closing_of
+from ..engine.context import check_length, check_tokens, check_unicode, context_length
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
@@ -150,16 +151,18 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         if not request.steering.has_client():
             raise RequestError("The client has hung up.")
         try:
-            self._check_length(
-                _characters(request) // self.model_provider.longest_token
-            )
+            texts = list(_texts(request))
+            for text in texts:
+                check_unicode(text, "The request")
+            most = context_length(self.model_provider.model, tokenizer)
+            check_length(tokenizer, texts, most)
             self._ask_template(tokenizer, request, args)
             prompt, segments, types, state, *others = super()._tokenize(
                 tokenizer, request, args
             )
             if not prompt:
                 raise RequestError("The prompt is empty.", "prompt")
-            self._check_length(len(prompt))
+            check_tokens(prompt, most)
             self._check(request, args, len(prompt))
             self._try(prompt, tokenizer, args)
             thinking = self._thinking(prompt, tokenizer, request, args)
@@ -211,17 +214,6 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             return made
         # The reply is split already.
         return made[0], parts.make_machine(tokenizer)
-
-    def _check_length(self, tokens: int) -> None:
-        model = self.model_provider.model
-        most = getattr(getattr(model, "args", None), "max_position_embeddings", None)
-        if not isinstance(most, int):
-            return
-        if tokens > most:
-            raise RequestError(
-                f"The prompt has {tokens:,} tokens or more, and the model reads at "
-                f"most {most:,}."
-            )
 
     def _check(
         self, request: SteeredRequest, args: SteeredArguments, prompt_tokens: int
@@ -305,12 +297,10 @@ def _sampling(args: server.GenerationArguments, vocabulary_size: int) -> Samplin
     )
 
 
-def _characters(request: server.CompletionRequest) -> int:
-    """Of the texts in a request: its prompt has no fewer."""
-    count = len(request.prompt)
+def _texts(request: server.CompletionRequest) -> Iterator[str]:
+    """The texts of a request: its prompt has no fewer characters."""
+    yield request.prompt
     for message in request.messages:
         content = message.get("content") or ""
-        parts = [content] if isinstance(content, str) else content
-        texts = (p if isinstance(p, str) else p.get("text") or "" for p in parts)
-        count += sum(map(len, texts))
-    return count
+        for part in [content] if isinstance(content, str) else content:
+            yield part if isinstance(part, str) else part.get("text") or ""

@@ -44,7 +44,6 @@ class BudgetModelProvider(server.ModelProvider):
         named_markers: The opening and the closing marker that were given for it, each
             None for the tokenizer's own.
         vocabulary_size: Of its tokenizer.
-        longest_token: Characters of the longest token, at least.
     """
 
     # mlx-lm's class says nothing of these but that they begin as None.
@@ -57,7 +56,6 @@ class BudgetModelProvider(server.ModelProvider):
         self.predictor: Predictor | bool | None = None
         self.named_markers: tuple[str | None, str | None] = None, None
         self.vocabulary_size = 0
-        self.longest_token = 0
         self._policy = policy
         self._failure: Exception | None = None
         self._learned: LearnedPrior | None = None
@@ -125,7 +123,6 @@ class BudgetModelProvider(server.ModelProvider):
         self.predictor = self._load_predictor(model_path, folder)
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
-        self.longest_token = max(map(len, vocabulary))
         self.model_key = (model_path, adapter_path, draft_model_path)
         # A recorder's classes and what they refer to are garbage in cycles.
         gc.collect()

@@ -20,6 +20,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.context import context_length
 from ..engine.recorder import hidden_states_at
 from ..files.locks import in_use
 from ..files.outputs import taken_back
@@ -241,6 +242,7 @@ class Dataset:
             limit=o.limit,
             seed=o.seed,
             strict=o.strict,
+            most_tokens=context_length(self._model, self._tokenizer),
             skipped=skipped,
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.context import context_length
 from ..engine.fields import keywords_of
 from ..engine.generate import stream_generate
 from ..engine.settings import ModelSource
@@ -95,7 +96,8 @@ class IdleLearner:
         with in_use(work):
             run = trace_options(source, o)
             prompts = prompts_for(o, source.model, work)
-            with open_traces(tokenizer, prompts, work / TRACES_FILE, run) as traces:
+            most, file = context_length(model, tokenizer), work / TRACES_FILE
+            with open_traces(tokenizer, prompts, file, run, most) as traces:
                 for index, sample in traces.missing:
                     last = None
                     for last in stream_generate(

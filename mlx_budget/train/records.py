@@ -1,9 +1,8 @@
 """Chat records to token sequences with the thinking lengths to learn from them.
 
-Knows chat templates, markers and what a record may look like; nothing of models.
+Knows chat templates and markers; nothing of models or of what a row may look like.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.context import check_length
 from ..engine.fields import keywords_of
-from ..engine.messages import Chat, as_chat, describe_fields, plain_chat
 from ..engine.prompts import encode_chat
 from ..engine.settings import PromptOptions, ThinkingBudget
 from ..engine.template import let_think
 from ..engine.thinking import ThinkingMarkers, ThinkingTracker, find_markers
 from ..files.rows import Row, read_rows
+from .chats import ChatRecord, canonical, chat_of, messages_of
 from .options import TrainOptions
 from .targets import UnusableRecord, check_positions, choose_positions, find_thinking
 
 _COLUMNS = ("messages", "tokens", "raw_prompt", "finish_reason")
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 _NAMES_SHOWN = 3
 
 
@@ -98,7 +97,7 @@ def check_data(data: str | Path) -> None:
     skipped = SkippedRecords()
     for row in read_rows(data, _COLUMNS):
         try:
-            _messages_of(row)
+            messages_of(row)
             return
         except UnusableRecord as e:
             skipped.add(row.name, str(e))
@@ -122,6 +121,7 @@ def read_records(
     limit: int | None = None,
     seed: int = 0,
     strict: bool = False,
+    most_tokens: int | None = None,
     skipped: SkippedRecords,
 ) -> Iterator[Record]:
     """Reads chat records and makes training targets of their thinking.
@@ -149,6 +149,8 @@ def read_records(
         seed (int): Of the positions that are drawn.
         strict (bool): Whether a bad record is an error. What is left out because of
             ``max_length`` or has no answer to be concise with, is not.
+        most_tokens (int, optional): That the model reads; prompts and replies with
+            more are not tokenised whole, and their records are bad.
         skipped (SkippedRecords): Counts what was not used.
 
     Returns:
@@ -173,6 +175,7 @@ def read_records(
         max_length,
         seed,
         let_think(tokenizer, thinking, prompt),
+        most_tokens,
     )
     rows = read_rows(data, _COLUMNS)
     return _read(rows, targets, augment, limit, strict, skipped)
@@ -189,7 +192,7 @@ def _read(
     used = 0
     for number, row in enumerate(rows):
         try:
-            chat = _chat_of(row, targets.markers)
+            chat = chat_of(row, targets.markers)
             reply = targets.encode(chat)
             record = targets.make(row.name, chat, reply, number)
         except UnusableRecord as e:
@@ -215,17 +218,6 @@ def _read(
 
 
 @dataclass(frozen=True)
-class _Chat:
-    """A record whose parts are of the right types."""
-
-    messages: Chat
-    content: str
-    tokens: list[int]
-    is_raw: bool
-    is_cut: bool
-
-
-@dataclass(frozen=True)
 class _Reply:
     """A prompt and the reply to it, which begins where the prompt ends."""
 
@@ -233,66 +225,6 @@ class _Reply:
     opened: bool
     text: str
     tokens: list[int]
-
-
-def _chat_of(row: Row, markers: ThinkingMarkers) -> _Chat:
-    value, messages, reasoning = _messages_of(row)
-    *before, last = messages
-    content = last["content"]
-    if reasoning:
-        content = markers.start + reasoning + markers.end + content
-    return _Chat(
-        messages=before,
-        content=content,
-        tokens=_ids(value.get("tokens")),
-        is_raw=bool(value.get("raw_prompt")),
-        is_cut=value.get("finish_reason") == "length",
-    )
-
-
-def _messages_of(row: Row) -> tuple[dict, Chat, str | None]:
-    """A row, its messages, and the last one's thinking if that is apart."""
-    if not row.is_json:
-        raise UnusableRecord("not JSON")
-    value = row.value if isinstance(row.value, dict) else {"messages": row.value}
-    messages = as_chat(value.get("messages"))
-    if messages is None:
-        if value.get("messages"):
-            raise UnusableRecord("messages without role and content as texts")
-        others = {k: v for k, v in value.items() if k != "messages"}
-        found = f", but {describe_fields(others)}" if others else ""
-        raise UnusableRecord(f"no messages{found}")
-    *before, last = messages
-    if last.get("role") != "assistant":
-        raise UnusableRecord("last message not the assistant's")
-    reasoning = next(
-        (r for key in _REASONING if isinstance(r := last.get(key), str) and r), None
-    )
-    if reasoning or last.get("tool_calls"):
-        last.setdefault("content", "")
-    if not before:
-        raise UnusableRecord("no prompt before the reply")
-    try:
-        messages = plain_chat(messages)
-    except ValueError as e:
-        raise UnusableRecord(str(e)) from None
-    try:
-        _canonical(messages).encode()
-    except UnicodeEncodeError:  # JSON can name half a character
-        raise UnusableRecord("text that is not Unicode") from None
-    return value, messages, reasoning
-
-
-def _canonical(messages: Chat) -> str:
-    return json.dumps(messages, ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _ids(value: object) -> list[int]:
-    return value if isinstance(value, list) and all(map(_is_id, value)) else []
-
-
-def _is_id(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**31
 
 
 @dataclass(frozen=True)
@@ -305,8 +237,9 @@ class _Targets:
     max_length: int
     seed: int
     prompt: PromptOptions
+    most_tokens: int | None
 
-    def encode(self, chat: _Chat) -> _Reply:
+    def encode(self, chat: ChatRecord) -> _Reply:
         """Prompt and reply as the model met them."""
         prompt = self._encode_prompt(chat)
         if not prompt:
@@ -323,14 +256,14 @@ class _Targets:
             return _Reply(prompt, opened, self.tokenizer.decode(tokens), tokens)
         return _Reply(prompt, opened, text, self._encode_text(text))
 
-    def concise(self, chat: _Chat, reply: _Reply) -> _Reply:
+    def concise(self, chat: ChatRecord, reply: _Reply) -> _Reply:
         """The reply with its answer in place of its thinking."""
         if chat.is_cut:
             raise UnusableRecord("answer cut off, so no concise copy")
         text = _concise_text(reply, self.markers)
         return replace(reply, text=text, tokens=self._encode_text(text))
 
-    def make(self, name: str, chat: _Chat, reply: _Reply, number: int) -> Record:
+    def make(self, name: str, chat: ChatRecord, reply: _Reply, number: int) -> Record:
         """The record of a reply, its positions drawn with a seed of its own."""
         tracker = ThinkingTracker(self.tokenizer, self.markers, reply.prompt)
         span = find_thinking(tracker, reply.tokens)
@@ -343,18 +276,19 @@ class _Targets:
         tokens = [*reply.prompt, *reply.tokens][: positions[-1] + 1]
         return Record(
             name=name,
-            group=_canonical(chat.messages),
+            group=canonical(chat.messages),
             tokens=np.array(tokens, np.int32),
             positions=positions.astype(np.int32),
             lengths=(behind + span.end - positions + 1).astype(np.int32),
             start=behind + span.start,
         )
 
-    def _encode_prompt(self, chat: _Chat) -> list[int]:
+    def _encode_prompt(self, chat: ChatRecord) -> list[int]:
         if chat.is_raw and len(chat.messages) > 1:
             raise UnusableRecord("a raw prompt of several messages")
         if not any((m.get("content") or "").strip() for m in chat.messages):
             raise UnusableRecord("no prompt before the reply")
+        self._check_length(*(m.get("content") or "" for m in chat.messages))
         if chat.is_raw:
             text = chat.messages[0]["content"]
             return encode_chat(self.tokenizer, text, ignore_chat_template=True)
@@ -368,7 +302,16 @@ class _Targets:
             raise UnusableRecord(f"chat template fails ({reason})") from None
 
     def _encode_text(self, text: str) -> list[int]:
+        self._check_length(text)
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _check_length(self, *texts: str) -> None:
+        if self.most_tokens is None:
+            return
+        try:
+            check_length(self.tokenizer, texts, self.most_tokens)
+        except ValueError:
+            raise UnusableRecord("longer than what the model reads") from None
 
     def _is_text_of(self, tokens: list[int], text: str) -> bool:
         """Whether tokens are those of a text, special ones and outer space aside."""

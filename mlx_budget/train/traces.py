@@ -17,6 +17,7 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import stream_batch_generate
+from ..engine.context import context_length
 from ..engine.fields import keywords_of, take_all
 from ..engine.messages import Chat, plain_chat
 from ..engine.prompts import encode_chat
@@ -119,7 +120,8 @@ def write_traces(
             another run or in use, or the disk is full.
     """
     run = take_all(TraceOptions, options)
-    with open_traces(tokenizer, prompts, output, run) as traces:
+    most = context_length(model, tokenizer)
+    with open_traces(tokenizer, prompts, output, run, most) as traces:
         progress(traces.stats)
         sampling = keywords_of(run.sampling)
         if run.sampling.seed is not None:
@@ -230,12 +232,14 @@ def open_traces(
     prompts: Sequence[str | Chat],
     output: str | Path,
     run: TraceOptions,
+    most_tokens: int,
 ) -> Iterator[Traces]:
     """Opens a file of traces, for this program alone, and reads what is there.
 
     Args:
         tokenizer, prompts, output: As of `write_traces`.
         run (TraceOptions): Its options.
+        most_tokens (int): Of a prompt, see `context.context_length`.
 
     Raises:
         ValueError: As `write_traces`.
@@ -262,7 +266,7 @@ def open_traces(
         traces = Traces(file, run, chats, constants)
         traces.read(len(prompts[: run.limit]))
         wanted = {index for index, _ in traces.missing}
-        traces.prompts = _encode(tokenizer, prompts, wanted, run)
+        traces.prompts = _encode(tokenizer, prompts, wanted, run, most_tokens)
         traces.started = time.perf_counter()
         yield traces
 
@@ -310,14 +314,16 @@ def _encode(
     prompts: list[str | Chat],
     indices: Collection[int],
     options: TraceOptions,
+    most_tokens: int,
 ) -> dict[int, list[int]]:
     encoded = {}
     template = let_think(tokenizer, options.thinking, options.prompt)
+    chat = {**keywords_of(template), "most_tokens": most_tokens}
     for index in sorted(indices):
         prompt = prompts[index]
         try:
+            encoded[index] = encode_chat(tokenizer, prompt, **chat)
             to_line({"prompt": prompt, "system_prompt": options.prompt.system_prompt})
-            encoded[index] = encode_chat(tokenizer, prompt, **keywords_of(template))
         except ValueError as e:
             raise ValueError(f"{_name(index)} cannot be used: {e}") from e
     return encoded

@@ -8,13 +8,8 @@ import pytest
 from mlx_budget import stream_generate
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.evaluate import run as run_module
-from mlx_budget.evaluate.run import (
-    RECORDS_FILE,
-    Progress,
-    evaluate,
-    read_records,
-    read_settings,
-)
+from mlx_budget.evaluate.folder import RECORDS_FILE, read_records, read_settings
+from mlx_budget.evaluate.run import Progress, evaluate
 from mlx_budget.evaluate.strategies import STRATEGIES, parse_budgets
 from mlx_budget.evaluate.tasks import Problem, Task
 

@@ -96,8 +96,15 @@ def test_a_body_of_10_mb_is_read_and_one_past_the_limit_is_not(server):
     long = {"role": "user", "content": "12 + " * 2_000_000}
     status, answer = post(server, messages=[long])
     assert status == 400
-    assert "reads at most 2,048" in answer["error"]["message"]
+    assert "the model reads at most 2,048 tokens" in answer["error"]["message"]
     assert send(server, b"{}", length=MAX_BODY + 1)[0] == 413
+    assert_serving(server)
+
+
+def test_half_a_character_is_named(server):
+    status, answer = post(server, messages=[{"role": "user", "content": "1 \ud83d"}])
+    assert status == 400
+    assert "has half of a character in it" in answer["error"]["message"]
     assert_serving(server)
 
 

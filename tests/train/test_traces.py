@@ -393,7 +393,7 @@ def test_a_raw_prompt_says_so(loaded, output):
         ({"thinking_start": "x", "thinking_end": "x"}, "same marker"),
         ({"prompts": "What?"}, "put it in a list"),
         ({"prompts": ["a", " "]}, r"Prompt 1 \(the first is 0\).*is empty"),
-        ({"prompts": ["\ud83d"]}, r"Prompt 0 .*surrogates not allowed"),
+        ({"prompts": ["\ud83d"]}, r"Prompt 0 .*half of a character"),
         ({"ignore_chat_template": True, "system_prompt": "x"}, "need a chat template"),
     ],
 )
