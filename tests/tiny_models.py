@@ -24,7 +24,7 @@ LLAMA = dict(
     rms_norm_eps=1e-6,
     rope_theta=1000.0,
     head_dim=8,
-    max_position_embeddings=64,
+    max_position_embeddings=512,
     tie_word_embeddings=False,
 )
 MOE = dict(

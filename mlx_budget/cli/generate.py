@@ -138,7 +138,7 @@ def generate(
         text,
         suffix_only=prompt_cache_file is not None,
         prefill_response=prefill_response,
-        most_tokens=context_length(model, tokenizer),
+        most_tokens=context_length(model, tokenizer, options.get("max_kv_size")),
         **keywords_of(template),
     )
     raise_again()

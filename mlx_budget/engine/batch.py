@@ -200,7 +200,7 @@ def stream_batch_generate(
     if stop_after_thinking and markers is None:
         find_markers(tokenizer)  # says what is missing
 
-    most = context_length(model, tokenizer)
+    most = context_length(model, tokenizer, max_kv_size)
 
     def requests() -> Generator[_Request, None, None]:
         for index, prompt in enumerate(prompts):

@@ -26,14 +26,19 @@ _SHORTEST_PIECE, _LONGEST_PIECE = 1 << 14, 1 << 18
 _OF_A_CUT = 16
 
 
-def context_length(model: "nn.Module", tokenizer: "TokenizerWrapper") -> int:
+def context_length(
+    model: "nn.Module", tokenizer: "TokenizerWrapper", max_kv_size: int | None = None
+) -> int:
     """The most tokens that a model may be given to read.
 
     The largest number that the model's configuration and its tokenizer name, since
     either may be cautious: Qwen3 says 40,960 in one and 131,072 in the other, where its
     rotary embeddings are to be scaled; the distilled DeepSeek models say 131,072 and
-    16,384. A prompt beyond all of them is surely none that the model was made for.
+    16,384. A prompt beyond all of them is surely none that the model was made for,
+    unless its KV cache is limited: what it still sees is then near enough.
     """
+    if max_kv_size is not None:
+        return UNKNOWN_LENGTH
     found = list(_lengths(getattr(model, "args", None)))
     most = getattr(tokenizer, "model_max_length", None)
     if isinstance(most, int) and 0 < most < _LARGEST:

@@ -109,6 +109,7 @@ class Conversation:
         self._markers = markers_of(tokenizer, self._thinking)
         check_quantisable(model, {**options, "max_kv_size": max_kv_size}, tokens=0)
         self._cache = ConversationCache(model, max_kv_size)
+        self._most_tokens = context_length(model, tokenizer, max_kv_size)
         self.system_prompt = system_prompt
         self.messages: Chat = []
         self.prompt_tokens = 0
@@ -255,7 +256,7 @@ class Conversation:
             system_prompt=self.system_prompt,
             chat_template_config=self._template_config | (self.switch or {}),
             suffix_only=suffix_only,
-            most_tokens=context_length(self._model, self._tokenizer),
+            most_tokens=self._most_tokens,
         )
 
     def _parting(self, asked: Chat, ids: list[int], last: int) -> list[int]:

@@ -120,7 +120,8 @@ def stream_generate(
                 "top_k instead of sampler."
             )
     cached = loop.pop("cached_tokens", 0)
-    ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
+    most = context_length(model, tokenizer, loop.get("max_kv_size"))
+    ids = encode_prompt(tokenizer, prompt, most)
     if not ids:
         raise ValueError("The prompt is empty.")
     if not 0 <= cached < len(ids):

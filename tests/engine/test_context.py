@@ -68,6 +68,9 @@ def test_the_length_is_the_largest_that_is_named(settings, own, expected):
     model = SimpleNamespace(args=SimpleNamespace(**settings))
     assert context_length(model, SimpleNamespace(model_max_length=own)) == expected
     assert context_length(object(), object()) == UNKNOWN_LENGTH
+    # With a limited KV cache nothing that is seen is far away.
+    limited = context_length(model, SimpleNamespace(), max_kv_size=512)
+    assert limited == UNKNOWN_LENGTH
 
 
 def test_no_more_is_tokenised_than_it_takes_to_refuse():
