@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import demo
+from ..engine.messages import Chat
 from ..engine.prompt_files import read_prompts
-from ..engine.prompts import Chat
 from ..files.rows import read_rows
 
 BUILT_IN = Path(__file__).parent / "prompts.jsonl"

@@ -20,9 +20,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import stream_batch_generate
 from ..engine.fields import keywords_of, take_all
+from ..engine.messages import Chat
 from ..engine.priors import prior_for
 from ..engine.prompt_files import read_prompts
-from ..engine.prompts import Chat, encode_chat
+from ..engine.prompts import encode_chat
 from ..engine.settings import (
     AT_MOST,
     ModelSource,
