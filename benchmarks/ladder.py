@@ -1,9 +1,9 @@
 """What each step of the ladder of predictors gives, on the built-in model.
 
 Replies at temperature 1 to the model's 500 problems and to others that were never
-trained on, at several budgets: steered by each predictor that is named, by the prior, by
-the hard stop alone, and cut. Each finished part is kept in the output folder, so that a
-stopped run goes on; the same problem has the same seed in every part.
+trained on, at several budgets: steered by each predictor that is named, by the prior,
+by the hard stop alone, and cut. Each finished part is kept in the output folder, so
+that a stopped run goes on; the same problem has the same seed in every part.
 """
 
 import json
