@@ -116,13 +116,18 @@ def closing_of(
             sentence of `WIND_DOWNS` that the model's family is known to obey.
 
     Raises:
-        ValueError: If the message holds a control token, or there is no sentence for
-            "auto".
+        ValueError: If the message holds a control token, goes on behind the closing
+            marker, or there is no sentence for "auto".
     """
     facts = template_facts(tokenizer, markers)
     text = wind_down(tokenizer).text if message == AUTO else message or ""
     # The closing marker follows anyway: a message that ends with it is not to have two.
-    text = text.split(markers.end)[0]
+    text, _, behind = text.partition(markers.end)
+    if behind.strip():
+        raise ValueError(
+            f"thinking_budget_message goes on behind the closing marker "
+            f"{markers.end!r}, where the answer begins: leave out {behind.strip()!r}."
+        )
     part = reply_part(tokenizer, markers, prompt)
     written = ""
     if not markers.start or part.rfind(markers.start) > part.rfind(markers.end):

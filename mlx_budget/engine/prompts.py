@@ -3,6 +3,7 @@
 Knows chat templates and tokenizers; nothing of files, models or budgets.
 """
 
+import operator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .context import check_length, check_tokens, check_unicode
@@ -135,7 +136,7 @@ def encode_prompt(
         special = bos is None or not prompt.startswith(bos)
         return _encode(tokenizer, prompt, most_tokens, add_special_tokens=special)
     ids: Any = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
-    return list(ids)
+    return [operator.index(token) for token in ids]
 
 
 def _encode(

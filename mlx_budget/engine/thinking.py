@@ -42,10 +42,11 @@ def _is_mention(before: str, markers: ThinkingMarkers) -> bool:
     is_in_quotes = any(line.count(quote) % 2 for quote in '"`')
     if is_in_quotes or _MENTION.search(before) or len(_FENCE.findall(before)) % 2:
         return True
-    # Of a pair in the middle of lines both are mentioned.
-    opening = before.rfind(markers.start) if markers.start and line.strip() else -1
-    line = before[: max(opening, 0)].rpartition("\n")[2]
-    return opening > before.rfind(markers.end) and bool(line.strip())
+    # If one of a pair on a line is mentioned, both are; stars around it are bold type.
+    lead, opening, _ = line.rpartition(markers.start or "\n")
+    is_pair = bool(opening) and markers.end not in line
+    is_bold = lead.endswith(("*", "_"))
+    return is_pair and (is_bold or _MENTION.search(lead) is not None)
 
 
 class MarkKind(Enum):

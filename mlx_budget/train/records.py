@@ -6,6 +6,7 @@ Knows chat templates and markers; nothing of models or of what a row may look li
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,8 @@ def read_records(
         ("limit", 1 if limit is None else limit, 1),
         ("seed", seed, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_whole or value < least:
             raise ValueError(f"{name} must be an integer >= {least}, not {value!r}.")
     if augment not in (None, "concise"):
         raise ValueError(f"augment must be None or concise, not {augment!r}.")

@@ -5,6 +5,7 @@ Knows nothing of models, losses or optimizers: a schedule is a function of the s
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -109,4 +110,4 @@ def _check(
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)

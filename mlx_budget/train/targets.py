@@ -5,6 +5,7 @@ Knows tokens and markers; nothing of chat records or files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -75,7 +76,9 @@ def check_positions(positions: str | int) -> str | int:
     number = positions
     if isinstance(positions, str) and positions.isascii() and positions.isdigit():
         number = int(positions)
-    is_number = isinstance(number, int) and not isinstance(number, bool) and number > 0
+    if isinstance(number, Integral) and not isinstance(number, bool):
+        number = int(number)  # of NumPy, too
+    is_number = type(number) is int and number > 0
     if not is_number and number not in ("newline", "all"):
         raise ValueError(
             f"positions must be newline, all, or how many to draw at random from each "

@@ -169,6 +169,12 @@ def test_numbers_of_numpy_are_numbers(model, prompt, run):
     assert run(model, prompt, **NUMPY) == run(model, prompt, **python)
 
 
+def test_token_ids_of_numpy_are_a_prompt(model, prompt):
+    want = reply(model, prompt, thinking_budget=6)
+    for ids in (np.array(prompt), [np.int64(token) for token in prompt]):
+        assert reply(model, ids, thinking_budget=6) == want
+
+
 def test_a_batch_takes_numbers_of_numpy_for_each_prompt(model, prompt):
     want = batch(model, prompt, thinking_budget=[3, 5], seed=[1, 2], temp=1.0)
     for make in (np.array, mx.array, lambda v: [np.int64(x) for x in v]):

@@ -138,6 +138,36 @@ def test_a_budget_closes_as_the_format_closes(
     assert answer == ANSWER
 
 
+def test_a_message_that_would_break_a_reply_is_refused(format, reply_to):
+    for message, why in (
+        (f" So. {format.eos}", "control token"),
+        (f" So.{format.end} It is 5.", "goes on behind the closing marker"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            reply_to("So", thinking_budget=4, thinking_budget_message=message)
+
+
+def test_a_message_may_end_with_the_marker_and_mention_others(
+    format, tokenizer, reply_to
+):
+    before = format.text(format.at_4).partition("«")[0]
+    called = format.call or "no call"
+    message = f" Leave {format.start} now, and {called[:40]}."
+    fill = "." * 200
+    said = reply_to(
+        before,
+        *fill,
+        thinking_budget=4,
+        hard_stop=1,
+        thinking_budget_message=message + format.end,
+    )
+    thinking, answer = said.last.reply.split()
+    assert thinking.endswith(message.strip())
+    assert set(answer) <= {".", "\n"}
+    assert said.text.count(format.end) == 1
+    assert (said.last.closed_by, said.last.thinking_tokens) == ("budget", 4)
+
+
 def test_the_close_without_thinking_is_the_templates_own(format, tokenizer):
     if format.off is None or format.end not in format.off_tail:
         pytest.skip("The template closes no block to leave thinking out.")

@@ -53,6 +53,15 @@ def text(record, tokenizer) -> str:
     return tokenizer.decode(record.tokens.tolist())
 
 
+def test_numbers_of_numpy_are_numbers(tokenizer):
+    record = chat("<think>x\ny\nz</think>\nw")
+    options = {"positions": 2, "max_length": 60, "limit": 1, "seed": 3}
+    want = only(tokenizer, record, **options)
+    options = {name: np.int64(value) for name, value in options.items()}
+    found = only(tokenizer, record, **options)
+    assert found.positions.tolist() == want.positions.tolist()
+
+
 def test_lengths_count_the_candidate_and_the_closing_marker(tokenizer):
     record = chat("<think>x\ny\nz</think>\nw")
     assert parts(tokenizer, record) == (
