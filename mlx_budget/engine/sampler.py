@@ -15,15 +15,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..method.guidance import Window
-from ..method.predictor import Predictor, ReplyProgress
+from ..method.predictor import Predictor
 from .closing import Closing, closing_of
 from .context import context_length
 from .draws import EndOfReply, TokenDraw, read_token
 from .fields import take
 from .follower import Step
-from .guide import Guide, window_after
-from .loops import LoopFinder, Repetition
+from .guide import Guide
+from .pace import Pace
 from .plain import PlainSampler, ReplySampler
 from .priors import prior_for
 from .prompts import Prompt, encode_prompt
@@ -39,11 +38,6 @@ from .thinking import ThinkingTracker, find_markers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-# A character has four bytes at most, and so as many tokens.
-_LONGEST_CHARACTER = 4
-# A model that goes on opening blocks when its budget is spent opens no more than these.
-_MOST_BLOCKS = 3
 
 
 def make_budget_sampler(
@@ -204,15 +198,13 @@ class BudgetSampler(ReplySampler):
             last_prompt_token (int): What the model reads first.
         """
         super().__init__()
-        self._thinking = thinking
         self._draw = draw
         self._guide = guide
         self._tracker = tracker
         self._close = close
         self._end = end
         self._closing: deque[tuple[int, Step]] = deque()
-        self._loops = LoopFinder() if thinking.watches_loops else None
-        self._repetition = Repetition.NONE
+        self._pace = Pace(thinking, tracker, guide is not None)
         self._set_budget(thinking)
         self._token: mx.array | None = None  # the last one, until it is read
         self._drawn: mx.array | None = None  # it, before it closed instead of ending
@@ -258,28 +250,7 @@ class BudgetSampler(ReplySampler):
 
     def is_guided(self) -> bool:
         """Whether the next token is one to guide."""
-        return (
-            self._guide is not None
-            and not self._closing
-            and not self._must_close()
-            and self._tracker.starts_line
-            and (self._has_event or self._repetition is Repetition.LOOP)
-        )
-
-    @property
-    def _has_event(self) -> bool:
-        """Whether the budget or the floor gives guidance something to steer to."""
-        return self._thinking.tokens is not None or self._is_before_floor
-
-    @property
-    def _is_before_floor(self) -> bool:
-        """Whether the reply has to think on, whatever the model would do."""
-        tracker = self._tracker
-        if not tracker.thinking or tracker.blocks > 1:
-            return False
-        if self._repetition is not Repetition.NONE:
-            return False  # it does not think
-        return tracker.thinking_tokens < self._thinking.bounds[0]
+        return not self._closing and self._pace.is_guided
 
     def _find_row(self, logprobs: mx.array) -> tuple[ForwardPass, int]:
         forward, step = self._recorder.last, current_step()
@@ -298,10 +269,7 @@ class BudgetSampler(ReplySampler):
             self._closing.extend((token, Step.MODEL) for token in rest)
             self._drawn = None
         self._tracker.update(token, forced=self.record.steps[-1] is Step.FORCED)
-        self._repetition = Repetition.NONE
-        if self._loops is not None and self._tracker.thinking:
-            self._loops.take(token)
-            self._repetition = self._loops.repetition
+        self._pace.take(token)
         inputs, row = self._seen_input
         # Computed before the last token was, so this does not wait.
         self._is_misled |= bool(np.array(inputs)[row, 0] != self._expected_input)
@@ -321,29 +289,28 @@ class BudgetSampler(ReplySampler):
     ) -> tuple[mx.array, Step]:
         position = len(self.record.steps)
         others = partial(self._guided_after, row)
-        is_unknown = isinstance(self._thinking.tokens, AutoBudget)
+        thinking, pace = self._pace.thinking, self._pace
+        is_unknown = isinstance(thinking.tokens, AutoBudget)
         if self._guide is not None and is_unknown and self._tracker.thinking:
             length = self._guide.expected_length(logprobs, forward, row, others)
-            self._set_budget(self._thinking.for_length(length))
-        is_loop = self._repetition is not Repetition.NONE
-        if not self._closing and self._must_close():
+            self._set_budget(thinking.for_length(length))
+        if not self._closing and pace.must_close():
             self._begin_closing()
-            if is_loop:
+            if pace.is_stuck():
                 self.record.loop_steps.append(position)
         if self._closing:
             return self._next_closing()
         logprobs = self._allowed(logprobs)
         if self._guide is None or not self.is_guided():
             token, step = self._draw(logprobs, position), Step.MODEL
-            if self._thinking.answer_anyway and self._tracker.thinking:
+            if thinking.answer_anyway and self._tracker.thinking:
                 self._drawn, token = token, self._end.or_close(token)
         else:
-            window, progress = self._event(is_loop)
             token, is_full = self._guide.choose(
-                logprobs, forward, row, others, window, progress, position
+                logprobs, forward, row, others, *pace.event(), position
             )
             step = Step.GUIDED
-            if is_loop:
+            if pace.is_loop:
                 self.record.loop_steps.append(position)
             if is_full:
                 self.record.full_steps.append(position)
@@ -352,14 +319,6 @@ class BudgetSampler(ReplySampler):
             self._begin_closing()
             return self._next_closing()
         return token, step
-
-    def _event(self, is_loop: bool) -> tuple[Window, ReplyProgress]:
-        """What guidance steers to, and how far the reply has come."""
-        used = self._tracker.thinking_tokens
-        progress = ReplyProgress(used, self.budget or self._thinking.bounds[0] or used)
-        if is_loop:  # as if the budget were used up
-            return Window(most=1), progress
-        return window_after(self._thinking, used), progress
 
     def _begin_closing(self) -> None:
         self._drawn = None
@@ -373,17 +332,15 @@ class BudgetSampler(ReplySampler):
 
     def _allowed(self, logprobs: mx.array) -> mx.array:
         """Log-probabilities without what must not come now."""
-        tracker, thinking = self._tracker, self._thinking
-        if self._is_before_floor:
+        tracker = self._tracker
+        if self._pace.is_before_floor:
             return self._end.put_off(logprobs, tracker.missing_end_tokens())
-        if thinking.answer_anyway:
+        if self._pace.thinking.answer_anyway:
             has_no_answer = tracker.may_open and tracker.blocks
             if has_no_answer or self.is_guided():
                 logprobs = self._end.without(logprobs)
-        has_reopened = tracker.may_open and tracker.blocks >= _MOST_BLOCKS
-        if has_reopened and thinking.limit is not None:
-            if tracker.thinking_tokens >= (self.budget or 0):
-                logprobs = self._end.without_opening(logprobs)
+        if self._pace.may_not_reopen():
+            logprobs = self._end.without_opening(logprobs)
         return logprobs
 
     def _closes_before_thinking(self, token: mx.array) -> bool:
@@ -401,12 +358,9 @@ class BudgetSampler(ReplySampler):
 
         To know, the host waits for the token; only just before the hard stop.
         """
-        tracker, limit = self._tracker, self._thinking.limit
-        if limit is None or not tracker.thinking or tracker.is_mid_character:
+        if not self._pace.is_near_limit():
             return False
-        if tracker.thinking_tokens + _LONGEST_CHARACTER <= limit:
-            return False
-        return tracker.leaves_character_open(read_token(token))
+        return self._tracker.leaves_character_open(read_token(token))
 
     def _guided_after(self, row: int) -> list[int]:
         """Rows after ``row`` that the same predictor will guide in this step."""
@@ -424,39 +378,8 @@ class BudgetSampler(ReplySampler):
         return self._guide.predictor is other._guide.predictor
 
     def _set_budget(self, thinking: ThinkingBudget) -> None:
-        self._thinking = thinking
+        self._pace.thinking = thinking
         self.record.budget, self.record.floor = thinking.ceiling, thinking.bounds[0]
-
-    def _must_close(self) -> bool:
-        budget = self.budget
-        if not self._tracker.thinking:
-            return False
-        if budget == 0 or self._is_stuck():
-            return True
-        if budget is None:
-            return False
-        if (limit := self._thinking.limit) is None:
-            return False
-        used = self._tracker.thinking_tokens
-        if used >= limit:
-            return True
-        is_past = used >= budget + self._may_end_at_budget
-        is_line_ended = is_past and self._tracker.after_newline
-        return is_line_ended and not self._tracker.is_mid_character
-
-    def _is_stuck(self) -> bool:
-        """Whether it is time to close thinking that does not leave its loop."""
-        tracker = self._tracker
-        if self._repetition is not Repetition.STUCK or tracker.is_mid_character:
-            return False
-        cycle = self._loops.cycle if self._loops is not None else []
-        return tracker.after_newline or not tracker.has_newline(cycle)
-
-    @property
-    def _may_end_at_budget(self) -> bool:
-        """Whether guidance closes thinking that ends at its upper bound exactly."""
-        has_window = self._thinking.bounds[0] > 0
-        return self._guide is not None and has_window and self._tracker.blocks == 1
 
 
 def _begin_lease(model: nn.Module, states: bool) -> HiddenStateRecorder:
