@@ -38,7 +38,7 @@ REPLACED = {
     # Two questions and one arm in place of minutes.
     "--output run ": "--output run --limit 2 --budgets 60 --strategies guidance ",
     "--output run-mine": "--output run-mine --budgets 60 --strategies guidance",
-    "--output my-predictor": "--output my-predictor --size tiny --steps 2",
+    "--hours 2": "--num-prompts 50 --sizes table --batch-size 25 --held-out-prompts 2",
     # The status of an error must be seen.
     "curl ": "curl --fail --silent --show-error ",
 }

@@ -18,6 +18,7 @@ from mlx_budget.engine.settings import (
     ThinkingBudget,
 )
 from mlx_budget.evaluate.options import EvaluateOptions
+from mlx_budget.train.learn_options import LearnOptions
 from mlx_budget.train.options import TraceOptions, TrainOptions
 
 FOUR = (ModelSource, ThinkingBudget, Sampling, PromptOptions)
@@ -27,6 +28,7 @@ MADE_FROM = {
     "generate": FOUR,
     "estimate": FOUR,
     "chat": (*FOUR, ThinkingBudget(answer_anyway=True)),
+    "learn": (ModelSource, LearnOptions()),
     "traces": (ModelSource, TraceOptions()),
     "train": (TrainOptions,),
     "evaluate": (ModelSource, EvaluateOptions()),
@@ -127,12 +129,12 @@ def test_an_option_is_the_same_in_all_commands_that_know_it(option):
     [
         ("guidance_tolerance", {"generate", "chat", "evaluate", "serve"}),
         ("no_hard_stop", {"generate", "chat", "evaluate", "serve"}),
-        ("xtc_probability", {"generate", "chat", "evaluate", "traces"}),
-        ("min_tokens_to_keep", {"generate", "chat", "evaluate", "traces"}),
-        ("seed", {"generate", "chat", "evaluate", "traces", "train"}),
+        ("xtc_probability", {"generate", "chat", "evaluate", "traces", "learn"}),
+        ("min_tokens_to_keep", {"generate", "chat", "evaluate", "traces", "learn"}),
+        ("seed", {"generate", "chat", "evaluate", "traces", "train", "learn"}),
         (
             "chat_template_config",
-            {"generate", "estimate", "chat", "traces", "train", "evaluate", "serve"},
+            set(MADE_FROM) - {"convert", "report"},
         ),
     ],
 )

@@ -340,7 +340,7 @@ def test_text_prompts_are_encoded_as_mlx_lm_does(loaded):
     [
         ({"draft_model": object()}, "Speculative decoding .draft_model. cannot"),
         ({"sampler": max}, "brings its own sampler"),
-        ({"predictor": None}, "predictor=False in Python"),
+        ({"predictor": True}, "must be a Predictor, None for a prior"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(loaded, options, message):

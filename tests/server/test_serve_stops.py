@@ -136,7 +136,13 @@ def exchanged(tokenizer, text: str, stop: list[str], **options) -> tuple[str, st
         responses.append(server.Response(text, token, 0.0, None, ()))
     responses.append(server.Response("", tokenizer.eos_token_id, 0.0, "stop", ()))
 
+    class Provider:
+        def learn(self, reply):
+            pass
+
     class Generator:
+        model_provider = Provider()
+
         def generate(self, request, args, progress_callback):
             return None, iter(responses)
 
