@@ -99,6 +99,11 @@ class Exchange:
         reason = reply.why_no_answer(self._finish_reason)
         return told if reason is None else {**told, "no_answer": reason}
 
+    @property
+    def left_out_by(self) -> dict[str, Any] | None:
+        """The chat template's arguments that left thinking out, if any did."""
+        return self.steering.left_out_by
+
     def token_details(self) -> dict[str, Any] | None:
         """The reply's tokens by what they are, or None if the model does not think."""
         reply = self.steering.reply

@@ -203,8 +203,10 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         start, end = self.model_provider.named_markers
         thinking = replace(request.steering.request, start=start, end=end)
         asked = PromptOptions(chat_template_config=args.chat_template_kwargs)
-        template, _ = ask_template(tokenizer, thinking, asked)
+        template, switch = ask_template(tokenizer, thinking, asked)
         args.chat_template_kwargs = template.chat_template_config
+        if thinking.tokens == 0 and request.request_type == "chat":
+            request.steering.left_out_by = switch
 
     def _make_state_machine(
         self, model_key: Any, tokenizer: TokenizerWrapper, *others: Any, **named: Any

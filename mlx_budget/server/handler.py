@@ -159,6 +159,8 @@ class BudgetHandler(server.APIHandler):
         thinking = self._reply_thinking()
         if finish_reason is not None and thinking is not None:
             choice["thinking"] = thinking
+            if self._exchange is not None and self._exchange.left_out_by is not None:
+                choice["left_out_by_template"] = self._exchange.left_out_by
         return self._with_details(response)
 
     def completion_usage_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

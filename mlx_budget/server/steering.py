@@ -25,12 +25,14 @@ class Steering:
         asked_floor: Fewest tokens of thinking that it asks for in so many words.
         connection: To its client, if that is of this process.
         reply: Follows its reply, once generation has begun.
+        left_out_by: The chat template's arguments that left thinking out, if any did.
     """
 
     request: ThinkingBudget
     asked_floor: int = 0
     connection: socket.socket | None = None
     reply: ReplyFollower | None = None
+    left_out_by: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "connection": None}

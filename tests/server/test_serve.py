@@ -39,6 +39,8 @@ def test_a_reply_is_what_generate_gives(client, model, budget):
     used = reply.usage.completion_tokens_details.reasoning_tokens
     assert used == reply.choices[0].thinking["tokens"]
     assert reply.choices[0].finish_reason == "stop"
+    left_out_by = getattr(reply.choices[0], "left_out_by_template", None)
+    assert left_out_by == ({"enable_thinking": False} if budget == 0 else None)
     if budget == 0:
         assert reply.choices[0].thinking["closed_by"] == "budget"
         assert told(reply)["reasoning"] == ""
