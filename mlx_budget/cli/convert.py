@@ -102,4 +102,4 @@ def _how_to_go_on(
     from ..files.hub import is_local
 
     downloads = "" if is_local(hf_path) else " Whole files of the download are kept."
-    return f"Stopped before there was a {mlx_path}: run the same again.{downloads}"
+    return f"Stopped; {mlx_path} was not made: run the same again.{downloads}"

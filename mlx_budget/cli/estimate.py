@@ -15,6 +15,7 @@ from ..engine.settings import ModelSource, PromptOptions, ThinkingBudget
 from .options import (
     DATA_HELP,
     JSON_OPTION,
+    PATH,
     PREFILL_OPTION,
     PROMPT_HELP,
     options_from,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @options_from(source=ModelSource)
 @click.option("--prompt", "-p", help=PROMPT_HELP)
-@click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP)
+@click.option("--data", type=PATH, help=DATA_HELP)
 @options_from(thinking=ThinkingBudget, only=["thinking_start", "thinking_end"])
 @options_from(template=PromptOptions)
 @PREFILL_OPTION

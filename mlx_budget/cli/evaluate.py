@@ -14,7 +14,7 @@ from ..engine.settings import ModelSource
 from ..evaluate.options import EvaluateOptions
 from ..evaluate.strategies import parse_budgets, parse_strategies
 from ..interrupts import raise_again
-from .options import COUNT, Read, Shown, options_from, tell_of_demo
+from .options import COUNT, PATH, Read, Shown, options_from, tell_of_demo
 from .progress import bars_until_stopped
 from .report import show_report
 
@@ -38,7 +38,7 @@ _TYPES = {
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File of questions in place of a task: .jsonl, .json, .csv, .tsv or .parquet "
     "with question and answer, and choices where it is one of several.",
 )
@@ -50,7 +50,7 @@ _TYPES = {
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Folder for records, summary and plots; one that is there is gone on with.",
 )

@@ -12,7 +12,7 @@ from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
 from ..interrupts import raise_again
 from ..train.learn_options import LearnOptions
-from .options import options_from
+from .options import PATH, options_from
 from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @options_from(source=ModelSource, without=["predictor"], required=["model"])
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Predictor folder to make; a run that is there is gone on with.",
 )

@@ -48,6 +48,22 @@ class Read(click.ParamType):
         return self._read(value) if isinstance(value, str) else value
 
 
+class _Path(click.Path):
+    """A path; an empty one would be the folder that the user is in."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        """The path of a text; defaults are paths already."""
+        if value == "":
+            self.fail("It is empty; is a variable not set?", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+PATH = _Path()
+
+
 class Shown(click.Option):
     """An option whose help tells its default in words.
 
@@ -193,7 +209,7 @@ def _type_of(field: Field, option: Option) -> click.ParamType | None:
     if bool in kinds:
         return click.BOOL
     if Path in kinds:
-        return click.Path(path_type=Path)
+        return PATH
     if int in kinds:
         return click.IntRange(
             None if least is None else int(least), None if most is None else int(most)

@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from ..interrupts import raise_again
+from .options import PATH
 
 MARKDOWN_FILE = "summary.md"
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def report(folder: Path, as_json: bool) -> None:
     """Make tables and plots again from the records of an evaluation."""

@@ -22,6 +22,7 @@ from ..server.budgets import MAX_TOKENS, BudgetPolicy
 from .options import (
     COUNT,
     KV_OPTIONS,
+    PATH,
     PREFILL_OPTION,
     Read,
     Shown,
@@ -48,7 +49,7 @@ def _bytes(text: str) -> int:
 @LEARN_PRIOR_OPTION
 @click.option(
     "--learn",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="In idle time let the model think about built-in prompts, as `mlx-budget "
     "learn --output` would, into this folder: from 50 replies on a table of them "
     "guides, and `mlx-budget learn` makes more of them.",

@@ -14,7 +14,7 @@ from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
 from ..interrupts import raise_again
 from ..train.options import TraceOptions
-from .options import DATA_HELP, options_from
+from .options import DATA_HELP, PATH, options_from
 from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @options_from(source=ModelSource, without=["predictor"], required=["model"])
-@click.option("--data", type=click.Path(path_type=Path), required=True, help=DATA_HELP)
+@click.option("--data", type=PATH, required=True, help=DATA_HELP)
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="File of chat records to write (*.jsonl); one that is there is gone on with.",
 )

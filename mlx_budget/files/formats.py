@@ -147,7 +147,7 @@ def _row_of(line: str | None, name: str) -> Row:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1:,}"
+        return f"{error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
     return str(error)
 
 

@@ -53,6 +53,8 @@ def read_rows(
 
 def _files(name: str) -> Iterator[tuple[Path, str]]:
     """The data files of a name, each with its title."""
+    if not name:
+        raise ValueError("The name of the data is empty; is a variable not set?")
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         folder = Path(path)

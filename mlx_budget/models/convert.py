@@ -109,6 +109,8 @@ def convert(
             "--q-bits, --q-group-size and --quant-predicate say how to quantise: add "
             "-q, or leave them out."
         )
+    if quantize:
+        _check_quantisation(q_bits, q_mode, quant_predicate)
     if upload_repo is not None:
         hub.check_name(upload_repo)
     with appearing_folder(mlx_path) as folder:
@@ -254,6 +256,13 @@ def _cast(
     return model, {**config, "dtype" if "dtype" in config else "torch_dtype": dtype}
 
 
+def _check_quantisation(bits: int | None, mode: str, recipe: str | None) -> None:
+    """Lets MLX refuse what it cannot do before a checkpoint is downloaded."""
+    if recipe is not None and mode != "affine":
+        raise ValueError("--quant-predicate works with --q-mode affine only.")
+    mx.quantize(mx.zeros((32, 64)), bits=bits, mode=mode)
+
+
 def _quantize(
     model: nn.Module,
     config: Config,
@@ -264,8 +273,6 @@ def _quantize(
 ) -> tuple[nn.Module, Config]:
     predicate: Any = None  # mlx-lm says two types of what it makes and what it takes
     if recipe is not None:
-        if mode != "affine":
-            raise ValueError("--quant-predicate works with --q-mode affine only.")
         predicate = mixed_quant_predicate_builder(recipe, model, group_size or 64)
     with contextlib.redirect_stdout(io.StringIO()) as said:
         model, config = quantize_model(

@@ -150,7 +150,11 @@ def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
 def _fetch(
     name: str | Path, files: tuple[str, ...], revision: str | None = None
 ) -> Path:
-    return demo.FOLDER if name == demo.NAME else hub.fetch(name, files, revision)
+    if name != demo.NAME:
+        return hub.fetch(name, files, revision)
+    if revision is not None:
+        raise ValueError(f"--revision is for names on the Hub; {name} is built in.")
+    return demo.FOLDER
 
 
 def check_vocabulary(tokenizer: TokenizerWrapper) -> None:

@@ -85,6 +85,8 @@ def check_output(options: TrainOptions) -> None:
     """
     output, work = options.output, work_folder(options)
     check_output_folder(output)
+    if options.cache_dir is not None:
+        check_output_folder(options.cache_dir, "--cache-dir")
     if (output / CONFIG_FILE).exists():
         raise ValueError(
             f"{output} holds a predictor already: choose another --output, or remove "

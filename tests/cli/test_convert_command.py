@@ -24,7 +24,7 @@ def test_an_interrupt_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
     result = run(output)
     assert (result.exit_code, result.stdout) == (130, "")
     *_, line = result.stderr.splitlines()
-    assert line == f"Stopped before there was a {output}: run the same again."
+    assert line == f"Stopped; {output} was not made: run the same again."
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,6 +40,27 @@ def test_an_interrupted_upload_leaves_what_was_converted(tmp_path, monkeypatch):
         f"{output}`."
     )
     assert (output / "predictor.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-q", "--q-bits", 7), "bits 7 is not supported"),
+        (("-q", "--q-mode", "mxfp4", "--q-bits", 3), "requires bits to be 4 but got 3"),
+        (
+            ("-q", "--quant-predicate", "mixed_3_6", "--q-mode", "mxfp4"),
+            "works with --q-mode affine only",
+        ),
+    ],
+)
+def test_a_quantisation_that_cannot_be_is_refused_before_a_download(
+    tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr("mlx_budget.models.convert._fetch", interrupt)
+    result = run(tmp_path / "out", *options)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert message in line
 
 
 @pytest.mark.parametrize("below", ["", "deep"])

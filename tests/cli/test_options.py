@@ -215,3 +215,33 @@ def test_a_command_may_have_fewer_options():
 def test_the_templates_arguments_have_both_names(flag):
     expected = PromptOptions(chat_template_config={"a": [1]})
     assert run(flag, '{"a": [1]}', p=PromptOptions) == [{"p": expected}]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("traces", "--model", "demo", "--data", "", "--output", "a.jsonl"),
+        ("traces", "--model", "demo", "--data", "a.jsonl", "--output", ""),
+        ("train", "--model", "demo", "--data", "a.jsonl", "--output", ""),
+        ("train", "--model", "demo", "--data", "", "--output", "a"),
+        ("evaluate", "--data", "", "--output", "a"),
+        ("estimate", "--data", ""),
+        ("report", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_folder_that_the_user_is_in(arguments, tmp_path):
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "empty; is a variable not set?" in line
+
+
+def test_a_mistyped_command_or_option_is_guessed():
+    for arguments, guess in (
+        (["trian"], "Did you mean 'train'?"),
+        (["traces", "--limt", "5"], "Did you mean '--limit'?"),
+        (["train", "--modle", "demo"], "Did you mean '--model'?"),
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 2
+        assert guess in result.stderr

@@ -129,7 +129,7 @@ def test_a_json_file_may_hold_lines_and_lines_an_indented_value():
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (b'{"question": "1', "Unterminated string starting at at character 14"),
+        (b'{"question": "1', "Unterminated string starting at character 14"),
         (b'{"question": 1 2}', "Expecting ',' delimiter at character 16"),
         (b'{"question": "\xff"}', "not UTF-8 text"),
     ],

@@ -121,6 +121,10 @@ def test_what_can_be_nowhere_is_named(here, name):
     )
 
 
+def test_an_empty_name_is_refused(here):
+    assert refusal("") == "The name of the data is empty; is a variable not set?"
+
+
 def test_files_of_other_kinds_are_refused(here):
     name = write("a.txt", "{}")
     assert refusal(name) == (

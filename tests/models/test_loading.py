@@ -216,3 +216,8 @@ def test_code_in_a_folder_runs_only_when_trusted(copy, tmp_path):
     assert not mark.exists()
     load(str(copy), trust_remote_code=True)
     assert mark.exists()
+
+
+def test_the_built_in_model_has_no_revisions():
+    with pytest.raises(ValueError, match="names on the Hub; demo is built in"):
+        load("demo", revision="main")

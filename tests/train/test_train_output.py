@@ -119,6 +119,8 @@ def test_a_file_in_the_way_is_named(training, tmp_path, kind, message):
     file.write_text("dear")
     output = file if kind == "file" else file / "deep"
     assert message in fails(run(training, output))
+    line = fails(run(training, tmp_path / "other", cache_dir=output))
+    assert message in line and "--cache-dir" in line
     assert file.read_text() == "dear"
 
 
