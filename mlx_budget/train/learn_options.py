@@ -54,7 +54,7 @@ class LearnOptions:
     )
     num_prompts: int = setting(300, "Most prompts to think about.", least=FIRST_TABLE)
     sizes: str = setting(
-        "table,linear,mini", "Sizes to make, as of `mlx-budget train --size`."
+        "table,linear,tiny", "Sizes to make, as of `mlx-budget train --size`."
     )
     held_out_prompts: int = setting(
         16, "Most held-out prompts to steer, to choose by.", least=1

@@ -222,7 +222,7 @@ class TrainOptions:
         least=1,
     )
     size: str = setting(
-        "base",
+        "tiny",
         "Size of the predictor: a table of lengths, from text alone; a linear probe of "
         "one layer beside it; or an encoder, of which base is BERT-base.",
         choices=ALL_SIZES,
