@@ -52,7 +52,7 @@ def check_length(
     """Refuses texts that are sure to have too many tokens together.
 
     No more of them is tokenised than that takes, and nothing at all of texts that are
-    short enough to be tokenised whole.
+    short enough to be tokenised whole, or too long whatever is in them.
 
     Raises:
         ValueError: If they have more than ``most_tokens``.
@@ -62,6 +62,13 @@ def check_length(
     step = max(_MEASURED_ABOVE * most_tokens, _SHORTEST_PIECE)
     if characters <= step:
         return
+    error = ValueError(
+        f"The prompt is too long: it has {characters:,} characters, and the model "
+        f"reads at most {most_tokens:,} tokens. Shorten it."
+    )
+    # What is nothing but spaces has the fewest tokens.
+    if characters // max(map(len, tokenizer.get_vocab())) > most_tokens:
+        raise error
     step = min(step, _LONGEST_PIECE)
     for text in texts:
         for start in range(0, len(text), step):
@@ -71,10 +78,7 @@ def check_length(
             is_cut = start + step < len(text)
             tokens += max(len(ids) - _OF_A_CUT, 0) if is_cut else len(ids)
             if tokens > most_tokens:
-                raise ValueError(
-                    f"The prompt is too long: it has {characters:,} characters, and "
-                    f"the model reads at most {most_tokens:,} tokens. Shorten it."
-                )
+                raise error
 
 
 def check_tokens(ids: list[int], most_tokens: int) -> None:

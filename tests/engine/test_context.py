@@ -31,8 +31,12 @@ def tokenizer():
 class Counting:
     """A tokenizer that counts the characters it is given: a token for each three."""
 
-    def __init__(self):
+    def __init__(self, longest: int = 128):
         self.seen = 0
+        self._longest = longest
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"a": 0, " " * self._longest: 1}
 
     def encode(self, text: str, **_) -> list[int]:
         self.seen += len(text)
@@ -82,9 +86,15 @@ def test_no_more_is_tokenised_than_it_takes_to_refuse():
         "most 100,000 tokens. Shorten it."
     )
     assert tokenizer.seen < 6 * 100_000
+    # Of many short texts together, and of what is surely too long, nothing is.
+    tokenizer = Counting(longest=3)
+    with pytest.raises(ValueError, match="it has 400,001 characters"):
+        check_length(tokenizer, ["x"] * 400_001, 100_000)
+    assert tokenizer.seen == 0
     tokenizer = Counting()
     with pytest.raises(ValueError, match="it has 400,001 characters"):
-        check_length(tokenizer, ["x"] * 400_001, 1)
+        check_length(tokenizer, ["x"] * 400_001, 100_000)
+    assert tokenizer.seen == 100_001
 
 
 def test_what_is_short_enough_is_not_measured():
