@@ -18,6 +18,7 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
+from ..server.budget_fields import EFFORT_TOKENS, read_efforts
 from ..server.budgets import MAX_TOKENS, BudgetPolicy
 from .options import (
     COUNT,
@@ -58,6 +59,15 @@ def _bytes(text: str) -> int:
     "--max-thinking-budget",
     type=click.IntRange(min=0),
     help="Ceiling of every request's budget, and the budget of those without one.",
+)
+@click.option(
+    "--effort",
+    "efforts",
+    default=",".join(f"{level}={tokens}" for level, tokens in EFFORT_TOKENS.items()),
+    show_default=True,
+    type=Read("text", read_efforts),
+    help="Tokens of thinking for the levels that requests name (reasoning_effort and "
+    "the like), where no predictor tells how long a question takes.",
 )
 @click.option(
     "--stop-in-thinking",
@@ -148,6 +158,7 @@ def serve(
     source: ModelSource,
     thinking: ThinkingBudget,
     max_thinking_budget: int | None,
+    efforts: dict[str, int],
     stop_in_thinking: bool,
     sampling: Sampling,
     template: PromptOptions,
@@ -180,5 +191,5 @@ def serve(
         check_output(learn)
         asked = LearnOptions(start=thinking.start, end=thinking.end)
         make_learner = partial(IdleLearner, source=source, output=learn, options=asked)
-    policy = BudgetPolicy(thinking, max_thinking_budget, stop_in_thinking)
+    policy = BudgetPolicy(thinking, max_thinking_budget, stop_in_thinking, efforts)
     serve(Namespace(**options), policy, make_learner)

@@ -140,6 +140,11 @@ def steer(
     )
 
 
+def knows_lengths(predictor: Predictor | bool | None) -> bool:
+    """Whether there is a predictor that foretells how long thinking will be."""
+    return isinstance(predictor, Predictor) and predictor.knows_lengths
+
+
 def check_enforceable(
     thinking: ThinkingBudget, predictor: Predictor | bool | None
 ) -> None:
@@ -151,8 +156,7 @@ def check_enforceable(
             "predictor must be a Predictor, None for a prior, or False for the hard "
             f"stop alone; not {predictor!r}. `mlx_budget.load` returns one."
         )
-    knows = isinstance(predictor, Predictor) and predictor.knows_lengths
-    if isinstance(thinking.tokens, AutoBudget) and not knows:
+    if isinstance(thinking.tokens, AutoBudget) and not knows_lengths(predictor):
         raise ValueError(
             f"The thinking budget {thinking.tokens} is a share of what a predictor "
             "expects, and there is none: name one with --predictor, make one with "

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_lm import server
 
 from . import parts
-from .budgets import RequestError
+from .errors import RequestError
 from .generation import BudgetResponseGenerator
 from .steering import SteeredArguments, SteeredRequest, Steering
 from .stops import StopWords

@@ -25,13 +25,15 @@ from ..engine.context import check_length, check_tokens, check_unicode, context_
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
-from ..engine.sampler import steer
+from ..engine.sampler import knows_lengths, steer
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import ask_template
 from ..engine.thinking import markers_of
 from ..method.predictor import Predictor
 from . import parts
-from .budgets import RequestError, leaving_room
+from .budget_fields import check_template_arguments
+from .budgets import leaving_room, without_prediction
+from .errors import RequestError
 from .provider import BudgetModelProvider
 from .steering import SteeredArguments, SteeredRequest
 
@@ -199,7 +201,14 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         request: SteeredRequest,
         args: SteeredArguments,
     ) -> None:
-        """Lets the chat template do what the budget asks, if it can."""
+        """Lets the chat template do what the budget asks, if it can.
+
+        Raises:
+            RequestError: If the request gives it an argument that means nothing to it.
+        """
+        if request.request_type == "chat":
+            given, text = args.chat_template_kwargs or {}, str(tokenizer.chat_template)
+            check_template_arguments(given, text)
         start, end = self.model_provider.named_markers
         thinking = replace(request.steering.request, start=start, end=end)
         asked = PromptOptions(chat_template_config=args.chat_template_kwargs)
@@ -267,6 +276,8 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         steering = request.steering
         start, end = self.model_provider.named_markers
         thinking = replace(steering.request, start=start, end=end)
+        if not knows_lengths(self.model_provider.predictor):
+            thinking = without_prediction(thinking)
         markers, forced = markers_of(tokenizer, thinking), 0
         if markers is not None and not thinking.is_free:
             close = closing_of(tokenizer, markers, prompt, thinking.message)

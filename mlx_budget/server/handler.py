@@ -15,7 +15,8 @@ from typing import Any, Literal, cast
 
 from mlx_lm import server
 
-from .budgets import BudgetPolicy, RequestError, asked_floor, read_thinking
+from .budgets import BudgetPolicy, asked_floor, read_thinking, room_for
+from .errors import RequestError
 from .exchange import Exchange
 from .steering import Steering
 
@@ -118,7 +119,7 @@ class BudgetHandler(server.APIHandler):
         asked = ("max_completion_tokens", "max_tokens")
         is_given = any(name in self.body for name in asked)
         if not is_given and self.default_max_tokens is None and not thinking.is_free:
-            self.max_tokens = thinking.max_tokens
+            self.max_tokens = room_for(thinking)
         template = self.chat_template_kwargs
         if template and "thinking_budget" in template:
             # A template that writes the budget down shall write the one that holds.

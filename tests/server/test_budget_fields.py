@@ -2,15 +2,16 @@
 
 import pytest
 
-from mlx_budget.engine.budgets import AutoBudget, BudgetRange
+from mlx_budget.engine.budgets import BudgetRange
 from mlx_budget.engine.settings import ThinkingBudget
+from mlx_budget.server.budget_fields import Effort
 from mlx_budget.server.budgets import (
     BudgetPolicy,
-    RequestError,
     asked_floor,
     leaving_room,
     read_thinking,
 )
+from mlx_budget.server.errors import RequestError
 
 
 def read(policy: BudgetPolicy = BudgetPolicy(), **body) -> ThinkingBudget:  # noqa: B008
@@ -25,7 +26,7 @@ def test_a_range_a_floor_and_a_mode_are_read():
     asked = read(thinking_budget=60, budget_mode="about", min_thinking_tokens=55)
     assert asked == ThinkingBudget(60, mode="about", least=55)
     asked = read(reasoning_effort="low", min_thinking_tokens=5, budget_mode="about")
-    assert asked == ThinkingBudget(AutoBudget(0.4), mode="about", least=5)
+    assert asked == ThinkingBudget(Effort(0.4, without=512), mode="about", least=5)
 
 
 def test_fields_that_are_null_say_nothing():

@@ -11,7 +11,8 @@ import pytest
 from mlx_budget import demo
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
-from mlx_budget.server.budgets import EFFORTS, leaving_room
+from mlx_budget.server.budget_fields import EFFORTS
+from mlx_budget.server.budgets import leaving_room
 from serve_scripted import LINE, TOOLS
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
 from served import QUESTION, alone, ask, gather, serving, told
@@ -91,10 +92,18 @@ def test_the_other_names_of_a_budget_are_known(client, field):
 @pytest.mark.parametrize("effort", [effort for effort in EFFORTS if effort != "max"])
 def test_an_effort_is_a_share_of_the_predicted_length(client, effort):
     budget = ask(client, reasoning_effort=effort).choices[0].thinking["budget"]
-    asked = EFFORTS[effort] and str(EFFORTS[effort])
+    asked = f"auto:{EFFORTS[effort]}" if EFFORTS[effort] else 0
     same = ask(client, thinking_budget=asked).choices[0].thinking["budget"]
     assert budget == same
     assert budget == 0 if effort == "none" else budget > 0
+
+
+def test_an_effort_is_tokens_where_nothing_predicts_lengths(cutting):
+    told = [
+        ask(cutting, reasoning_effort=effort).choices[0].thinking["budget"]
+        for effort in ("minimal", "low", "high", "xhigh")
+    ]
+    assert told == [128, 512, 8192, 32768]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_an_effort_is_a_share_of_the_predicted_length(client, effort):
             {"thinking_budget": 60, "thinking_token_budget": 61},
             "thinking_token_budget",
         ),
-        ({"thinking_budget": 60, "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"think": False, "reasoning_effort": "low"}, "reasoning_effort"),
         ({"thinking_budget": -1, "thinking_budget_tokens": 5}, None),
     ],
 )
@@ -141,7 +150,8 @@ def test_max_tokens_leaves_room_for_the_answer(client, cutting):
     (choice,) = ask(client, thinking_budget=500, max_tokens=60).choices
     assert choice.finish_reason == "stop"
     forced = 4  # a newline, the closing marker, and two newlines
-    assert choice.thinking["budget"] == int((60 - 15 - forced) / 1.1)
+    budget = choice.thinking["budget"]
+    assert int(1.1 * budget) <= 60 - 15 - forced < int(1.1 * (budget + 1))
     assert "The answer is" in choice.message.content
     message = "I have thought about this for as long as I may, and will answer now."
     options = {"thinking_budget": 100, "thinking_budget_message": message}
@@ -196,10 +206,11 @@ def test_a_reply_cut_by_max_tokens_is_told_from_a_closed_budget(cutting):
         (None, 10, 1, None),
         (60, 2114, 1, 60),
         (500, 60, 1, 40),
-        (500, 60, 25, 18),
+        (500, 60, 25, 19),
         (500, 1, 9, 0),
         (20_000, ThinkingBudget(20_000, 1.1).max_tokens, 1, 20_000),
-        (AutoBudget(2), 8192, 1, AutoBudget(2, most=5585)),
+        (8192, ThinkingBudget(8192, 1.1).max_tokens, 1, 8192),
+        (AutoBudget(2), 8192, 1, AutoBudget(2, most=5586)),
     ],
 )
 def test_thinking_leaves_room_for_an_answer(budget, max_tokens, forced, lowered):
@@ -354,7 +365,7 @@ def test_a_model_gets_markers_of_its_own(silent, model, start):
 
 def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, silent, tmp_path):
     with pytest.raises(openai.BadRequestError, match="there is none"):
-        ask(cutting, reasoning_effort="low")
+        ask(cutting, thinking_budget="auto")
     with pytest.raises(openai.BadRequestError, match="no thinking markers"):
         ask(cutting, model=str(silent), thinking_budget=20)
     (choice,) = ask(cutting, model=str(silent)).choices
