@@ -50,6 +50,9 @@ class BatchReply:
         thinking, answer: The two parts of the text, without markers.
         after_close_tokens: Tokens that were reasoned on behind the close.
         no_answer: Why the reply has no answer, if it has none.
+        forced_tokens: Tokens that were put in.
+        marker_tokens: Tokens of the markers that the model itself wrote. The five
+            counts together are the number of ``tokens``.
     """
 
     index: int
@@ -67,6 +70,8 @@ class BatchReply:
     answer: str = field(default="", compare=False)
     after_close_tokens: int = 0
     no_answer: str | None = field(default=None, compare=False)
+    forced_tokens: int = 0
+    marker_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ def stream_batch_generate(
     predictor: Predictor | bool | None = None,
     thinking_budget: BudgetLike | Sequence[BudgetLike] = None,
     max_tokens: int | None | Sequence[int | None] = None,
+    max_answer_tokens: int | None = None,
     seed: int | None | Sequence[int | None] = None,
     batch_size: int = 32,
     prefill_batch_size: int = 8,
@@ -149,6 +155,7 @@ def stream_batch_generate(
             for all prompts, or one for each. Two numbers are the budgets of two
             prompts: a range for all is "800-1000", and (800, 1000) one for a prompt.
         max_tokens (int or sequence, optional): As in `stream_generate`, likewise.
+        max_answer_tokens (int, optional): As in `stream_generate`, for all prompts.
         seed (int or sequence, optional): As in `make_budget_sampler`; one for all
             prompts, so that equal prompts get equal replies, or one for each. None
             leaves a prompt's draws to MLX's generator, whatever seeds the others have.
@@ -177,6 +184,8 @@ def stream_batch_generate(
     prefill_step_size = check_count("prefill_step_size", prefill_step_size)
     if max_kv_size is not None:
         max_kv_size = check_count("max_kv_size", max_kv_size)
+    if max_answer_tokens is not None:
+        max_answer_tokens = check_count("max_answer_tokens", max_answer_tokens)
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
     keywords: dict[str, Any] = dict(options)
@@ -250,7 +259,9 @@ def stream_batch_generate(
             while running:
                 for response in generator.next_generated():
                     request = running[response.uid]
-                    finish_reason = request.take(response, stop_after_thinking)
+                    finish_reason = request.take(
+                        response, stop_after_thinking, max_answer_tokens
+                    )
                     if finish_reason is None:
                         continue
                     if response.finish_reason is None:
@@ -282,14 +293,19 @@ class _Request:
     reply: ReplyFollower
 
     def take(
-        self, response: GenerationBatch.Response, stop_after_thinking: bool
+        self,
+        response: GenerationBatch.Response,
+        stop_after_thinking: bool,
+        max_answer_tokens: int | None,
     ) -> str | None:
         """Takes a token; why the reply ends with it, or None."""
         if response.finish_reason != "stop":
             self.reply.take(response.token)
-        if response.finish_reason is None and stop_after_thinking:
-            return "closed" if self.reply.closed_by else None
-        return response.finish_reason
+        if response.finish_reason is not None:
+            return response.finish_reason
+        if stop_after_thinking and self.reply.closed_by:
+            return "closed"
+        return "length" if self.reply.has_answered(max_answer_tokens) else None
 
     def finish(self, finish_reason: str) -> BatchReply:
         """The finished reply."""
@@ -311,6 +327,8 @@ class _Request:
             answer_tokens=reply.answer_tokens,
             after_close_tokens=reply.after_close_tokens,
             no_answer=reply.why_no_answer(finish_reason),
+            forced_tokens=reply.forced_tokens,
+            marker_tokens=reply.marker_tokens,
         )
 
 

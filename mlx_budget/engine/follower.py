@@ -21,7 +21,7 @@ class Step(Enum):
 
     MODEL = "by the model"
     GUIDED = "under guidance"
-    FORCED = "put in to close thinking"
+    FORCED = "put in"
 
 
 @dataclass
@@ -132,6 +132,7 @@ class ReplyFollower:
         self.tokens: list[int] = []
         self.is_thinking = self.is_in_thinking
         self.guided_tokens = 0
+        self._forced_tokens = 0
         # Each token where guidance would act, with the thinking tokens before it.
         self._line_starts: list[tuple[int, int]] = []
         self._first_block_tokens: int | None = None
@@ -174,6 +175,34 @@ class ReplyFollower:
         )
 
     @property
+    def forced_tokens(self) -> int:
+        """Tokens so far that were put in: messages, markers, what a sampler adds."""
+        return self._forced_tokens
+
+    @property
+    def marker_tokens(self) -> int:
+        """Tokens so far of markers that the model wrote, and of white space by them.
+
+        With thinking, answer, what was reasoned behind the close and what was put in
+        they are all tokens of the reply.
+        """
+        told = self.thinking_tokens + self.after_close_tokens + self.answer_tokens
+        return len(self.tokens) - told - self.forced_tokens
+
+    def has_answered(self, most: int | None) -> bool:
+        """Whether the reply has used its tokens behind the close, None for no limit.
+
+        Before any thinking, white space that an opening marker may follow is not yet an
+        answer.
+        """
+        if most is None or self.is_in_thinking:
+            return False
+        tracker = self._tracker
+        is_before = tracker is not None and tracker.blocks == 0 and tracker.may_open
+        used = self.answer_tokens + self.after_close_tokens
+        return used >= most and (not is_before or self.is_left_out)
+
+    @property
     def thinking_budget(self) -> int | None:
         """The budget in tokens, or None."""
         return self._record.budget
@@ -209,6 +238,7 @@ class ReplyFollower:
         self._detokenizer.add_token(token)
         self.tokens.append(token)
         self.guided_tokens += step is Step.GUIDED
+        self._forced_tokens += step is Step.FORCED
         if (tracker := self._tracker) is None:
             return self._tell(self._detokenizer.text)
         was_thinking, is_forced = tracker.thinking, step is Step.FORCED

@@ -80,6 +80,7 @@ def stream_generate(
     *,
     predictor: Predictor | bool | None = None,
     max_tokens: int | None = None,
+    max_answer_tokens: int | None = None,
     **options: "Unpack[StreamOptions]",
 ) -> Generator[BudgetResponse, None, None]:
     """Generates a reply, piece by piece, with its thinking steered to a budget.
@@ -91,6 +92,8 @@ def stream_generate(
         max_tokens (int, optional): Most tokens to generate, thinking included; -1 for
             no limit. By default what thinking can take and 2,048 more, or 8,192 where
             nothing bounds thinking.
+        max_answer_tokens (int, optional): Most tokens behind the closing marker, of
+            whatever the reply does there; None for no limit of their own.
         options: ``thinking_budget``, ``budget_mode``, ``min_thinking_tokens``,
             ``hard_stop``, ``thinking_budget_message``, ``thinking_start``,
             ``thinking_end``, ``temp``, ``seed`` and the other options of
@@ -132,6 +135,8 @@ def stream_generate(
     for name in ("prefill_step_size", "max_kv_size", "num_draft_tokens"):
         if loop.get(name) is not None:
             loop[name] = check_count(name, loop[name])
+    if max_answer_tokens is not None:
+        max_answer_tokens = check_count("max_answer_tokens", max_answer_tokens)
     max_tokens = check_limit(max_tokens)
     if max_tokens is None:
         max_tokens = thinking.max_tokens
@@ -150,12 +155,20 @@ def stream_generate(
         tokenizer, markers_of(tokenizer, thinking), ids, sampler.record
     )
     held: list[BudgetResponse] = []
+    told = 0  # characters of the text that mlx-lm has told
     try:
         for response in mlx_lm.stream_generate(
             model, tokenizer, ids[cached:], max_tokens=max_tokens, **loop
         ):
             if response.finish_reason != "stop":
                 reply.take(response.token)
+            told += len(response.text)
+            is_full = response.finish_reason is None and reply.has_answered(
+                max_answer_tokens
+            )
+            if is_full:
+                response.finish_reason = "length"
+                response.text += reply.text[told:]  # what waited for a character's end
             held.append(_respond(response, reply))
             # The beginning of a marker waits until it is known to be one.
             if response.finish_reason is None and reply.is_holding:
@@ -164,6 +177,8 @@ def stream_generate(
                 r.is_thinking = held[-1].is_thinking
                 yield r
             held.clear()
+            if is_full:
+                return
     finally:
         sampler.close()
 

@@ -102,6 +102,11 @@ def check_record(record: object, where: str) -> None:
             f"{where} is no record of an evaluation: choose another --output, or "
             "remove the line."
         )
+    if "total_tokens" not in record:
+        raise ValueError(
+            f"{where} does not count the tokens that were put in, being of an earlier "
+            "version: run `evaluate` again with another --output."
+        )
 
 
 def _is_of_evaluation(record: Record) -> bool:

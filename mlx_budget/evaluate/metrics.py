@@ -12,13 +12,23 @@ from typing import Any
 import numpy as np
 
 from ..files.records import Record
+from .paired import Z, mcnemar_p, tango_interval
 
 RESAMPLES = 10_000
+
+# What a record counts, thinking aside; the last is all of it, thinking included.
+TOKEN_COUNTS = (
+    "after_close_tokens",
+    "answer_tokens",
+    "forced_tokens",
+    "marker_tokens",
+    "probe_tokens",
+    "total_tokens",
+)
 
 # What is measured of many replies, as JSON has it.
 Measures = dict[str, Any]
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 # Numbers drawn at a time by the bootstrap, to bound the memory.
 _BLOCK = 1 << 20
 
@@ -38,9 +48,9 @@ def wilson_interval(correct: float, n: int) -> tuple[float, float]:
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"There cannot be {correct} successes in {n} trials.")
-    share, z2 = correct / n, _Z * _Z
+    share, z2 = correct / n, Z * Z
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # At 0 and n one end is exact, which rounding would miss.
     low = 0.0 if correct == 0 else center - half
     high = 1.0 if correct == n else center + half
@@ -107,12 +117,16 @@ def measure_arm(records: Sequence[Record]) -> Measures:
           thinking.
         - unfinished: share whose thinking never ended; to answer without any thinking
           is not unfinished.
-        - answer_tokens, after_close_tokens: means; the second are of what was reasoned
-          on behind the close, and neither thinking nor answer.
+        - answer_tokens, after_close_tokens, forced_tokens, marker_tokens, probe_tokens:
+          means. The second are of what was reasoned on behind the close, and neither
+          thinking nor answer; forced ones were put in by the strategy; markers are
+          those that the model wrote; probes were generated and thrown away.
+        - total_tokens: mean of all of these and the thinking tokens together.
         - grading_problems: how many answers could not be graded.
         - seconds, tokens_per_second: of all of these together.
-        - e3: accuracy squared by mean thinking tokens, the E3 of Plan-and-Budget
-          (arXiv 2505.16122), with accuracy as a fraction.
+        - e3: accuracy squared by mean total tokens, the E3 of Plan-and-Budget
+          (arXiv 2505.16122), with accuracy as a fraction; e3_thinking: by mean
+          thinking tokens.
 
     Raises:
         ValueError: If there are no records.
@@ -126,10 +140,9 @@ def measure_arm(records: Sequence[Record]) -> Measures:
     thinking = np.array([r["thinking_tokens"] for r in records], np.float64)
     p10, p90 = np.percentile(thinking, [10, 90])
     accuracy, mean_thinking = sum(correct) / n, float(thinking.mean())
-    answer = [r["answer_tokens"] for r in records]
-    after_close = [r.get("after_close_tokens", 0) for r in records]
+    counts = {name: sum(r[name] for r in records) / n for name in TOKEN_COUNTS}
     seconds = float(sum(r["seconds"] for r in records))
-    tokens = float(thinking.sum()) + sum(answer) + sum(after_close)
+    total = counts["total_tokens"]
     return {
         "n": n,
         "problems": len(set(problems)),
@@ -145,12 +158,12 @@ def measure_arm(records: Sequence[Record]) -> Measures:
             for who in ("model", "budget", "loop")
         },
         "unfinished": sum(_is_unfinished(r) for r in records) / n,
-        "answer_tokens": sum(answer) / n,
-        "after_close_tokens": sum(after_close) / n,
+        **counts,
         "grading_problems": sum(r["grading_problem"] is not None for r in records),
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds > 0 else None,
-        "e3": accuracy**2 / mean_thinking if mean_thinking > 0 else None,
+        "tokens_per_second": n * total / seconds if seconds > 0 else None,
+        "e3": accuracy**2 / total if total > 0 else None,
+        "e3_thinking": accuracy**2 / mean_thinking if mean_thinking > 0 else None,
     }
 
 
@@ -195,13 +208,42 @@ def area_under_accuracy(
     return float(area / (high - low))
 
 
+def area_over_tokens(points: Sequence[tuple[float, float]], max_tokens: float) -> float:
+    """Mean accuracy over all numbers of tokens from 0 to a largest, equally likely.
+
+    One range for all strategies, whatever each of them uses. Below its cheapest point
+    a strategy cannot be run, and scores 0; between points accuracy is linear; behind
+    the last it stays. Points at the same number of tokens count as their mean.
+
+    Args:
+        points: Mean total tokens and accuracy, one or more, in any order.
+        max_tokens: End of the range, above 0.
+
+    Returns:
+        float: In the unit of the accuracies.
+    """
+    first, accuracy = min(points)
+    if first >= max_tokens:
+        return 0.0
+    if len({tokens for tokens, _ in points}) < 2:
+        accuracy = float(np.mean([accuracy for _, accuracy in points]))
+        return accuracy * (max_tokens - first) / max_tokens
+    area = area_under_accuracy(points, max_tokens) or 0.0
+    return area * (max_tokens - first) / max_tokens
+
+
 def paired_difference(
     a_records: Sequence[Record], b_records: Sequence[Record], seed: int = 0
 ) -> Measures | None:
     """Compares two arms on the problems and samples that both have answered.
 
-    Intervals are of the cluster bootstrap over problems, see `accuracy_interval`, which
-    keeps pairs together. One of differences that are all equal has no width.
+    The interval of the accuracies' difference is Tango's score interval, see
+    `paired.tango_interval`. Answers to the same problem are not independent: with
+    several it is of the cluster bootstrap over problems, see `accuracy_interval`, which
+    keeps pairs together, unless all problems differ alike, where it would have no width
+    and Tango's with one pair a problem stands. The p-value is of McNemar's exact test,
+    over problems: one with several answers counts as won or lost by its mean. The
+    interval of the tokens is of the bootstrap.
 
     Args:
         a_records: Replies of the one arm.
@@ -215,8 +257,10 @@ def paired_difference(
         - a_accuracy, b_accuracy, difference, difference_low, difference_high:
           fractions; above 0 where a is better.
         - wins, losses: pairs of which a alone, or b alone, is correct.
-        - a_thinking_tokens, b_thinking_tokens, tokens_difference, tokens_low,
-          tokens_high: means in tokens; below 0 where a thinks less.
+        - p_value: of the hypothesis that neither is better, not corrected.
+        - a_total_tokens, b_total_tokens, tokens_difference, tokens_low, tokens_high:
+          means of all tokens; below 0 where a takes less.
+        - a_thinking_tokens, b_thinking_tokens: means.
 
     Raises:
         ValueError: If an arm has two replies to the same sample of a problem.
@@ -226,30 +270,38 @@ def paired_difference(
     if not pairs:
         return None
     problems = [a["problem"] for a, _ in pairs]
-    right, tokens = (
+    right, tokens, thinking = (
         np.array([(a[name], b[name]) for a, b in pairs], np.float64).T  # (2, n)
-        for name in ("correct", "thinking_tokens")
+        for name in ("correct", "total_tokens", "thinking_tokens")
     )
     better, longer = right[0] - right[1], tokens[0] - tokens[1]
     totals = _totals_by_problem(problems, np.ones(len(pairs)), better, longer)
     count, sum_better, sum_longer = _resampled_sums(totals, seed).T
-    difference_low, difference_high = _interval(sum_better / count)
     tokens_low, tokens_high = _interval(sum_longer / count)
+    shares = totals[:, 1] / totals[:, 0]  # (P,)
+    if len(totals) == len(pairs) or np.all(shares == shares[0]):
+        won, lost = (float(np.clip(sign * shares, 0, 1).sum()) for sign in (1, -1))
+        low, high = tango_interval(won, lost, len(totals))
+    else:
+        low, high = _interval(sum_better / count)
     return {
         "n": len(pairs),
         "problems": len(totals),
         "a_accuracy": float(right[0].mean()),
         "b_accuracy": float(right[1].mean()),
         "difference": float(better.mean()),
-        "difference_low": difference_low,
-        "difference_high": difference_high,
+        "difference_low": low,
+        "difference_high": high,
         "wins": int((better > 0).sum()),
         "losses": int((better < 0).sum()),
-        "a_thinking_tokens": float(tokens[0].mean()),
-        "b_thinking_tokens": float(tokens[1].mean()),
+        "p_value": mcnemar_p(int((shares > 0).sum()), int((shares < 0).sum())),
+        "a_total_tokens": float(tokens[0].mean()),
+        "b_total_tokens": float(tokens[1].mean()),
         "tokens_difference": float(longer.mean()),
         "tokens_low": tokens_low,
         "tokens_high": tokens_high,
+        "a_thinking_tokens": float(thinking[0].mean()),
+        "b_thinking_tokens": float(thinking[1].mean()),
     }
 
 

@@ -33,6 +33,8 @@ class EvaluateOptions:
         num_samples: Replies to each question.
         batch_size: Most replies to generate at a time.
         max_tokens: Most tokens of a reply, thinking included.
+        max_answer_tokens: Most tokens of a reply behind its closing marker, in all arms
+            alike; None for no limit of their own.
         sampling: How tokens are drawn. A reply's draws depend on the seed, the question
             and the number of the sample, and on nothing else.
         thinking: The markers; how guidance holds its budgets, by a hard stop or none;
@@ -60,6 +62,12 @@ class EvaluateOptions:
         "Most tokens of a reply, thinking included.",
         flags=("--max-tokens", "-m"),
         least=1,
+    )
+    max_answer_tokens: int | None = setting(
+        None,
+        "Most tokens of a reply behind its closing marker, the same in all arms.",
+        least=1,
+        shown="no limit of their own",
     )
     sampling: Sampling = Sampling(temp=0.6, seed=0)
     thinking: ThinkingBudget = ThinkingBudget()

@@ -47,8 +47,8 @@ _SIZE, _DPI = (7.5, 4.6), 150
 def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path]:
     """Draws what there is to see, as PNG files.
 
-    - `ACCURACY_FILE`: accuracy over mean thinking tokens, a line a strategy, with 95 %
-      intervals.
+    - `ACCURACY_FILE`: accuracy over the mean of all tokens, a line a strategy, with
+      bands of 95 %.
     - `LENGTH_FILE`: mean thinking tokens and their 10 to 90 % range over the budget.
     - `DIFFICULTY_FILE`: thinking tokens without a budget over the length that the
       predictor expected; left out where nothing was predicted.
@@ -94,35 +94,36 @@ def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path
 
 def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
     for strategy, group in _by_strategy(arms).items():
-        group = sorted(group, key=lambda arm: arm["thinking_tokens"])
-        accuracy = [100 * arm["accuracy"] for arm in group]
-        errors = [
-            [100 * abs(arm["accuracy"] - arm[f"accuracy_{end}"]) for arm in group]
-            for end in ("low", "high")
-        ]
+        group = sorted(group, key=lambda arm: arm["total_tokens"])
+        tokens = [arm["total_tokens"] for arm in group]
+        accuracy, low, high = (
+            [100 * arm[name] for arm in group]
+            for name in ("accuracy", "accuracy_low", "accuracy_high")
+        )
         color, marker = _style(strategy)
-        axes.errorbar(
-            [arm["thinking_tokens"] for arm in group],
+        is_point = len(group) == 1
+        if is_point:
+            axes.vlines(tokens, low, high, color=color, linewidth=1)
+        else:
+            axes.fill_between(tokens, low, high, color=color, alpha=0.09, linewidth=0)
+        axes.plot(
+            tokens,
             accuracy,
-            yerr=errors,
             color=color,
             marker=marker,
             markersize=11 if strategy == "full" else 6,
             linewidth=1.8,
-            elinewidth=1,
-            capsize=2,
-            linestyle="none" if strategy in _POINTS else "-",
+            linestyle="none" if is_point else "-",
             label=strategy,
-            clip_on=strategy != "no-thinking",
             zorder=3 if strategy in ("guidance", "full") else 2,
         )
         if strategy == "full":
             axes.axhline(accuracy[0], color=color, linestyle=":", linewidth=1)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 102)
-    axes.set_xlabel("thinking tokens (mean)")
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title("What thinking buys")
+    axes.set_xlabel("tokens of all kinds (mean)")
+    axes.set_ylabel("accuracy (%), with 95 % bands")
+    axes.set_title("What tokens buy")
     axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
 
 

@@ -70,25 +70,25 @@ class BudgetRequest:
 
 
 def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
-    """Reads a list of budgets such as "60,25%,63%".
+    """Reads a list of budgets such as "60,25%,63%"; one named twice is one.
 
     Raises:
         ValueError: Naming the one that cannot be read.
     """
-    budgets = []
+    budgets: dict[str, BudgetRequest] = {}
     for label in (part.strip() for part in text.split(",")):
         if label.isdecimal() and int(label) > 0:
-            budgets.append(BudgetRequest(label, tokens=int(label)))
-        elif (found := _SHARE.fullmatch(label)) and float(found[1]) > 0:
-            budgets.append(BudgetRequest(label, share=float(found[1]) / 100))
+            tokens = int(label)
+            budgets.setdefault(str(tokens), BudgetRequest(str(tokens), tokens))
+        elif (found := _SHARE.fullmatch(label)) and (share := float(found[1])) > 0:
+            label = f"{share:.12g}%"  # 50% and 50.0% alike
+            budgets.setdefault(label, BudgetRequest(label, share=share / 100))
         else:
             raise ValueError(
                 f"A budget must be a number of tokens above 0 or a share of the mean "
                 f"without a budget, such as 500 or 63%; not {label!r}."
             )
-    if len({b.label for b in budgets}) < len(budgets):
-        raise ValueError(f"A budget is named twice in {text!r}.")
-    return tuple(budgets)
+    return tuple(budgets.values())
 
 
 def parse_strategies(text: str) -> tuple[str, ...]:

@@ -4,7 +4,13 @@ import mlx.core as mx
 import pytest
 from mlx_lm.generate import BatchStats
 
-from mlx_budget import BatchReply, batch_generate, generate, stream_batch_generate
+from mlx_budget import (
+    BatchReply,
+    batch_generate,
+    generate,
+    stream_batch_generate,
+    stream_generate,
+)
 from mlx_budget.engine.batch import BatchReplies
 from mlx_budget.engine.recorder import active_recorder
 from scripted import ScriptedBatch
@@ -127,6 +133,7 @@ def test_a_reply_that_the_model_closes_by_hand(loaded):
         closed_by="model",
         guided_tokens=0,
         answer_tokens=2,
+        marker_tokens=1,
     )
 
 
@@ -321,3 +328,32 @@ def test_replies_can_end_with_their_thinking(loaded, cases, batch_size):
         if part.closed_by is not None:
             assert part.tokens[-1] == END
             assert part.finish_reason == "closed"
+
+
+def test_a_limit_on_the_answer_leaves_thinking_alone(loaded, cases):
+    """The reply ends with so many tokens behind its close, alone and in a batch."""
+    prompts = prompts_of(cases)
+    options = dict(thinking_budget=12, max_tokens=60)
+    whole = run(loaded, prompts, **options).replies
+    model, tokenizer, predictor = loaded
+    for most in (1, 3):
+        short = run(loaded, prompts, **options, max_answer_tokens=most).replies
+        for prompt, reply, full in zip(prompts, short, whole, strict=True):
+            behind = reply.answer_tokens + reply.after_close_tokens
+            assert behind <= most
+            assert reply.tokens == full.tokens[: len(reply.tokens)]
+            assert reply.thinking_tokens == full.thinking_tokens
+            *_, last = alone = list(
+                stream_generate(
+                    *(model, tokenizer, prompt),
+                    predictor=predictor,
+                    max_answer_tokens=most,
+                    **options,
+                )
+            )
+            assert last.reply.tokens == reply.tokens
+            assert "".join(r.text for r in alone) == reply.text
+            assert last.finish_reason == reply.finish_reason
+        assert "length" in {reply.finish_reason for reply in short}
+    with pytest.raises(ValueError, match="max_answer_tokens must be 1 or more"):
+        run(loaded, prompts, max_answer_tokens=0)

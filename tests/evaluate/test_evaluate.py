@@ -56,6 +56,35 @@ def test_every_arm_has_a_record_of_each_question(whole):
     assert len(lines) == 20
 
 
+def test_every_token_is_counted_once(loaded, whole):
+    parts = "thinking after_close answer forced marker probe".split()
+    for record in whole[1]:
+        counts = [record[f"{part}_tokens"] for part in parts]
+        assert record["total_tokens"] == sum(counts)
+        assert min(counts) >= 0
+        # The model itself writes its closing marker, or it is put in; behind one that
+        # was put in it may write another.
+        by = record["closed_by"]
+        writes_one = by == "model" or record["after_close_tokens"] > 0
+        assert (record["marker_tokens"] > 0) is writes_one
+        assert (record["forced_tokens"] > 0) is (by in ("budget", "loop"))
+
+
+def test_answers_have_one_limit_in_all_arms(loaded, whole, tmp_path):
+    options = dict(max_answer_tokens=2)
+    capped = {r["id"]: r for r in run(loaded, tmp_path / "run", **options)}
+    assert read_settings(tmp_path / "run")["max_answer_tokens"] == 2
+    for record in whole[1]:
+        reply, behind = capped[record["id"]], record["answer_tokens"]
+        assert record["reply"].startswith(reply["reply"])
+        if behind > 2:
+            assert (reply["answer_tokens"], reply["finish_reason"]) == (2, "length")
+        assert reply["thinking_tokens"] == record["thinking_tokens"]
+    assert max(r["answer_tokens"] for r in whole[1]) > 2
+    with pytest.raises(ValueError, match="max_answer_tokens must be 1 or more, not 0"):
+        run(loaded, tmp_path / "other", max_answer_tokens=0)
+
+
 def test_greedy_replies_are_those_that_each_question_gets_alone(loaded, whole):
     model, tokenizer, predictor = loaded
     for record in whole[1]:
@@ -289,6 +318,13 @@ def test_what_nothing_guides_is_refused(loaded, tmp_path):
 def test_an_invalid_record_is_named(loaded, tmp_path):
     (tmp_path / RECORDS_FILE).write_text('{"id": "x"}\n{"id": 3}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1, is no record of an evaluation"):
+        read_records(tmp_path)
+
+
+def test_records_that_did_not_count_what_was_put_in_are_refused(whole, tmp_path):
+    old = {n: v for n, v in whole[1][0].items() if n != "total_tokens"}
+    (tmp_path / RECORDS_FILE).write_text(json.dumps(old) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1, does not count the tokens that"):
         read_records(tmp_path)
 
 

@@ -8,11 +8,13 @@ import pytest
 from evaluation_records import record
 from mlx_budget.evaluate.metrics import (
     accuracy_interval,
+    area_over_tokens,
     area_under_accuracy,
     measure_arm,
     paired_difference,
     wilson_interval,
 )
+from mlx_budget.evaluate.paired import mcnemar_p, tango_interval
 
 
 @pytest.mark.parametrize(
@@ -52,8 +54,13 @@ def test_answers_to_the_same_problem_are_not_independent():
 
 def test_an_arm_by_hand():
     replies = [
-        record("guidance", 20, 0, 10),
-        record("guidance", 20, 1, 25, closed_by="budget", after_close_tokens=8),
+        record("guidance", 20, 0, 10, probe_tokens=12),
+        record(
+            *("guidance", 20, 1, 25),
+            closed_by="budget",
+            after_close_tokens=8,
+            forced_tokens=7,
+        ),
         record("guidance", 20, 2, 30, closed_by=None, finish_reason="length"),
         record("guidance", 20, 3, 20, grading_problem="unclear", answer_tokens=9),
     ]
@@ -71,14 +78,18 @@ def test_an_arm_by_hand():
     assert found["answer_tokens"] == 6
     assert found["after_close_tokens"] == 2
     assert found["grading_problems"] == 1
-    assert found["tokens_per_second"] == pytest.approx((85 + 24 + 8) / 0.4)
-    assert found["e3"] == pytest.approx(0.75**2 / 21.25)
+    total = (85 + 24 + 8 + 4 + 7 + 12) / 4
+    assert (found["forced_tokens"], found["probe_tokens"]) == (7 / 4, 3)
+    assert (found["marker_tokens"], found["total_tokens"]) == (1, total)
+    assert found["tokens_per_second"] == pytest.approx(4 * total / 0.4)
+    assert found["e3"] == pytest.approx(0.75**2 / total)
+    assert found["e3_thinking"] == pytest.approx(0.75**2 / 21.25)
 
 
 def test_a_reply_without_thinking_is_not_unfinished():
     reply = record("no-thinking", 0, 0, 0, closed_by=None)
     found = measure_arm([reply])
-    assert (found["unfinished"], found["e3"]) == (0, None)
+    assert (found["unfinished"], found["e3_thinking"]) == (0, None)
     assert json.dumps(found, allow_nan=False)
 
 
@@ -110,6 +121,16 @@ def test_one_point_has_no_area():
     assert area_under_accuracy([(10, 0.5), (20, 0.7)], 10) is None
 
 
+def test_the_area_over_tokens_is_over_one_range_for_all():
+    points = [(40, 0.8), (20, 0.4)]
+    # Nothing below 20; a trapezoid over 20 tokens; then 0.8 over 60.
+    assert area_over_tokens(points, 100) == pytest.approx((0.6 * 20 + 0.8 * 60) / 100)
+    # It ends within the trapezoid.
+    assert area_over_tokens(points, 30) == pytest.approx(0.5 * 10 / 30)
+    assert area_over_tokens([(25, 0.9)], 100) == pytest.approx(0.9 * 0.75)
+    assert area_over_tokens([(120, 0.9)], 100) == 0
+
+
 def test_a_paired_difference_by_hand():
     # Right unless the tokens are a multiple of 3.
     a = [record("guidance", 9, i, t) for i, t in enumerate([10, 11, 12, 13])]
@@ -120,16 +141,42 @@ def test_a_paired_difference_by_hand():
     assert found["difference"] == 0.5
     assert (found["wins"], found["losses"]) == (2, 0)
     assert found["tokens_difference"] == -1
-    assert 0 <= found["difference_low"] <= 0.5 <= found["difference_high"] <= 1
+    ends = (found["difference_low"], found["difference_high"])
+    assert ends == tango_interval(2, 0, 4)
+    assert found["p_value"] == 0.5
     assert found == paired_difference(a, b)
     swapped = paired_difference(b, a)
     assert swapped["difference"] == -0.5
+    assert swapped["difference_low"] == pytest.approx(-found["difference_high"])
 
 
-def test_equal_arms_differ_by_nothing():
-    a = [record("guidance", 9, i, 10 + i) for i in range(5)]
+def test_equal_arms_may_still_differ():
+    a = [record("guidance", 9, i, 10 + i) for i in range(40)]
     found = paired_difference(a, a)
-    assert found["difference_low"] == found["difference"] == found["tokens_high"] == 0
+    assert found["difference"] == found["tokens_high"] == 0
+    assert found["difference_high"] == pytest.approx(-found["difference_low"])
+    assert found["difference_high"] > 0.05
+    assert found["p_value"] == 1
+    # Several answers to the same problems tell no more of other problems.
+    a += [{**r, "sample": 1} for r in a]
+    again = paired_difference(a, a)
+    assert again["n"] == 80
+    assert again["difference_high"] == pytest.approx(found["difference_high"])
+
+
+def test_with_several_answers_problems_are_drawn():
+    # Of 50 problems 10 are won, each four times: as good as 10 wins, not 40.
+    a = [
+        record("a", 9, i, 1, sample=sample, correct=True)
+        for i in range(50)
+        for sample in range(4)
+    ]
+    b = [{**r, "correct": int(r["problem"]) >= 10} for r in a]
+    found = paired_difference(a, b)
+    assert (found["wins"], found["problems"]) == (40, 50)
+    assert found["p_value"] == mcnemar_p(10, 0)
+    width = found["difference_high"] - found["difference_low"]
+    assert width > 0.8 * np.subtract(*tango_interval(10, 0, 50)[::-1])
 
 
 def test_arms_without_a_pair_are_not_compared():

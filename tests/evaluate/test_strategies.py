@@ -52,9 +52,8 @@ def test_other_budgets_are_refused(text):
         parse_budgets(text)
 
 
-def test_a_budget_named_twice_is_refused():
-    with pytest.raises(ValueError, match="named twice in '60,25%,60'"):
-        parse_budgets("60,25%,60")
+def test_a_budget_named_twice_is_one():
+    assert parse_budgets("60,50%,060,50.0%") == parse_budgets("60,50%")
 
 
 def test_strategies_come_in_their_own_order_and_once():
@@ -134,8 +133,10 @@ def test_budget_forcing_cuts_at_the_budget_and_asks_for_the_answer(loaded):
     forced = tokenizer.encode(FORCED_ANSWER, add_special_tokens=False)
     assert reply.tokens[: 4 + len(forced) + 1] == [*script[:4], *forced, END]
     assert (reply.thinking_tokens, reply.closed_by) == (4, "budget")
-    # What was put in is neither thinking nor answer.
+    # What was put in is neither thinking nor answer, and counted.
+    assert reply.forced_tokens == len(forced) + 1
     assert reply.answer_tokens == len(reply.tokens) - 4 - len(forced) - 1
+    assert reply.marker_tokens == 0
 
 
 def test_truncate_closes_with_the_marker_and_the_message_alone(loaded):
@@ -152,6 +153,7 @@ def test_a_reply_that_ends_before_the_budget_is_left_alone(loaded):
     for strategy in ("budget-forcing", "truncate"):
         reply = say(loaded, script, Arm(strategy, "9", 9))
         assert (reply.tokens, reply.closed_by) == (script, "model")
+        assert (reply.forced_tokens, reply.marker_tokens) == (0, 1)
 
 
 def test_no_thinking_answers_at_once(loaded):

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from evaluation_records import record
+from mlx_budget.evaluate.paired import holm
 from mlx_budget.evaluate.summary import (
     comparison_table,
     markdown,
@@ -52,27 +53,54 @@ def test_strategies_are_compared_with_budget_forcing_at_the_same_budget(records)
     }
 
 
+def test_guidance_is_compared_with_every_rival(records):
+    rows = [record(name, 20, i, 15) for name in ("prior", "s1") for i in range(9)]
+    rows += [record("no-wait", None, i, 30) for i in range(9)]
+    found = summarize([*records, *rows])["comparisons"]
+    rivals = {c["b"] for c in found if (c["kind"], c["a"]) == ("budget", "guidance@20")}
+    assert rivals == {"budget-forcing@20", "prior@20", "s1@20", "no-wait"}
+
+
+def test_without_guidance_strategies_are_compared_with_cutting(records):
+    rows = [r for r in records if r["strategy"] != "guidance"]
+    rows += [record("prior", 20, i, 15) for i in range(9)]
+    found = [c for c in summarize(rows)["comparisons"] if c["kind"] == "budget"]
+    assert [(c["a"], c["b"]) for c in found] == [("prior@20", "budget-forcing@20")]
+
+
+def test_p_values_are_corrected_by_the_kind_of_comparison(records):
+    found = summarize(records)["comparisons"]
+    for kind in ("budget", "full", "auto"):
+        family = [c for c in found if c["kind"] == kind]
+        assert [c["p_holm"] for c in family] == holm([c["p_value"] for c in family])
+
+
 def test_every_arm_is_compared_with_no_budget(records):
     found = [c for c in summarize(records)["comparisons"] if c["kind"] == "full"]
     assert {c["b"] for c in found} == {"full"}
     assert len(found) == 5
 
 
-def test_areas_are_over_the_same_budgets(records):
+def test_areas_are_over_the_same_budgets_and_the_same_tokens(records):
     found = {s["strategy"]: s for s in summarize(records)["strategies"]}
-    assert set(found) == {"guidance", "budget-forcing"}
-    assert found["guidance"]["area"] == found["budget-forcing"]["area"]
-    assert (found["guidance"]["from_tokens"], found["guidance"]["to_tokens"]) == (
-        20,
-        60,
-    )
+    guidance, forcing = found["guidance"], found["budget-forcing"]
+    assert guidance["budget_area"] == forcing["budget_area"]
+    assert (guidance["from_budget"], guidance["to_budget"]) == (20, 60)
+    assert found["auto"]["budget_area"] is found["full"]["budget_area"] is None
+    # Those of no budget: 60 to 116 of thinking, 5 of answer and a marker.
+    assert {s["to_tokens"] for s in found.values()} == {88 + 6}
+    assert 0 < guidance["area"] == forcing["area"] < 1
+    assert found["full"]["area"] == 0
 
 
 def test_the_table_tells_areas_and_predictions_where_there_are_any(records):
     lines = table(summarize(records)).split("\n")
-    areas = {s["strategy"]: s["area"] for s in summarize(records)["strategies"]}
-    told = ", ".join(f"{name} {100 * area:.1f} %" for name, area in areas.items())
+    areas = {s["strategy"]: s["budget_area"] for s in summarize(records)["strategies"]}
+    told = ", ".join(
+        f"{name} {100 * area:.1f} %" for name, area in areas.items() if area is not None
+    )
     assert f"Mean accuracy over budgets of 20 to 60 tokens: {told}." in lines
+    assert any(line.startswith("Mean accuracy over 0 to 94 tokens") for line in lines)
     assert lines[-1].endswith("without a budget: 1.00 (n = 9).")
     full = [r for r in records if r["strategy"] == "full"]
     unknown = [{**r, "predicted_tokens": None} for r in full]
@@ -90,7 +118,8 @@ def test_a_run_that_is_incomplete_is_summarised(records, left_out):
     rows = [r for r in records if r["strategy"] != left_out][:-1]
     summary = summarize(rows)
     assert json.dumps(summary, allow_nan=False)
-    assert left_out not in {line.split()[0] for line in table(summary).split("\n")}
+    lines = filter(None, table(summary).split("\n"))
+    assert left_out not in {line.split()[0] for line in lines}
 
 
 def test_the_table_is_aligned_narrow_and_without_times(records):
@@ -109,25 +138,26 @@ def test_the_table_is_aligned_narrow_and_without_times(records):
     assert speed_table(summarize(slower)) != speed_table(summarize(records))
 
 
-def test_thinking_after_the_close_is_shown_where_there_is_any(records):
-    """Whole tables, and those that are printed."""
+def test_what_arms_spend_tokens_on_is_shown_where_there_is_any(records):
+    headers = {"after": "after_close", "put": "forced", "probes": "probe"}
     without = table(summarize(records))
-    assert "close" not in without.replace("closed", "")
-    # What an earlier version wrote says nothing of it.
-    assert all("after_close_tokens" not in r for r in records)
-    none = [{**r, "after_close_tokens": 0} for r in records]
-    assert table(summarize(none)) == without
-    (one,) = [r for r in none if (r["strategy"], r["problem"]) == ("full", "4")]
-    one["after_close_tokens"] = 45
-    summary = summarize(none)
-    shown = {arm["arm"]: arm["after_close_tokens"] for arm in summary["arms"]}
-    assert shown == {**dict.fromkeys(shown, 0), "full": 5}
-    text = table(summary)
-    assert max(map(len, text.split("\n"))) < 100
-    heading, full, *_ = text.split("\n")[2:]
-    assert heading.split()[-4:] == ["model", "close", "tokens", "x1000"]
-    assert full.split()[-3:-1] == ["5.0", "5.0"]
-    assert "after close" in markdown(summary)
+    assert not any(f" {header} " in without for header in headers)
+    for header, name in headers.items():
+        rows = [dict(r) for r in records]
+        (one,) = [r for r in rows if (r["strategy"], r["problem"]) == ("full", "4")]
+        one[f"{name}_tokens"] = 45
+        one["total_tokens"] += 45
+        summary = summarize(rows)
+        shown = {arm["arm"]: arm[f"{name}_tokens"] for arm in summary["arms"]}
+        assert shown == {**dict.fromkeys(shown, 0), "full": 5}
+        text = table(summary)
+        assert max(map(len, text.split("\n"))) < 100
+        assert re.search(rf"\b{header}\b", text)
+        full = [line for line in text.split("\n") if line.startswith("full")]
+        # Among all tokens, and beside the others.
+        assert full[0].split()[6] == "99.0"
+        assert full[1].split()[4:8].count("5.0") == 2
+        assert header in markdown(summary)
 
 
 def test_answers_that_could_not_be_graded_are_told(records):
@@ -150,9 +180,9 @@ def test_loops_are_told(records):
 def test_markdown_has_a_row_for_each_arm(records):
     text = markdown(summarize(records))
     rows = [line for line in text.split("\n") if line.startswith("| guidance |")]
-    assert len(rows) == 2
-    widths = {line.count("|") for line in text.split("\n\n")[0].split("\n")}
-    assert len(widths) == 1
+    assert len(rows) == 2 * 2
+    for block in text.split("\n\n")[:2]:
+        assert len({line.count("|") for line in block.split("\n")}) == 1
 
 
 def test_a_summary_is_written_whole(records, tmp_path):
