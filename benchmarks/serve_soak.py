@@ -147,7 +147,8 @@ def _run(
 
 def _ask(port: int, body: dict) -> int:
     connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
-    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
     response = connection.getresponse()
     response.read()
     connection.close()
@@ -157,7 +158,10 @@ def _ask(port: int, body: dict) -> int:
 def _open(port: int, body: dict) -> socket.socket:
     """A connection over which a request was sent."""
     data = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
     connection = socket.create_connection(("127.0.0.1", port), SECONDS)
     connection.sendall(head.encode() + data)
     return connection

@@ -159,6 +159,7 @@ def options_from(
                 type=types.get(option.keyword) or _type_of(field, option),
                 is_flag=True if field.type is bool else None,
                 required=is_required,
+                envvar=option.variable,
                 help=option.help,
                 **({"default": default} if has_default else {}),
             )(run)

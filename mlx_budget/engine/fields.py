@@ -38,6 +38,7 @@ class Option:
         words: Words that stand for values on the command line.
         shown: What help shows as the default where that is not the field's own
             value, such as "a tenth of all".
+        variable: Of the environment, which gives the option where the user does not.
     """
 
     help: str = ""
@@ -51,6 +52,7 @@ class Option:
     choices: tuple[str, ...] = ()
     words: dict[str, Any] = field(default_factory=dict)
     shown: str = ""
+    variable: str | None = None
 
 
 def setting(default: Any = MISSING, help: str = "", **option: Any) -> Any:

@@ -6,11 +6,13 @@ mlx-lm's own, extended where `seams` says.
 
 from ..lazy import import_when_used
 
-__all__ = ["serve"]
+__all__ = ["running", "serve"]
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from .run import serve
+    from .run import running, serve
 else:
-    __getattr__, __dir__ = import_when_used(__name__, {"serve": "run"})
+    __getattr__, __dir__ = import_when_used(
+        __name__, {"running": "run", "serve": "run"}
+    )

@@ -181,3 +181,5 @@ class Exchange:
     def _check_client(self) -> None:
         if not self.steering.has_client():
             raise ConnectionAbortedError("the client has hung up")
+        if self._generator.ends_replies:
+            raise RequestError("The server is being stopped.", status=503)

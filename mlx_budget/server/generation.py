@@ -70,12 +70,46 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         self._make_learner = make_learner
         self._learner: Learner | None = None
         self._learns_of: Any = None
+        # When the server is to end: no new requests, and then no more of the others.
+        self.refuses = self.ends_replies = False
         super().__init__(*args)
 
     @property
     def is_healthy(self) -> bool:
         """Whether the thread is alive."""
         return self._generation_thread.is_alive()
+
+    def stop_within(self, seconds: float) -> bool:
+        """Ends the thread after the step that it is at; whether it did so in time."""
+        self._stop = True
+        self._generation_thread.join(seconds)
+        return not self._generation_thread.is_alive()
+
+    def generate(
+        self,
+        request: server.CompletionRequest,
+        generation_args: server.GenerationArguments,
+        progress_callback: Callable[[int, int], None] | None = None,
+    ) -> tuple[server.GenerationContext, Iterator[server.Response]]:
+        """As `mlx_lm.server.ResponseGenerator.generate`.
+
+        Raises:
+            RequestError: If the request cannot be honoured, or the server ends.
+            RuntimeError: If generation has failed.
+        """
+        if self.refuses:
+            raise RequestError("The server is being stopped.", status=503)
+        return super().generate(request, generation_args, progress_callback)
+
+    def _await_response(self, response_queue: Queue) -> Any:
+        while True:
+            if self.ends_replies:
+                raise RequestError("The server is being stopped.", status=503)
+            try:
+                return response_queue.get(timeout=0.25)
+            except Empty:
+                if not self.is_healthy:
+                    raise RuntimeError("The generation thread has died.") from None
 
     def _generate(self) -> None:
         while not self._stop:

@@ -6,22 +6,19 @@ Knows HTTP and the fields of OpenAI's interface; nothing of models or samplers.
 import io
 import json
 import logging
-import math
-import re
-import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from mlx_lm import server
 
 from .budgets import BudgetPolicy, asked_floor, read_thinking, room_for
+from .error_forms import error_content
 from .errors import RequestError
 from .exchange import Exchange
+from .front import GuardedHandler
+from .guard import Access, Guard
+from .limits import Limits
 from .steering import Steering
-
-MAX_BODY = 64 * 1024 * 1024
-_SECONDS_TO_READ = 60
 
 
 class _ErrorWriter:
@@ -36,22 +33,18 @@ class _ErrorWriter:
 
     def write(self, data: bytes) -> int:
         if data.startswith(b'{"error": "'):
-            data = error_body(json.loads(data)["error"], self._field())
+            error = RequestError(json.loads(data)["error"], self._field())
+            data = error_content(error, "")
         return self._out.write(data)
 
 
-def error_body(message: str, field: str | None = None) -> bytes:
-    """An error as OpenAI's interface tells it."""
-    content = {
-        "message": message,
-        "type": "invalid_request_error",
-        "param": field,
-        "code": None,
-    }
-    return json.dumps({"error": content}).encode()
-
-
-def make_handler(policy: BudgetPolicy, model: str, max_tokens: int | None) -> type:
+def make_handler(
+    policy: BudgetPolicy,
+    model: str,
+    max_tokens: int | None,
+    guard: Guard | None = None,
+    limits: Limits | None = None,
+) -> type:
     """A handler class for `mlx_lm.server`.
 
     Args:
@@ -59,19 +52,23 @@ def make_handler(policy: BudgetPolicy, model: str, max_tokens: int | None) -> ty
         model (str): The default model, as it was named.
         max_tokens (int, optional): Of requests that set none; by default mlx-lm's
             default without a budget, and room for an answer behind the budget with one.
+        guard (Guard, optional): Who may ask; by default this machine.
+        limits (Limits, optional): Of requests.
     """
-    return type(
-        "Handler",
-        (BudgetHandler,),
-        {"policy": policy, "model": model, "default_max_tokens": max_tokens},
-    )
+    own = {
+        "policy": policy,
+        "model": model,
+        "default_max_tokens": max_tokens,
+        "guard": guard or Guard(Access()),
+        "limits": limits or Limits(),
+    }
+    return type("Handler", (BudgetHandler,), own)
 
 
-class BudgetHandler(server.APIHandler):
+class BudgetHandler(GuardedHandler):
     """`mlx_lm.server.APIHandler` with thinking budgets; see `make_handler`."""
 
     policy: BudgetPolicy
-    model: str
     default_max_tokens: int | None
     response_generator: Any  # the server's, and then `_exchange` in its place
     _exchange: Exchange | None = None
@@ -83,13 +80,15 @@ class BudgetHandler(server.APIHandler):
 
     def do_POST(self) -> None:
         if not self.path.endswith("/completions"):
-            super().do_POST()  # says that there is nothing
+            self.refuse(
+                RequestError(f"There is nothing at {self.path:.80}.", None, 404)
+            )
             return
         try:
             body = self._read_body()
-            if body is not None:
-                check_body(body)
-                self._thinking = read_thinking(body, self.policy)
+            check_body(body)
+            self._thinking = read_thinking(body, self.policy)
+            del body
             super().do_POST()
         except RequestError as e:  # mlx-lm 0.32 answers those of its own calls
             self._refuse(e)
@@ -97,7 +96,7 @@ class BudgetHandler(server.APIHandler):
             raise
         except Exception as e:
             logging.exception("A request failed.")
-            self._fail(e)
+            self._refuse(RequestError(str(e), status=500))
 
     def handle_chat_completions(self) -> server.CompletionRequest:
         self._require("messages")
@@ -133,7 +132,7 @@ class BudgetHandler(server.APIHandler):
         self._exchange = Exchange(
             self.response_generator,
             Steering(self._thinking, asked_floor(self.body), self.connection),
-            self._default_names(),
+            self.own_names(),
             self.policy.stop_in_thinking,
         )
         self.response_generator = self._exchange
@@ -167,19 +166,33 @@ class BudgetHandler(server.APIHandler):
     def completion_usage_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self._with_details(super().completion_usage_response(*args, **kwargs))
 
+    def do_GET(self) -> None:
+        if self.path.startswith("/v1/models") or self.path == "/health":
+            super().do_GET()
+        else:
+            self.refuse(
+                RequestError(f"There is nothing at {self.path:.80}.", None, 404)
+            )
+
     def handle_models_request(self) -> None:
-        # Its answer is caught on its way out, for the default model to be put in.
-        client, self.wfile = self.wfile, io.BytesIO()
-        super().handle_models_request()
-        caught, self.wfile = self.wfile.getvalue(), client
-        head, _, body = caught.partition(b"\r\n\r\n")
-        answer = json.loads(body)
-        names = self._default_names()
-        others = [entry for entry in answer["data"] if entry["id"] not in names]
+        head, listed = b"", []
+        if self.guard.only_model:
+            self._set_completion_headers(200)
+            self.end_headers()
+        else:
+            # Its answer is caught on its way out, for the default model to be put in.
+            client, self.wfile = self.wfile, io.BytesIO()
+            super().handle_models_request()
+            caught, self.wfile = self.wfile.getvalue(), client
+            head, _, body = caught.partition(b"\r\n\r\n")
+            head, listed = head + b"\r\n\r\n", json.loads(body)["data"]
+        names = self.own_names()
+        others = [entry for entry in listed if entry["id"] not in names]
         own = {"id": self.model, "object": "model", "created": self.created}
         wanted = self.path.removeprefix("/v1/models").strip("/")
-        answer["data"] = [own] * (wanted in ("", self.model)) + others
-        self.wfile.write(head + b"\r\n\r\n" + json.dumps(answer).encode())
+        data = [own] * (wanted in ("", self.model)) + others
+        answer = {"object": "list", "data": data}
+        self.wfile.write(head + json.dumps(answer).encode())
 
     def _set_completion_headers(self, status_code: int = 200) -> None:
         # mlx-lm answers 404 to whatever keeps a request from being generated.
@@ -197,44 +210,18 @@ class BudgetHandler(server.APIHandler):
             response["usage"]["completion_tokens_details"] = details
         return response
 
-    def _read_body(self) -> dict[str, Any] | None:
-        """The request's JSON object, left to be read again; None if it has no length.
+    def _read_body(self) -> dict[str, Any]:
+        """The request's JSON object, left to be read again.
 
         Fields that are null are left out, as not given.
 
         Raises:
-            RequestError: If it is too long, cut off or no JSON object.
+            RequestError: If it is no JSON object.
         """
-        length = self.headers.get("Content-Length")
-        if length is None:
-            return None  # mlx-lm's answer says what is missing
-        if not re.fullmatch("[0-9]{1,18}", length):
-            raise RequestError("Content-Length must be a number of bytes.")
-        if int(length) > MAX_BODY:
-            raise RequestError(
-                f"The request has {int(length):,} bytes, more than {MAX_BODY:,}.",
-                status=413,
-            )
-        self.connection.settimeout(_SECONDS_TO_READ)
-        try:
-            raw = self.rfile.read(int(length))
-        except TimeoutError:
-            raise RequestError("The request's body did not come.", status=408) from None
-        finally:
-            self.connection.settimeout(None)
-        try:
-            body = json.loads(
-                raw.decode(),
-                parse_int=_read_integer,
-                parse_float=_read_float,
-                parse_constant=_read_float,
-            )
-        except (ValueError, RecursionError) as e:
-            raise RequestError(f"The request's body is not valid JSON: {e}.") from None
-        if not isinstance(body, dict):
-            raise RequestError("The request's body must be a JSON object.")
         asked = ("messages", "prompt")
-        body = {k: v for k, v in body.items() if v is not None or k in asked}
+        body = {
+            k: v for k, v in self.read_json().items() if v is not None or k in asked
+        }
         if isinstance(body.get("stream_options"), dict):
             body["stream_options"].setdefault("include_usage", False)
         raw = json.dumps(body).encode()
@@ -242,41 +229,17 @@ class BudgetHandler(server.APIHandler):
         self.rfile = io.BytesIO(raw)
         return body
 
-    def _default_names(self) -> set[str]:
-        return {self.model, str(Path(self.model).resolve())}
-
     def _require(self, field: str) -> None:
         if field not in self.body:
             raise RequestError(f"The request has no {field}.", field)
 
     def _refuse(self, error: RequestError) -> None:
-        """Answers with an error in the form of OpenAI's."""
-        self._set_completion_headers(error.status)
-        self.end_headers()
-        self.wfile.write(error_body(str(error), error.field))
-        if error.status == 413:
-            self._read_over()
-
-    def _fail(self, error: Exception) -> None:
         """Says that a reply cannot be had, in a stream behind what has come of it."""
-        is_begun = not getattr(self, "_headers_buffer", None)
-        if is_begun:
-            event = b"data: " + error_body(str(error)) + b"\n\n"
-            self.wfile.write(event)
+        if self.has_begun:
+            content = error_content(error, self.path)
+            self.wfile.write(b"data: " + content + b"\n\ndata: [DONE]\n\n")
         else:
-            self._headers_buffer: list[bytes] = []
-            self._refuse(RequestError(str(error), status=500))
-
-    def _read_over(self) -> None:
-        """Takes what a client still sends, for it to come to read the answer."""
-        self.connection.shutdown(socket.SHUT_WR)
-        self.connection.settimeout(1)
-        read = 0
-        try:
-            while read < 2 * MAX_BODY and (data := self.connection.recv(1 << 16)):
-                read += len(data)
-        except OSError:
-            pass
+            self.refuse(error)
 
     def _refusal(self) -> RequestError | None:
         return self._exchange.refusal if self._exchange is not None else None
@@ -284,19 +247,6 @@ class BudgetHandler(server.APIHandler):
     def _wrong_field(self) -> str | None:
         refusal = self._refusal()
         return refusal.field if refusal is not None else None
-
-
-def _read_integer(text: str) -> int:
-    if len(text) > 20:
-        raise ValueError(f"a number has {len(text)} digits")
-    return int(text)
-
-
-def _read_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
 
 
 def check_body(body: dict[str, Any]) -> None:

@@ -1,106 +1,116 @@
-"""Starts the server and stops it. Knows sockets and threads; nothing of requests."""
+"""Starts the server and stops it, for the command and for programs.
 
-import argparse
-import logging
+Knows signals and what is printed; nothing of requests.
+"""
+
 import os
+import signal
 import sys
-import warnings
-from http.server import ThreadingHTTPServer
-from typing import Any, cast
-
-import mlx.core as mx
-from huggingface_hub.constants import HF_HUB_CACHE
-from mlx_lm import server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from ..interrupts import raise_again
-from .budgets import MAX_TOKENS, BudgetPolicy
-from .generation import BudgetResponseGenerator, MakeLearner
-from .handler import make_handler
-from .prompt_cache import PromptCache
-from .provider import BudgetModelProvider
-from .seams import check_seams, samplers_made_by
-from .steering import take_sampler
-
-# Whether a thread of this process has loaded a model.
-has_computed = False
+from .generation import MakeLearner
+from .guard import Access
+from .options import ServeOptions, take_options
+from .service import Service
 
 
-class _HTTPServer(ThreadingHTTPServer):
-    # Many clients may come at the same moment.
-    request_queue_size = 128
-
-    def server_activate(self) -> None:
-        super().server_activate()
-        host, port = cast(tuple[str, int], self.server_address[:2])
-        host = f"[{host}]" if ":" in host else host
-        print(
-            f"Serving at http://{host}:{port}/v1 (Ctrl-C stops). Like mlx_lm.server it "
-            "is for this machine and people you trust: it only checks the basics.",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if isinstance(sys.exc_info()[1], ConnectionError):
-            logging.info("A client has hung up.")
-        else:
-            logging.exception("A request failed.")
-
-
-def serve(
-    args: argparse.Namespace,
-    policy: BudgetPolicy,
-    make_learner: MakeLearner | None = None,
-) -> None:
-    """Serves until it is interrupted.
+def serve(model: str = "demo", **options: Any) -> None:
+    """Serves until Ctrl-C or SIGTERM.
 
     Args:
-        args (argparse.Namespace): The options of `mlx_lm.server`, and `predictor`.
-            A `max_tokens` of None is mlx-lm's default for requests without a budget,
-            and leaves room for an answer behind one.
-        policy (BudgetPolicy): How thinking is treated.
-        make_learner (Callable, optional): Makes what learns in idle time, of the
-            default model and its tokenizer.
+        model (str): Folder or Hub name; "demo" for the built-in model.
+        options: Those of `mlx-budget serve`, by their names without dashes: `port`,
+            `thinking_budget`, `max_thinking_budget`, `api_key` and so on. Lists, as of
+            `allowed_origins`, are tuples of texts.
 
     Raises:
-        ValueError: If the model cannot be loaded or cannot honour the policy, or
-            mlx-lm's server is not one that we know.
-        OSError: If the address cannot be listened on.
+        ValueError: If an option has a wrong value, the address cannot be had, or the
+            model cannot be loaded or cannot honour the options.
+        TypeError: Naming an option that there is not.
     """
-    global has_computed
-    check_seams()
-    if args.kv_bits is not None and not hasattr(server, "DEFAULT_QUANTIZED_KV_START"):
-        raise ValueError("--kv-bits needs mlx-lm 0.32 or newer here.")
-    handler = make_handler(policy, args.model, args.max_tokens)
-    if args.max_tokens is None:
-        args.max_tokens = MAX_TOKENS
-    # mlx-lm lets as many run as may be read, if those are more.
-    args.prompt_concurrency = min(args.prompt_concurrency, args.decode_concurrency)
-    if mx.metal.is_available():
-        most = cast(int, mx.device_info()["max_recommended_working_set_size"])
-        mx.set_wired_limit(most)
-    # mlx-lm lists the Hub's cache, which is not there before the first download.
-    os.makedirs(HF_HUB_CACHE, exist_ok=True)
-    # mlx-lm's warning against production is a part of the line that we print.
-    warnings.filterwarnings("ignore", message="mlx_lm.server is not recommended")
-    with samplers_made_by(take_sampler):
-        provider = BudgetModelProvider(args, policy)
-        has_computed = True
-        start = args.quantized_kv_start if args.kv_bits is not None else None
-        cache = PromptCache(args.prompt_cache_size, start)
-        generator = BudgetResponseGenerator(provider, cache, make_learner=make_learner)
-        try:
-            provider.wait_until_loaded()
-            raise_again()
-            if mx.distributed.init().rank() == 0:
-                server._run_http_server(
-                    args.host,
-                    args.port,
-                    generator,
-                    server_class=_HTTPServer,
-                    handler_class=handler,
-                )
-            else:
-                generator.join()
-        finally:
-            generator.stop_and_join()
+    run(take_options({"model": model, **options}))
+
+
+@contextmanager
+def running(model: str = "demo", **options: Any) -> Iterator[str]:
+    """Serves in threads of this process as long as the block lasts.
+
+    Several servers may run at a time.
+
+    Args:
+        model (str): Folder or Hub name; "demo" for the built-in model.
+        options: As of `serve`. The port is any that is free by default, and replies
+            that are not whole at the end of the block are ended at once.
+
+    Yields:
+        str: The server's address, such as http://127.0.0.1:49152, once it has loaded
+        the model. OpenAI's clients want it with /v1 behind it.
+
+    Raises:
+        ValueError: As `serve`.
+        TypeError: As `serve`.
+    """
+    options = {"port": 0, "grace": 0, **options}
+    with Service(take_options({"model": model, **options})) as service:
+        service.wait_until_loaded()
+        yield service.url
+
+
+def run(options: ServeOptions, make_learner: MakeLearner | None = None) -> None:
+    """Serves until Ctrl-C or SIGTERM, with options that were taken already.
+
+    Args:
+        options (ServeOptions): What the server is told.
+        make_learner (Callable, optional): As of `Service`.
+
+    Raises:
+        ValueError: As `serve`.
+    """
+    with Service(options, make_learner) as service:
+        service.wait_until_loaded()
+        raise_again()
+        with _ended_by_signals() as is_over:
+            if service.listens:
+                _announce(service.url, options.access)
+            service.wait(is_over)
+            # Within, so that a second interrupt ends at once.
+            service.stop(options.limits.grace_seconds)
+
+
+def _announce(url: str, access: Access) -> None:
+    notes = []
+    if "*" in access.allowed_origins:
+        notes.append("Every web page that you open may ask (--allowed-origins).")
+    if access.without_key:
+        notes.append("Everybody may ask who reaches it (--no-api-key).")
+    line = f"Serving at {url}/v1 (Ctrl-C stops)."
+    print(" ".join([line, *notes]), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[threading.Event]:
+    """Sets an event at Ctrl-C or SIGTERM; at the second Ctrl-C the process ends."""
+    is_over = threading.Event()
+
+    def end(number: int, _: Any) -> None:
+        if is_over.is_set() and number == signal.SIGINT:
+            os._exit(130)
+        is_over.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield is_over
+        return
+    # Where interrupts are ignored, as in a shell's background jobs, they stay so.
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    former = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield is_over
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -16,13 +16,6 @@ from mlx_lm import server
 SEAMS = {
     "_make_sampler": ("args", "tokenizer"),
     "_make_logits_processors": ("args",),
-    "_run_http_server": (
-        "host",
-        "port",
-        "response_generator",
-        "server_class",
-        "handler_class",
-    ),
     "ModelProvider.load_default": ("self",),
     "ModelProvider._load": ("self", "model_path", "adapter_path", "draft_model_path"),
     "ResponseGenerator.generate": (
@@ -51,6 +44,8 @@ SEAMS = {
         "cache_type",
     ),
     "APIHandler.do_POST": ("self",),
+    "APIHandler.do_GET": ("self",),
+    "APIHandler._set_cors_headers": ("self",),
     "APIHandler._set_completion_headers": ("self", "status_code"),
     "APIHandler.handle_chat_completions": ("self",),
     "APIHandler.handle_text_completions": ("self",),
@@ -110,16 +105,26 @@ def check_seams() -> None:
             raise _moved(name, f"no longer has {missing[0]!r}")
 
 
+_samplers_made_by: list[Callable] = []
+
+
 @contextmanager
 def samplers_made_by(make: Callable) -> Iterator[None]:
-    """Lets `mlx_lm.server` make its samplers with ``make(args, tokenizer)``."""
+    """Lets `mlx_lm.server` make its samplers with ``make(args, tokenizer)``.
+
+    It may be entered again before it is left, with the same function.
+    """
     place: Any = server
-    original = place._make_sampler
-    place._make_sampler = make
+    if not _samplers_made_by:
+        _samplers_made_by.append(place._make_sampler)
+        place._make_sampler = make
+    _samplers_made_by.append(make)
     try:
         yield
     finally:
-        place._make_sampler = original
+        _samplers_made_by.pop()
+        if len(_samplers_made_by) == 1:
+            place._make_sampler = _samplers_made_by.pop()
 
 
 def _find(name: str) -> Callable:

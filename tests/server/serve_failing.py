@@ -3,7 +3,7 @@
 import sys
 
 from mlx_budget.cli import cli
-from mlx_budget.server import run
+from mlx_budget.server import service
 from mlx_budget.server.steering import take_sampler
 
 
@@ -23,6 +23,6 @@ def take_failing_sampler(args, tokenizer):
 
 
 if __name__ == "__main__":
-    run.take_sampler = take_failing_sampler
+    service.take_sampler = take_failing_sampler
     sys.argv.insert(1, "serve")
     cli()

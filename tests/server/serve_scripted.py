@@ -59,9 +59,9 @@ class Provider(provider.BudgetModelProvider):
 
 if __name__ == "__main__":
     provider.BudgetModelProvider = Provider
-    import mlx_budget.server.run
+    import mlx_budget.server.service
 
-    mlx_budget.server.run.BudgetModelProvider = Provider
+    mlx_budget.server.service.BudgetModelProvider = Provider
     sys.argv[1:] = [option for option in sys.argv[1:] if option != "--looping"]
     sys.argv[1:1] = ["serve", "--predictor", "none", "--chat-template", TEMPLATE]
     cli()

@@ -363,7 +363,16 @@ def test_a_model_gets_markers_of_its_own(silent, model, start):
         assert told(other) == alone(model, QUESTION, 60)
 
 
-def test_a_budget_that_the_model_cannot_honour_is_refused(cutting, silent, tmp_path):
+def test_a_budget_that_the_model_cannot_honour_is_refused(silent, tmp_path):
+    folders = ("--model-folders", f"{silent},{tmp_path}")
+    with (
+        serving("--predictor", "none", *folders) as server,
+        server.client() as cutting,
+    ):
+        refuse_what_cannot_be_honoured(cutting, silent, tmp_path)
+
+
+def refuse_what_cannot_be_honoured(cutting, silent, tmp_path):
     with pytest.raises(openai.BadRequestError, match="there is none"):
         ask(cutting, thinking_budget="auto")
     with pytest.raises(openai.BadRequestError, match="no thinking markers"):

@@ -23,7 +23,8 @@ def sliding(tmp_path_factory) -> Path:
 
 def test_what_cannot_be_quantised_is_refused_and_the_rest_is_served(sliding):
     # The groups do not divide the heads of the built-in model, which have 64 values.
-    with serving("--kv-bits", 8, "--kv-group-size", 128) as server:
+    options = ("--kv-bits", 8, "--kv-group-size", 128, "--model-folders", sliding)
+    with serving(*options) as server:
         client = server.client()
         with pytest.raises(openai.APIStatusError, match="RotatingKVCache") as e:
             ask(client, model=str(sliding), max_tokens=4)

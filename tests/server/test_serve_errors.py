@@ -19,7 +19,7 @@ from mlx_budget import demo, load
 from mlx_budget.cli import cli
 from mlx_budget.cli.serve import serve as command
 from mlx_budget.server import seams
-from mlx_budget.server.handler import MAX_BODY
+from mlx_budget.server.limits import Limits
 from served import COMMAND, SECONDS, alone, serving
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -27,12 +27,16 @@ import serve_soak
 
 QUESTION = {"role": "user", "content": "What is 2 + 3 + 4 - 1?"}
 CHAT = "/v1/chat/completions"
+MAX_BODY = Limits().body
 
 
 def send(server, body: bytes, path: str = CHAT, length: object = None) -> tuple:
     """Status and body of the answer to a request written by hand."""
     length = len(body) if length is None else length
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+        "Content-Type: application/json\r\n\r\n"
+    )
     with socket.create_connection((server.host, server.port), SECONDS) as connection:
         connection.sendall(head.encode("latin-1") + body)
         answer = b""
@@ -239,7 +243,7 @@ def test_a_failure_of_generation_ends_its_requests_and_not_the_server():
         assert_serving(server)
         health = socket.create_connection((server.host, server.port), SECONDS)
         with health:
-            health.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            health.sendall(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
             assert b"200" in health.recv(65536)
 
 
@@ -284,9 +288,13 @@ def test_interrupting_it_ends_it_well():
 
 def test_an_address_in_use_is_one_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = run("--model", "demo", "--port", taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        result = run("--model", "demo", "--port", port)
     assert result.returncode == 2
-    assert result.stderr == "Error: Address already in use.\n"
+    assert result.stderr == (
+        f"Error: Port {port} of 127.0.0.1 cannot be had (address already in use): give "
+        "another with --port, or 0 for any that is free.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -365,8 +373,8 @@ def test_all_flags_of_mlx_lms_server_are_there_with_their_defaults(monkeypatch):
     ours = {option.name: option for option in command.params}
     context = command.make_context("serve", [])
     ours_by_flag = {flag: o for o in ours.values() for flag in o.opts}
-    # Ours reads a lone null as "depends on the budget", and the demo as its model.
-    own = {"max_tokens"}
+    # Ours reads a lone null as "depends on the budget", and lets no page ask.
+    own = {"max_tokens", "allowed_origins"}
     for action in parser._actions:
         if action.dest == "help":
             continue

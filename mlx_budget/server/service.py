@@ -1,0 +1,187 @@
+"""The server as a whole, from its address to its threads, and its end.
+
+Knows sockets and threads; nothing of signals or of what requests say.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, cast
+
+import mlx.core as mx
+from huggingface_hub import constants
+from mlx_lm import server
+
+from .budgets import MAX_TOKENS
+from .generation import BudgetResponseGenerator, MakeLearner
+from .guard import Guard
+from .handler import make_handler
+from .listening import Listener
+from .options import ServeOptions
+from .prompt_cache import PromptCache
+from .provider import BudgetModelProvider
+from .seams import check_seams, samplers_made_by
+from .steering import take_sampler
+
+# Whether a thread of this process has loaded a model.
+has_computed = False
+# For replies that were told to end, and then for the generation thread.
+_SECONDS_TO_END = 2.0
+_SECONDS_TO_JOIN = 1.5
+
+
+class Service:
+    """A server that runs in threads of this process, from its address on.
+
+    It listens before the model is loaded: requests wait for that.
+
+    Args:
+        options (ServeOptions): What it is told.
+        make_learner (Callable, optional): Makes what learns in idle time, of the
+            default model and its tokenizer.
+
+    Raises:
+        ValueError: If the address cannot be had or may not be open to all, or mlx-lm's
+            server is not one that we know.
+    """
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        make_learner: MakeLearner | None = None,
+    ):
+        global has_computed
+        check_seams()
+        args, policy = options.namespace(), options.policy
+        access, limits = options.access, options.limits
+        if args.kv_bits is not None and not hasattr(
+            server, "DEFAULT_QUANTIZED_KV_START"
+        ):
+            raise ValueError("--kv-bits needs mlx-lm 0.32 or newer here.")
+        if args.max_tokens is None:
+            args.max_tokens = MAX_TOKENS
+        # mlx-lm lets as many run as may be read, if those are more.
+        args.prompt_concurrency = min(args.prompt_concurrency, args.decode_concurrency)
+        if mx.metal.is_available():
+            most = cast(int, mx.device_info()["max_recommended_working_set_size"])
+            mx.set_wired_limit(most)
+        # mlx-lm lists the Hub's cache, which is not there before the first download.
+        os.makedirs(constants.HF_HUB_CACHE, exist_ok=True)
+        self._limits = limits
+        self._is_stopped = False
+        self._ends = ExitStack()
+        self._listener: Listener | None = None
+        # Of several machines one listens, and all generate.
+        if mx.distributed.init().rank() == 0:
+            self._listener = Listener(access, _no_handler, limits.connections)
+            self._ends.callback(self._listener.server_close)
+        with ExitStack() as on_failure:
+            on_failure.push(self._ends)
+            self._ends.enter_context(samplers_made_by(take_sampler))
+            if access.only_model:
+                self._ends.enter_context(_without_the_hub())
+            provider = BudgetModelProvider(args, policy)
+            has_computed = True
+            start = args.quantized_kv_start if args.kv_bits is not None else None
+            self.generator = BudgetResponseGenerator(
+                provider,
+                PromptCache(args.prompt_cache_size, start),
+                make_learner=make_learner,
+            )
+            on_failure.pop_all()
+        if (listener := self._listener) is not None:
+            address = str(listener.server_address[0])
+            handler = make_handler(
+                policy,
+                args.model,
+                options.max_tokens,
+                Guard(access, address),
+                limits,
+            )
+            listener.RequestHandlerClass = partial(
+                handler,
+                self.generator,
+                system_fingerprint=server.get_system_fingerprint(),
+            )
+            threading.Thread(
+                target=listener.serve_forever, args=(0.1,), daemon=True
+            ).start()
+
+    @property
+    def listens(self) -> bool:
+        """Whether this process listens: of several machines one does."""
+        return self._listener is not None
+
+    @property
+    def url(self) -> str:
+        """The address, as a client asks it."""
+        if self._listener is None:
+            raise RuntimeError("This rank does not listen.")
+        return self._listener.url
+
+    def wait_until_loaded(self) -> None:
+        """Waits for the default model.
+
+        Raises:
+            ValueError: Or what else loading it raised.
+        """
+        self.generator.model_provider.wait_until_loaded()
+
+    def wait(self, is_over: threading.Event) -> None:
+        """Serves until an event, or, where another rank listens, until that ends."""
+        if self._listener is None:
+            self.generator.join()
+        else:
+            is_over.wait()
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop(self._limits.grace_seconds if kind is None else 0)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Stops listening, lets replies end, and ends those that do not.
+
+        Args:
+            grace_seconds (float): That replies get to end by themselves.
+        """
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        if (listener := self._listener) is not None:
+            logging.info("The server ends.")
+            listener.shutdown()
+            listener.server_close()
+            listener.connections.give_up_idle()
+            self.generator.refuses = True
+            if not listener.connections.wait_until_none(grace_seconds):
+                self.generator.ends_replies = True
+                listener.connections.wait_until_none(_SECONDS_TO_END)
+        if not self.generator.stop_within(_SECONDS_TO_JOIN):
+            logging.warning("Generation has not come to its end.")
+        self._ends.close()
+
+
+@contextmanager
+def _without_the_hub() -> Iterator[None]:
+    """Keeps this process from asking the Hub; what its cache holds can be loaded."""
+    former = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = former
+
+
+def _no_handler(*_: Any) -> None:
+    """For connections that come before there is a handler: they are closed."""
