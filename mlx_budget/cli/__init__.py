@@ -57,7 +57,7 @@ def _fail(message: str) -> int:
 
 
 def _leave(code: int) -> None:
-    server = sys.modules.get("mlx_budget.server.service")
+    server = sys.modules.get("mlx_budget.server.run")
     if server is not None and server.has_computed:
         # MLX's CPU build (0.32.4) may abort a process that ends after one of its
         # threads has computed, as mlx_lm.server does.

@@ -79,6 +79,15 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         """Whether the thread is alive."""
         return self._generation_thread.is_alive()
 
+    @property
+    def status(self) -> str:
+        """Of the server in a word: "ok", or why it generates nothing."""
+        if not self.is_healthy:
+            return "unavailable"
+        if self.refuses:
+            return "stopping"
+        return "loading" if self.model_provider.is_loading else "ok"
+
     def stop_within(self, seconds: float) -> bool:
         """Ends the thread after the step that it is at; whether it did so in time."""
         self._stop = True
@@ -199,6 +208,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             if not prompt:
                 raise RequestError("The prompt is empty.", "prompt")
             check_tokens(prompt, most)
+            args.max_tokens = _within_context(args.max_tokens, len(prompt), most)
             self._check(request, args, len(prompt))
             self._try(prompt, tokenizer, args)
             thinking = self._thinking(prompt, tokenizer, request, args)
@@ -324,6 +334,17 @@ class BudgetResponseGenerator(server.ResponseGenerator):
     def _is_batchable(self, args: server.GenerationArguments) -> bool:
         # Our draws are a request's own, so a seed is no reason to be served alone.
         return super()._is_batchable(replace(args, seed=None))
+
+
+def _within_context(max_tokens: int, prompt_tokens: int, most: int) -> int:
+    """So many tokens of a reply as the model's context has room for."""
+    if prompt_tokens >= most:
+        raise RequestError(
+            f"The prompt has {prompt_tokens:,} tokens, all that the model reads: there "
+            "is no room for a reply. Shorten it.",
+            "messages",
+        )
+    return min(max_tokens, most - prompt_tokens)
 
 
 def _sampling(args: server.GenerationArguments, vocabulary_size: int) -> Sampling:

@@ -139,10 +139,9 @@ class BudgetHandler(GuardedHandler):
         super().handle_completion(request, stop_words)
 
     def handle_health_check(self) -> None:
-        is_healthy = self.response_generator.is_healthy
-        self._set_completion_headers(200 if is_healthy else 503)
+        status = self.response_generator.status
+        self._set_completion_headers(200 if status == "ok" else 503)
         self.end_headers()
-        status = "ok" if is_healthy else "unavailable"
         self.wfile.write(json.dumps({"status": status}).encode())
 
     def generate_response(

@@ -62,6 +62,11 @@ class BudgetModelProvider(server.ModelProvider):
         self._is_tried = threading.Event()
 
     @property
+    def is_loading(self) -> bool:
+        """Whether the default model is still being loaded."""
+        return not self._is_tried.is_set()
+
+    @property
     def loop_options(self) -> dict[str, Any]:
         """Options of mlx-lm's loop."""
         return {**vars(self.cli_args), "draft_model": self.draft_model}

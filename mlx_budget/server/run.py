@@ -17,6 +17,9 @@ from .guard import Access
 from .options import ServeOptions, take_options
 from .service import Service
 
+# Whether a thread of this process has loaded a model, for a command to ask.
+has_computed = False
+
 
 def serve(model: str = "demo", **options: Any) -> None:
     """Serves until Ctrl-C or SIGTERM.
@@ -70,7 +73,9 @@ def run(options: ServeOptions, make_learner: MakeLearner | None = None) -> None:
     Raises:
         ValueError: As `serve`.
     """
+    global has_computed
     with Service(options, make_learner) as service:
+        has_computed = True
         service.wait_until_loaded()
         raise_again()
         with _ended_by_signals() as is_over:

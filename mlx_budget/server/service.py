@@ -27,8 +27,6 @@ from .provider import BudgetModelProvider
 from .seams import check_seams, samplers_made_by
 from .steering import take_sampler
 
-# Whether a thread of this process has loaded a model.
-has_computed = False
 # For replies that were told to end, and then for the generation thread.
 _SECONDS_TO_END = 2.0
 _SECONDS_TO_JOIN = 1.5
@@ -54,7 +52,6 @@ class Service:
         options: ServeOptions,
         make_learner: MakeLearner | None = None,
     ):
-        global has_computed
         check_seams()
         args, policy = options.namespace(), options.policy
         access, limits = options.access, options.limits
@@ -85,7 +82,6 @@ class Service:
             if access.only_model:
                 self._ends.enter_context(_without_the_hub())
             provider = BudgetModelProvider(args, policy)
-            has_computed = True
             start = args.quantized_kv_start if args.kv_bits is not None else None
             self.generator = BudgetResponseGenerator(
                 provider,

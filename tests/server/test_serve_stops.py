@@ -141,6 +141,7 @@ def exchanged(tokenizer, text: str, stop: list[str], **options) -> tuple[str, st
             pass
 
     class Generator:
+        ends_replies = False
         model_provider = Provider()
 
         def generate(self, request, args, progress_callback):

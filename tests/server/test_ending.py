@@ -1,0 +1,162 @@
+"""How a server starts and ends: its port, its model's loading, its last replies."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import openai
+import pytest
+
+from asking import CHAT, HONEST, MESSAGES, connect, get, post, request_of
+from mlx_budget.server import generation, running
+from mlx_budget.server.options import NOT_SERVED, take_options
+from served import SECONDS, ask, serving
+
+ENDLESS = {
+    "messages": MESSAGES,
+    "stream": True,
+    "max_tokens": 1_000_000,
+    "logit_bias": {str(token): 100 for token in range(20, 30)},
+}
+SLOW = (sys.executable, str(Path(__file__).parent / "serve_slowly.py"))
+
+
+def test_a_reply_ends_where_the_models_context_does(monkeypatch):
+    monkeypatch.setattr(generation, "context_length", lambda *_: 60)
+    with running() as url:
+        for asked in (1_000_000, None):
+            body = {**ENDLESS, "stream": False, "max_tokens": asked}
+            answer = post(url, body).json()
+            assert answer["choices"][0]["finish_reason"] == "length"
+            assert answer["usage"]["total_tokens"] == 60
+        prompt = answer["usage"]["prompt_tokens"]
+        assert post(url, {**body, "max_tokens": 5}).json()["usage"]["total_tokens"] < 60
+        # Thinking leaves room for an answer in what there is room for.
+        answer = post(url, {"messages": MESSAGES, "thinking_budget": 500}).json()
+        assert answer["choices"][0]["thinking"]["budget"] < 60 - prompt
+        monkeypatch.setattr(generation, "context_length", lambda *_: prompt)
+        answer = post(url, HONEST)
+        assert answer.status == 400
+        assert f"has {prompt} tokens, all that the model reads" in answer.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stream_is_ended_with_an_error_event(number):
+    with serving("--grace", 0, command=SLOW) as server:
+        with connect(server.url) as connection:
+            connection.sendall(request_of("POST", CHAT, json.dumps(ENDLESS).encode()))
+            came = b""
+            while b"data: " not in came:
+                came += connection.recv(1 << 16)
+            server.process.send_signal(number)
+            while data := connection.recv(1 << 16):
+                came += data
+        *_, error, done, rest = came.split(b"\n\n")
+        assert (done, rest) == (b"data: [DONE]", b"")
+        told = json.loads(error.removeprefix(b"data: "))["error"]
+        assert told["message"] == "The server is being stopped."
+        assert server.process.wait(SECONDS) == 0
+    assert not any("Traceback" in line for line in server.lines)
+
+
+def test_a_reply_that_is_nearly_whole_is_finished():
+    with serving() as server, server.client() as client:
+        stream = ask(client, stream=True, thinking_budget=60)
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        *_, last = stream
+        assert last.choices[0].finish_reason == "stop"
+        assert server.process.wait(SECONDS) == 0
+
+
+def test_requests_that_come_late_find_no_server():
+    with serving("--grace", 60, command=SLOW) as server:
+        with connect(server.url) as connection:
+            connection.sendall(request_of("POST", CHAT, json.dumps(ENDLESS).encode()))
+            assert connection.recv(1 << 16)
+            server.process.send_signal(signal.SIGTERM)
+            while connection.recv(1 << 16):
+                try:
+                    connect(server.url).close()
+                except ConnectionError:
+                    break
+            else:
+                pytest.fail("the server went on listening")
+            # A second interrupt does not wait for the reply.
+            server.process.send_signal(signal.SIGINT)
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(SECONDS) == 130
+
+
+def test_a_port_in_use_is_told_of_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"Port {port} of 127.0.0.1.*--port"):
+            with running("./nothing", port=port):
+                pass
+
+
+def test_an_address_of_another_machine_is_one_line():
+    for host in ("203.0.113.7", "no.such.name.invalid"):
+        with pytest.raises(ValueError, match=f"{host}.*--host|Port 0 of {host}"):
+            with running(host=host, no_api_key=True):
+                pass
+
+
+def test_requests_wait_while_the_model_is_loaded():
+    command = [*SLOW, "--loading", "--port", "0"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            for line in process.stderr:
+                if line.startswith("Listening at "):
+                    break
+            url = line.split()[2]
+            health = get(url, "/health")
+            assert (health.status, health.json()["status"]) == (503, "loading")
+            found = []
+            asked = threading.Thread(target=lambda: found.append(post(url, HONEST)))
+            asked.start()
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+            asked.join(SECONDS)
+            assert found[0].status == 200
+            assert get(url, "/health").json()["status"] == "ok"
+        finally:
+            process.kill()
+
+
+def test_two_servers_in_one_program():
+    with running(thinking_budget=20) as one:
+        with running(thinking_budget=30) as other:
+            assert one != other
+        body = {"messages": MESSAGES, "max_tokens": 100}
+        thinking = post(one, body).json()["choices"][0]["thinking"]
+        assert thinking["budget"] == 20
+        with openai.OpenAI(base_url=f"{one}/v1", api_key="none") as client:
+            assert client.models.list().data[0].id == "demo"
+    with pytest.raises(ConnectionError):
+        connect(one)
+
+
+def test_options_are_keywords():
+    options = take_options(
+        {"model": "x", "max_thinking_budget": 7, "effort": "low=5", "temp": 0.5}
+    )
+    assert options.policy.most == 7
+    assert options.policy.efforts["low"] == 5
+    told = options.namespace()
+    assert (told.model, told.temp, told.decode_concurrency) == ("x", 0.5, 32)
+    assert not hasattr(told, "api_key")
+    for name in ("frobnicate", *NOT_SERVED):
+        with pytest.raises(TypeError, match=name):
+            take_options({name: 1})
+    for name, wrong in (("port", 70_000), ("kv_bits", 1), ("max_connections", 0)):
+        with pytest.raises(ValueError, match=name):
+            take_options({name: wrong})
