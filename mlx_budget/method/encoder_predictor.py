@@ -17,7 +17,7 @@ import numpy as np
 
 from ..files.tensors import named_tensors, read_header, read_tensors, write_tensors
 from ..files.texts import write_json
-from . import kernels
+from . import certain, kernels
 from .encoder import EncoderLayer
 from .guidance import GuidanceThresholds, Tokens, Window
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
@@ -33,7 +33,8 @@ class EncoderPredictor(nn.Module, Predictor):
     our own training have LayerNorms before the layers, and standardise the hidden
     states by ``input_mean`` and ``input_scale``, shape (N + 1, D). Of a predictor that
     does not know the whole vocabulary the heads have a row for each token in
-    ``tokens``, shape (K,), and R below is K; else it is V.
+    ``tokens``, shape (K,), and R below is K; else it is V. Of these tokens some may be
+    certain to come with one length, in ``certain_lengths``, shape (K,), 0 for others.
     """
 
     def __init__(self, config: PredictorConfig):
@@ -63,6 +64,9 @@ class EncoderPredictor(nn.Module, Predictor):
         if config.known_tokens:
             self.tokens = mx.arange(rows, dtype=mx.int32)
             self.freeze(recurse=False, keys="tokens")
+        if config.has_certain_lengths:
+            self.certain_lengths = mx.zeros((rows,), dtype=mx.int32)
+            self.freeze(recurse=False, keys="certain_lengths")
 
     @property
     def base_model(self) -> str:
@@ -121,8 +125,19 @@ class EncoderPredictor(nn.Module, Predictor):
         """
         heads = self.concentration_head, self.rate_head
         if tokens is None:
-            return heads[0](encoding), heads[1](encoding)
-        return _rows(heads[0], encoding, tokens), _rows(heads[1], encoding, tokens)
+            found = heads[0](encoding), heads[1](encoding)
+        else:
+            found = _rows(heads[0], encoding, tokens), _rows(heads[1], encoding, tokens)
+        if not self.config.has_certain_lengths:
+            return found
+        lengths = self.certain_lengths
+        lengths = lengths[None] if tokens is None else lengths[tokens]
+        # So far from 0 softplus changes nothing.
+        known = certain.parameters_of(lengths)
+        concentration, rate = (
+            mx.where(lengths > 0, k, f) for k, f in zip(known, found, strict=True)
+        )
+        return concentration, rate
 
     def outputs(
         self,
@@ -282,6 +297,11 @@ def _check_tokens(predictor: EncoderPredictor, file: Path) -> None:
             f"{file}: tokens must be different ids below "
             f"{predictor.config.vocab_size:,}, in ascending order, as int32."
         )
+    if not predictor.config.has_certain_lengths:
+        return
+    lengths = predictor.certain_lengths
+    if lengths.dtype != mx.int32 or np.any(np.array(lengths.astype(mx.int32)) < 0):
+        raise ValueError(f"{file}: certain_lengths must be 0 or more, as int32.")
 
 
 def check_tensors(

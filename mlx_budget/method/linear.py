@@ -99,10 +99,10 @@ class LinearPredictor(TablePredictor):
     def _shift(
         self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array
     ) -> tuple[mx.array, mx.array]:
-        is_closing = rows == self._closing_row
+        is_certain = mx.array(self._certain > 0)[rows]
         return (
-            mx.where(is_closing, mean, mean + encoding),
-            mx.where(is_closing, variance, variance * self.probe.spread),
+            mx.where(is_certain, mean, mean + encoding),
+            mx.where(is_certain, variance, variance * self.probe.spread),
         )
 
     def _tensors(self) -> dict[str, mx.array]:

@@ -43,6 +43,8 @@ class PredictorConfig:
             hold. Not in the published checkpoints.
         known_tokens: K, the number of tokens that it knows, one row of the heads for
             each, and the only ones that guidance may favour; None if it knows all.
+        has_certain_lengths: Whether the weights hold the lengths that are certain after
+            some of these tokens, which then need no prediction.
         thresholds: Which of its predictions guidance trusts.
         quantization: ``{"group_size", "bits"}``, or None.
         format_version: Version of the file format.
@@ -60,6 +62,7 @@ class PredictorConfig:
     norm: str = "post"
     standardize_inputs: bool = False
     known_tokens: int | None = None
+    has_certain_lengths: bool = False
     thresholds: GuidanceThresholds = field(default_factory=GuidanceThresholds)
     quantization: Quantization | None = None
     format_version: int = FORMAT_VERSION
@@ -94,10 +97,13 @@ class PredictorConfig:
             raise ValueError(
                 f"norm must be one of {', '.join(NORMS)}, not {self.norm!r}."
             )
-        if not isinstance(self.standardize_inputs, bool):
+        for name in ("standardize_inputs", "has_certain_lengths"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, not {value!r}.")
+        if self.has_certain_lengths and self.known_tokens is None:
             raise ValueError(
-                "standardize_inputs must be true or false, not "
-                f"{self.standardize_inputs!r}."
+                "has_certain_lengths needs known_tokens, which the lengths are of."
             )
         if self.quantization is not None:
             _check_quantization(self.quantization)

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..files.tensors import read_tensors, write_tensors
 from ..files.texts import write_json
+from . import certain
 from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
 
 FORMAT_VERSION = 2
@@ -30,10 +31,8 @@ STAGES = 18
 _BACKING = 5.0
 # The least variance of log(L + 1): no line tells more than a tenth of the length.
 _LEAST_VARIANCE = 0.01
-# The concentration of a length that is known for sure.
-_CERTAIN = 1e4
 # The least mean of log(L + 1): L is 1 at least.
-LEAST_MEAN = math.log(1.5)
+_LEAST_MEAN = math.log(1.5)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,8 @@ class TablePredictor(Predictor):
     The mean of log(L + 1) for a token at a stage is that of the stage for all tokens,
     plus what the token differs by at all stages, plus what it differs by at this one;
     each is drawn to the one before as if `_BACKING` lengths had been seen of that
-    (shrinkage as in empirical Bayes). The variance is one for each token.
+    (shrinkage as in empirical Bayes). The variance is one for each token. A token that
+    always came with the same length is certain to have it (`certain`).
 
     Args:
         base_model (str): Name of the language model.
@@ -164,6 +164,9 @@ class TablePredictor(Predictor):
         self._tokens = np.array(known, np.int32)
         self._endings = endings or {}
         self._closing_row = known.index(closing)
+        # Of each row, L where it is certain, else 0; the last is that of all others.
+        self._certain = np.append(certain.certain_lengths(self._sums().sum(-1)), 0)
+        self._certain[self._closing_row] = 1
         self.vocab_size = vocab_size
         if vocab_size is not None:
             self._rows = self._rows_of(vocab_size)
@@ -224,7 +227,7 @@ class TablePredictor(Predictor):
         mean, variance = mean[rows], variance[rows]
         if encoding is not None:
             mean, variance = self._shift(mean, variance, encoding, rows)
-        mean = mx.maximum(mean, LEAST_MEAN)
+        mean = mx.maximum(mean, _LEAST_MEAN)
         rate = mean / variance
         return mean * rate, rate
 
@@ -237,10 +240,13 @@ class TablePredictor(Predictor):
         Returns:
             np.ndarray: In nats, shape (n,).
         """
-        rows = np.searchsorted(self._tokens, tokens)
-        rows[rows == len(self._tokens)] = 0
-        rows = np.where(self._tokens[rows] == tokens, rows, len(self._tokens))
+        rows = self._places(tokens)
         return self.moments(None)[0][rows, stage_of(thinking_tokens)]
+
+    def _places(self, tokens: np.ndarray) -> np.ndarray:
+        """Row of each of some tokens, shape (n,)."""
+        rows = np.searchsorted(self._tokens, tokens).clip(max=len(self._tokens) - 1)
+        return np.where(self._tokens[rows] == tokens, rows, len(self._tokens))
 
     def at_positions(
         self,
@@ -266,7 +272,7 @@ class TablePredictor(Predictor):
         variance = variances[rows]
         if encodings is not None:
             mean, variance = self._shift(mean, variance, encodings[:, 0], rows)
-        mean = mx.maximum(mean, LEAST_MEAN)
+        mean = mx.maximum(mean, _LEAST_MEAN)
         rate = mean / variance
         return np.array(mean * rate), np.array(rate)
 
@@ -320,10 +326,19 @@ class TablePredictor(Predictor):
         mean = np.vstack([mean, by_stage])
         variance = np.append(variance, everywhere + between)
         variance = np.maximum(variance, _LEAST_VARIANCE)
-        # Half a token below its L of 1, so that one token is enough and none is not.
-        mean[self._closing_row] = LEAST_MEAN
-        variance[self._closing_row] = mean[self._closing_row, 0] ** 2 / _CERTAIN
+        is_certain = self._certain > 0
+        means = np.array(certain.mean_of(mx.array(self._certain[is_certain])))
+        mean[is_certain] = means[:, None]
+        variance[is_certain] = means**2 / certain.CONCENTRATION
         return mean, variance
+
+    def certain_at(self, tokens: np.ndarray) -> np.ndarray:
+        """L of candidates that are certain to have one, 0 of others.
+
+        Args:
+            tokens (np.ndarray): The candidates, shape (n,).
+        """
+        return self._certain[self._places(tokens)]
 
     def _sums(self) -> np.ndarray:
         """Those of the counts, by row; the closing marker's say nothing of others."""

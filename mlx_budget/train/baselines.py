@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# A token seen less often has too few lengths for a distribution of its own, too.
+from ..method.certain import LEAST_COUNT
+
 MAX_CONCENTRATION = 1e4
-# A token seen less often has too few lengths for a distribution of its own.
-LEAST_COUNT = 10
 
 _SHIFT = 10
 
@@ -28,14 +29,15 @@ class TokenGammas:
         tokens: Ascending, shape (K,).
         parameters: Concentration and rate of each, shape (2, K).
         overall: Concentration and rate of all lengths together.
-        settled: Which tokens leave nothing open, shape (K,): they always came with one
-            length, `LEAST_COUNT` times or more, or of 1, the closing marker's.
+        certain: L of the tokens that leave nothing open, shape (K,): they always came
+            with one length, `LEAST_COUNT` times or more, or of 1, the closing marker's.
+            0 for the others.
     """
 
     tokens: np.ndarray
     parameters: np.ndarray
     overall: tuple[float, float]
-    settled: np.ndarray
+    certain: np.ndarray
 
     def at(self, tokens: np.ndarray) -> np.ndarray:
         """Concentration and rate where these tokens come next, shape (2, n)."""
@@ -46,7 +48,7 @@ class TokenGammas:
     def is_open(self, tokens: np.ndarray) -> np.ndarray:
         """Where the length is open although the next token is known, shape (n,)."""
         rows, is_known = self._rows(tokens)
-        return ~(is_known & self.settled[rows])
+        return ~(is_known & (self.certain[rows] > 0))
 
     def _rows(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = np.searchsorted(self.tokens, tokens).clip(max=len(self.tokens) - 1)
@@ -63,15 +65,16 @@ def fit_tokens(tokens: np.ndarray, lengths: np.ndarray) -> TokenGammas:
     x = np.log1p(lengths.astype(np.float64))
     overall = fit_gamma(x)
     known, rows = np.unique(tokens, return_inverse=True)
-    parameters, settled = [], []
+    parameters, certain = [], []
     for row in range(len(known)):
         own = rows == row
         is_often = own.sum() >= LEAST_COUNT
         parameters.append(fit_gamma(x[own]) if is_often else overall)
         longest = lengths[own].max()
         is_same = lengths[own].min() == longest
-        settled.append(bool(is_same and (is_often or longest == 1)))
-    return TokenGammas(known, np.array(parameters).T, overall, np.array(settled))
+        is_certain = is_same and (is_often or longest == 1)
+        certain.append(longest if is_certain else 0)
+    return TokenGammas(known, np.array(parameters).T, overall, np.array(certain))
 
 
 def fit_gamma(log_lengths: np.ndarray) -> tuple[float, float]:

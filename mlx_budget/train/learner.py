@@ -113,20 +113,31 @@ class Learner(nn.Module):
         """
         return losses_of(lengths, *self.outputs(states, rows))
 
-    def export(self, known: np.ndarray) -> EncoderPredictor:
+    def export(self, known: np.ndarray, certain: np.ndarray) -> EncoderPredictor:
         """The predictor as it is now, with heads for some of the tokens.
 
         Args:
             known (np.ndarray): Places among the K tokens, ascending.
+            certain (np.ndarray): L of each of the K tokens if it is certain, else 0.
+                That of the closing marker stays learnt: half a token less than 1 is a
+                mode that `GuidanceThresholds` do not trust.
         """
+        certain = np.where(certain > 1, certain, 0)[known]
         predictor = EncoderPredictor(
-            replace(self.predictor.config, known_tokens=len(known))
+            replace(
+                self.predictor.config,
+                known_tokens=len(known),
+                has_certain_lengths=bool(certain.any()),
+            )
         )
         trained = self.predictor.parameters()
         trained["concentration_head"], trained["rate_head"] = (
             {"weight": head} for head in self.heads(mx.array(known))
         )
-        predictor.update({**trained, "tokens": self._tokens[mx.array(known)]})
+        trained["tokens"] = self._tokens[mx.array(known)]
+        if predictor.config.has_certain_lengths:
+            trained["certain_lengths"] = mx.array(certain, mx.int32)
+        predictor.update(trained)
         predictor.eval()
         return predictor
 

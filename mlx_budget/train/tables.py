@@ -5,7 +5,6 @@ Knows positions and hidden states; nothing of files, records or of the run.
 n is the number of positions, N the number of decoder layers, D the model width.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -80,7 +79,9 @@ def make_linear(
         read (ReadLayer): Reads hidden states of positions.
         layers (int): N.
     """
-    is_open = ~p.is_validation & (p.tokens != base.closing)
+    trained = np.flatnonzero(~p.is_validation)
+    counted = make_table(base, p, trained)
+    is_open = ~p.is_validation & (counted.certain_at(p.tokens) == 0)
     is_held = p.record % _CHOICE_EVERY == 0
     fitted, held = (np.flatnonzero(is_open & which) for which in (~is_held, is_held))
     best, spread = (np.inf, layers, _PENALTIES[-1]), 1.0
@@ -102,9 +103,10 @@ def make_linear(
     table, weight, bias = _backfit(base, p, rows, states, solve)
     spread = float(np.clip(spread, 1.0, _MOST_SPREAD))
     probe = Probe(layer, layers, weight.astype(np.float32), bias, spread)
-    return LinearPredictor(
-        base.name, base.vocab_size, base.closing, table.counts, probe
-    )
+    # Hidden states say nothing of what is certain, so that it is counted as it came.
+    certain = make_table(base, p, trained[~is_open[trained]])
+    counts = table.counts + certain.counts
+    return LinearPredictor(base.name, base.vocab_size, base.closing, counts, probe)
 
 
 def predictions_of(
@@ -121,10 +123,11 @@ def predictions_of(
     concentration, rate = predictor.at_positions(
         p.tokens[rows], p.thinking_tokens[rows], encodings
     )
-    # What is known for sure counts no more than it can count for an encoder.
-    is_sure = p.tokens[rows] == predictor.closing
-    concentration = np.where(is_sure, LARGEST, concentration)
-    rate = np.where(is_sure, LARGEST / math.log(2), rate)
+    # What is certain counts no more than it can count for an encoder.
+    certain = predictor.certain_at(p.tokens[rows])
+    is_certain = certain > 0
+    concentration[is_certain] = LARGEST
+    rate[is_certain] = LARGEST / np.log1p(certain[is_certain])
     return Predictions(
         concentration=concentration,
         rate=rate,

@@ -294,7 +294,8 @@ class Updates:
             )
         note = write_report(report, o.output, self.curves.rows)
         notes += [note] if note else []
-        predictor = self._learner.export(np.searchsorted(s.tokens, s.known))
+        known = np.searchsorted(s.tokens, s.known)
+        predictor = self._learner.export(known, self._split.certain)
         write_trained_card(o.output, predictor.config, report)
         predictor.save(o.output)
         return TrainResult(report, notes)

@@ -28,6 +28,8 @@ class Split:
         validation: Places of the held-out positions whose token was trained on.
         unseen: Number of the other held-out ones.
         rows: Of all positions, the place of the token that came next among the K.
+        certain: L of the tokens after which it is always the same, 0 of others, shape
+            (K,).
         positions: What is known of all positions.
 
     Args:
@@ -45,6 +47,7 @@ class Split:
         self.validation = np.flatnonzero(p.is_validation & is_known)
         self.unseen = int((p.is_validation & ~is_known).sum())
         gammas = fit_tokens(p.tokens[self.train], p.lengths[self.train])
+        self.certain = gammas.certain
         self._is_open = gammas.is_open(p.tokens[self.validation])
 
     def measure(self, outputs: np.ndarray) -> dict[str, float]:

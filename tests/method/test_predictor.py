@@ -180,6 +180,7 @@ def test_the_config_file_holds_every_setting(tmp_path: Path) -> None:
         "norm": "post",
         "standardize_inputs": False,
         "known_tokens": None,
+        "has_certain_lengths": False,
         "thresholds": {"min_rate": 12, "min_concentration": 2, "min_mode": 0.5},
         "quantization": None,
         "format_version": FORMAT_VERSION,
@@ -189,7 +190,9 @@ def test_the_config_file_holds_every_setting(tmp_path: Path) -> None:
 
 def test_a_config_without_the_newer_settings_is_that_of_the_published_checkpoints():
     values = {
-        k: v for k, v in asdict(TINY).items() if k not in ("norm", "standardize_inputs")
+        k: v
+        for k, v in asdict(TINY).items()
+        if k not in ("norm", "standardize_inputs", "has_certain_lengths")
     }
     assert PredictorConfig.from_dict(values) == TINY
 

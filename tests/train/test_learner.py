@@ -9,11 +9,13 @@ from mlx.utils import tree_flatten
 from scipy import stats
 
 from mlx_budget.method.guidance import GuidanceThresholds
+from mlx_budget.method.predictor import ReplyProgress
 from mlx_budget.method.predictor_config import PredictorConfig
 from mlx_budget.train.baselines import fit_gamma
 from mlx_budget.train.learner import Learner
 
 TOKENS = np.array([3, 8, 20, 21, 47], np.int32)
+NOTHING_CERTAIN = np.zeros(len(TOKENS), int)
 CONFIG = PredictorConfig(
     base_model="tiny",
     model_width=24,
@@ -93,7 +95,7 @@ def test_losses_are_those_of_the_exported_predictor_by_scipy(data, updates):
     learner = make(data)
     train(learner, data, updates)
     states, rows, lengths = batch(data)
-    predictor = learner.export(np.arange(len(TOKENS)))
+    predictor = learner.export(np.arange(len(TOKENS)), NOTHING_CERTAIN)
     places = np.arange(len(lengths)), TOKENS[np.array(rows)]
     a, rate = (np.array(v, np.float64)[places] for v in predictor(states))
     x = np.log1p(np.array(lengths, np.float64))
@@ -108,7 +110,7 @@ def test_the_exported_predictor_is_the_learner_for_the_tokens_it_knows(data):
     learner = make(data)
     train(learner, data, 5)
     known = np.array([0, 2, 4])
-    predictor = learner.export(known)
+    predictor = learner.export(known, NOTHING_CERTAIN)
     assert predictor.config.known_tokens == 3
     assert predictor.tokens.tolist() == [3, 20, 47]
     assert predictor.tokens.dtype == mx.int32
@@ -124,11 +126,27 @@ def test_the_exported_predictor_is_the_learner_for_the_tokens_it_knows(data):
 
 
 def test_an_exported_predictor_loads(data, tmp_path):
-    predictor = make(data).export(np.array([1, 3]))
+    predictor = make(data).export(np.array([1, 3]), np.array([0, 6, 0, 0, 0]))
     predictor.save(tmp_path)
     found = type(predictor).load(tmp_path)
     for a, b in zip(found(data[0][:4]), predictor(data[0][:4]), strict=True):
         assert mx.array_equal(a, b)
+
+
+def test_a_certain_length_is_exported_and_the_closing_markers_stays_learnt(data):
+    learner = make(data)
+    certain = np.array([1, 6, 0, 0, 0])
+    predictor = learner.export(np.arange(len(TOKENS)), certain)
+    learnt = learner.export(np.arange(len(TOKENS)), NOTHING_CERTAIN)
+    assert not learnt.config.has_certain_lengths
+    for budget, share in ((5, 0), (6, 1)):
+        weights = [
+            np.exp(p.log_weights(p.outputs(p.encode(data[0]), ReplyProgress()), budget))
+            for p in (predictor, learnt)
+        ]
+        np.testing.assert_allclose(weights[0][:, 1], share, atol=1e-3)
+        others = [0, 2, 3, 4]
+        np.testing.assert_array_equal(*(w[:, others] for w in weights))
 
 
 def test_the_first_guess_is_a_gamma_for_each_token(data):
