@@ -38,7 +38,7 @@ REPLACED = {
     # Two questions and one arm in place of minutes.
     "--output run ": "--output run --limit 2 --budgets 60 --strategies guidance ",
     "--output run-mine": "--output run-mine --budgets 60 --strategies guidance",
-    "--hours 2": "--num-prompts 50 --sizes table --batch-size 25 --held-out-prompts 2",
+    "--hours 2": "--data short.jsonl --sizes table --held-out-prompts 2",
     # The status of an error must be seen.
     "curl ": "curl --fail --silent --show-error ",
 }
@@ -152,9 +152,13 @@ def assert_shown(printed: str, shown: str) -> None:
 def folder(tmp_path: Path) -> Path:
     """Where a reader stands, with the files that the README takes as given."""
     problems = demo.PROBLEMS_FILE.read_text(encoding="utf-8").splitlines()
-    for name, count in INPUTS.items():
-        text = "\n".join(problems[:count])
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    # The built-in model thinks briefly about short ones.
+    short = sorted(problems, key=len)
+    for name, chosen in (
+        *((name, problems[:count]) for name, count in INPUTS.items()),
+        ("short.jsonl", [p.replace('"question"', '"prompt"') for p in short[:14]]),
+    ):
+        (tmp_path / name).write_text("\n".join(chosen), encoding="utf-8")
     return tmp_path
 
 

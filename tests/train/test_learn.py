@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from mlx_budget import Predictor, load
 from mlx_budget.cli import cli
+from mlx_budget.demo import PROBLEMS_FILE
 from mlx_budget.engine.batch import BatchReply
 from mlx_budget.engine.markers import find_markers
 from mlx_budget.engine.priors import prior_for
@@ -25,6 +26,7 @@ from mlx_budget.train.learn_options import LearnOptions
 from trainings import Stopped, sum_chats, write_chats
 
 START, END = 423, 424
+PROBLEMS = PROBLEMS_FILE.read_text(encoding="utf-8").splitlines()
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -238,7 +240,11 @@ def test_too_few_replies_end_in_one_line(converted, tmp_path):
 def test_from_nothing_a_model_thinks_and_a_table_is_there_first(tmp_path, monkeypatch):
     """The whole command on the built-in model; its table comes before the rest."""
     output = tmp_path / "p"
-    monkeypatch.setattr("mlx_budget.train.learn.FIRST_TABLE", 20)
+    monkeypatch.setattr("mlx_budget.train.learn.FIRST_TABLE", 6)
+    # It thinks briefly about short problems.
+    questions = sorted((json.loads(line)["question"] for line in PROBLEMS), key=len)
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": q}) for q in questions[:14]))
     seen = []
     original = learning.train
 
@@ -247,11 +253,11 @@ def test_from_nothing_a_model_thinks_and_a_table_is_there_first(tmp_path, monkey
         return original(options, *args)
 
     monkeypatch.setattr(learning, "train", watched)
-    args = ["learn", "--model", "demo", "--output", str(output), "--num-prompts", "50"]
-    more = ["--sizes", "table", "--batch-size", "25", "--held-out-prompts", "3"]
+    args = ["learn", "--model", "demo", "--output", str(output), "--data", str(data)]
+    more = "--sizes table --batch-size 14 --held-out-prompts 2".split()
     result = CliRunner().invoke(cli, [*args, *more])
     assert result.exit_code == 0, result.stderr
     assert seen == [True]
-    assert "Learnt from 50 replies" in result.stderr and "prior" in result.stderr
+    assert "Learnt from 14 replies" in result.stderr and "prior" in result.stderr
     again = CliRunner().invoke(cli, [*args, *more])
     assert again.exit_code == 0 and "Nothing left to do" in again.stderr
