@@ -225,6 +225,12 @@ def _check_known(body: Mapping[str, Any]) -> None:
         _choice(field, value, dict.fromkeys(TOLD[field]))
 
 
+def is_budget_field(field: str) -> bool:
+    """Whether a field of a body asks something of thinking, or sounds like it."""
+    is_known = field in _KNOWN or field in (TEMPLATE, *_FOREIGN)
+    return is_known or bool(_SOUNDS_LIKE_ONE.search(field))
+
+
 def is_unknown_budget(field: str) -> bool:
     """Whether a field sounds like a budget, and is none that is known."""
     return field not in _KNOWN and bool(_SOUNDS_LIKE_ONE.search(field))

@@ -1,6 +1,7 @@
 """An error as each interface tells it. Knows paths and statuses; nothing of causes."""
 
 import json
+from typing import Any
 
 from .errors import RequestError
 
@@ -20,6 +21,12 @@ def is_anthropic(path: str) -> bool:
     return path.partition("?")[0].startswith("/v1/messages")
 
 
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """What tells of an error in Anthropic's interface."""
+    kind = _ANTHROPIC.get(error.status, _kind(error.status))
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+
+
 def error_content(error: RequestError, path: str) -> bytes:
     """What tells of an error, in the form of the interface that a path belongs to.
 
@@ -28,9 +35,7 @@ def error_content(error: RequestError, path: str) -> bytes:
         path (str): That was asked for.
     """
     if is_anthropic(path):
-        kind = _ANTHROPIC.get(error.status, _kind(error.status))
-        told = {"type": "error", "error": {"type": kind, "message": str(error)}}
-        return json.dumps(told).encode()
+        return json.dumps(anthropic_error(error)).encode()
     kind = _OPENAI.get(error.status, _kind(error.status))
     content = {
         "message": str(error),

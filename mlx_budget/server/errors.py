@@ -1,5 +1,7 @@
 """A request that cannot be honoured. Knows nothing of how it is said to a client."""
 
+from collections.abc import Mapping
+
 
 class RequestError(ValueError):
     """A request that cannot be honoured.
@@ -13,3 +15,28 @@ class RequestError(ValueError):
         super().__init__(message)
         self.field = field
         self.status = status
+
+    def named(self, names: Mapping[str, str]) -> "RequestError":
+        """The same where fields are called otherwise.
+
+        Args:
+            names (Mapping[str, str]): What else fields are called.
+        """
+        if self.field is None or self.field not in names:
+            return self
+        name = names[self.field]
+        return RequestError(str(self).replace(self.field, name), name, self.status)
+
+
+class PromptCounted(BaseException):
+    """Ends a request that only asks how many tokens its prompt has.
+
+    It is no error, and nothing that handles errors is to take it for one.
+
+    Attributes:
+        tokens: Of the prompt.
+    """
+
+    def __init__(self, tokens: int):
+        super().__init__(tokens)
+        self.tokens = tokens

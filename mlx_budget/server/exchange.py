@@ -10,7 +10,7 @@ from typing import Any
 from mlx_lm import server
 
 from . import parts
-from .errors import RequestError
+from .errors import PromptCounted, RequestError
 from .generation import BudgetResponseGenerator
 from .steering import SteeredArguments, SteeredRequest, Steering
 from .stops import StopWords
@@ -28,6 +28,8 @@ class Exchange:
     Attributes:
         steering: Of the request.
         refusal: Why the request cannot be honoured, once that is known.
+        stops: The stop words of the reply, once it is generated.
+        context: mlx-lm's, of the reply, once it is generated.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Exchange:
         self._stop_in_thinking = stop_in_thinking
         self.steering = steering
         self.refusal: RequestError | None = None
+        self.stops = StopWords(())
+        self.context: Any = None
         self._finish_reason: str | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -56,13 +60,14 @@ class Exchange:
         """As `mlx_lm.server.ResponseGenerator.generate`.
 
         Raises:
+            PromptCounted: If only the prompt's tokens are asked for.
             RequestError: If the request cannot be honoured.
             RuntimeError: If generation has failed.
         """
         # By one name, so that all its requests share a batch, adapter and predictor.
         if generation_args.model.model in self._default_names:
             generation_args.model.model = "default_model"
-        stops = StopWords(generation_args.stop_words)
+        self.stops = StopWords(generation_args.stop_words)
         generation_args.stop_words = []
         # Who asks for the continuation of a text means all of it.
         self._stop_in_thinking |= request.request_type == "text"
@@ -79,12 +84,22 @@ class Exchange:
                 progress_callback=progress,
             )
         except RequestError as e:
+            if self.steering.only_counts and self.steering.prompt_tokens is not None:
+                raise PromptCounted(self.steering.prompt_tokens) from None
             self.refusal = e
             raise
         except RuntimeError as e:
             self.refusal = RequestError(str(e), status=503)
             raise
-        return context, self._follow(responses, stops)
+        self.context = context
+        return context, self._follow(responses, self.stops)
+
+    @property
+    def prompt(self) -> tuple[int, int]:
+        """Tokens of the prompt, and those of them that were in the cache."""
+        if self.context is None:
+            return 0, 0
+        return len(self.context.prompt), max(self.context.prompt_cache_count, 0)
 
     def thinking(self) -> dict[str, Any] | None:
         """How the reply's thinking went, or None if the model does not think."""

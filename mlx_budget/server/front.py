@@ -91,7 +91,7 @@ class GuardedHandler(server.APIHandler):
 
     def refuse(self, error: RequestError) -> None:
         """Answers with an error, in the form of the interface that was asked."""
-        content = error_content(error, self.path)
+        content = self.told(error)
         self._headers_buffer: list[bytes] = []
         self._set_completion_headers(error.status)
         if error.status == 401:
@@ -101,6 +101,10 @@ class GuardedHandler(server.APIHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def told(self, error: RequestError) -> bytes:
+        """An error in the form of the interface that was asked."""
+        return error_content(error, self.path)
 
     def do_OPTIONS(self) -> None:
         self.send_response(204)

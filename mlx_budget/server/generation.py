@@ -208,6 +208,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             if not prompt:
                 raise RequestError("The prompt is empty.", "prompt")
             check_tokens(prompt, most)
+            request.steering.prompt_tokens = len(prompt)
+            if request.steering.only_counts:
+                raise RequestError("Nothing is generated for it.")
             args.max_tokens = _within_context(args.max_tokens, len(prompt), most)
             self._check(request, args, len(prompt))
             self._try(prompt, tokenizer, args)

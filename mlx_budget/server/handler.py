@@ -6,36 +6,21 @@ Knows HTTP and the fields of OpenAI's interface; nothing of models or samplers.
 import io
 import json
 import logging
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from mlx_lm import server
 
 from .budgets import BudgetPolicy, asked_floor, read_thinking, room_for
 from .error_forms import error_content
-from .errors import RequestError
+from .errors import PromptCounted, RequestError
 from .exchange import Exchange
 from .front import GuardedHandler
 from .guard import Access, Guard
+from .interfaces import CHAT, RESPONSES, TRANSLATED
 from .limits import Limits
+from .response_store import ResponseStore
 from .steering import Steering
-
-
-class _ErrorWriter:
-    """Writes to a client; a refusal in mlx-lm's form becomes one in OpenAI's."""
-
-    def __init__(self, out: io.BufferedIOBase, field: Callable[[], str | None]):
-        self._out = out
-        self._field = field
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._out, name)
-
-    def write(self, data: bytes) -> int:
-        if data.startswith(b'{"error": "'):
-            error = RequestError(json.loads(data)["error"], self._field())
-            data = error_content(error, "")
-        return self._out.write(data)
+from .telling import Teller
 
 
 def make_handler(
@@ -61,6 +46,7 @@ def make_handler(
         "default_max_tokens": max_tokens,
         "guard": guard or Guard(Access()),
         "limits": limits or Limits(),
+        "store": ResponseStore(),
     }
     return type("Handler", (BudgetHandler,), own)
 
@@ -70,25 +56,25 @@ class BudgetHandler(GuardedHandler):
 
     policy: BudgetPolicy
     default_max_tokens: int | None
+    store: ResponseStore
     response_generator: Any  # the server's, and then `_exchange` in its place
     _exchange: Exchange | None = None
+    _asked_path = ""
+    _status = 200
 
     def setup(self) -> None:
         super().setup()
-        writer = _ErrorWriter(self.wfile, self._wrong_field)
-        self.wfile = cast(io.BufferedIOBase, writer)
+        self._teller = Teller(self.wfile, self._refusal_told, self._prompt)
+        self.wfile = cast(io.BufferedIOBase, self._teller)
 
     def do_POST(self) -> None:
-        if not self.path.endswith("/completions"):
-            self.refuse(
-                RequestError(f"There is nothing at {self.path:.80}.", None, 404)
-            )
+        asked = self._asked_path = self.path.partition("?")[0]
+        if asked not in TRANSLATED and not asked.endswith("/completions"):
+            self._refuse_path()
             return
+        self.path = asked
         try:
-            body = self._read_body()
-            check_body(body)
-            self._thinking = read_thinking(body, self.policy)
-            del body
+            self._take(self._read_body())
             super().do_POST()
         except RequestError as e:  # mlx-lm 0.32 answers those of its own calls
             self._refuse(e)
@@ -129,14 +115,20 @@ class BudgetHandler(GuardedHandler):
     def handle_completion(
         self, request: server.CompletionRequest, stop_words: list[str]
     ) -> None:
+        translation = self._teller.translation
+        steering = Steering(self._thinking, asked_floor(self.body), self.connection)
+        steering.only_counts = translation is not None and translation.only_counts
         self._exchange = Exchange(
             self.response_generator,
-            Steering(self._thinking, asked_floor(self.body), self.connection),
+            steering,
             self.own_names(),
             self.policy.stop_in_thinking,
         )
         self.response_generator = self._exchange
-        super().handle_completion(request, stop_words)
+        try:
+            super().handle_completion(request, stop_words)
+        except PromptCounted as counted:
+            self._answer({"input_tokens": counted.tokens})
 
     def handle_health_check(self) -> None:
         status = self.response_generator.status
@@ -160,18 +152,36 @@ class BudgetHandler(GuardedHandler):
             choice["thinking"] = thinking
             if self._exchange is not None and self._exchange.left_out_by is not None:
                 choice["left_out_by_template"] = self._exchange.left_out_by
-        return self._with_details(response)
+        if finish_reason == "stop" and self._exchange is not None:
+            if self._exchange.stops.found is not None:
+                choice["stop_reason"] = self._exchange.stops.found
+        told = self._with_details(response)
+        translation = self._teller.translation
+        if translation is None or self.stream:
+            return told
+        return translation.whole(told)
 
     def completion_usage_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return self._with_details(super().completion_usage_response(*args, **kwargs))
 
     def do_GET(self) -> None:
-        if self.path.startswith("/v1/models") or self.path == "/health":
+        if (id := self._stored_id()) is not None:
+            if (stored := self.store.get(id)) is None:
+                self._refuse_id(id)
+            else:
+                self._answer(stored.response)
+        elif self.path.startswith("/v1/models") or self.path == "/health":
             super().do_GET()
         else:
-            self.refuse(
-                RequestError(f"There is nothing at {self.path:.80}.", None, 404)
-            )
+            self._refuse_path()
+
+    def do_DELETE(self) -> None:
+        if (id := self._stored_id()) is None:
+            self._refuse_path()
+        elif not self.store.delete(id):
+            self._refuse_id(id)
+        else:
+            self._answer({"id": id, "object": "response", "deleted": True})
 
     def handle_models_request(self) -> None:
         head, listed = b"", []
@@ -198,6 +208,7 @@ class BudgetHandler(GuardedHandler):
         refusal = self._refusal()
         if status_code == 404 and refusal is not None:
             status_code = refusal.status
+        self._status = status_code
         super()._set_completion_headers(status_code)
 
     def _reply_thinking(self) -> dict[str, Any] | None:
@@ -209,8 +220,21 @@ class BudgetHandler(GuardedHandler):
             response["usage"]["completion_tokens_details"] = details
         return response
 
+    def _take(self, body: dict[str, Any]) -> None:
+        """Takes what a request asks for, and leaves it to mlx-lm's handler to read."""
+        if self.path in TRANSLATED:
+            translation = TRANSLATED[self.path](body, self.store)
+            self._teller.translation = translation
+            body = translation.chat
+            self.path = CHAT
+        check_body(body)
+        self._thinking = read_thinking(body, self.policy)
+        raw = json.dumps(body).encode()
+        self.headers.replace_header("Content-Length", str(len(raw)))
+        self.rfile = io.BytesIO(raw)
+
     def _read_body(self) -> dict[str, Any]:
-        """The request's JSON object, left to be read again.
+        """The request's JSON object.
 
         Fields that are null are left out, as not given.
 
@@ -223,9 +247,6 @@ class BudgetHandler(GuardedHandler):
         }
         if isinstance(body.get("stream_options"), dict):
             body["stream_options"].setdefault("include_usage", False)
-        raw = json.dumps(body).encode()
-        self.headers.replace_header("Content-Length", str(len(raw)))
-        self.rfile = io.BytesIO(raw)
         return body
 
     def _require(self, field: str) -> None:
@@ -234,18 +255,46 @@ class BudgetHandler(GuardedHandler):
 
     def _refuse(self, error: RequestError) -> None:
         """Says that a reply cannot be had, in a stream behind what has come of it."""
-        if self.has_begun:
-            content = error_content(error, self.path)
-            self.wfile.write(b"data: " + content + b"\n\ndata: [DONE]\n\n")
-        else:
+        if not self.has_begun:
             self.refuse(error)
+        elif self._teller.translation is not None:
+            self._teller.fail(error)
+        else:
+            self.wfile.write(b"data: " + self.told(error) + b"\n\ndata: [DONE]\n\n")
+
+    def _refuse_id(self, id: str) -> None:
+        self.refuse(RequestError(f"There is no response {id[:80]!r}.", None, 404))
+
+    def _refuse_path(self) -> None:
+        self.refuse(RequestError(f"There is nothing at {self.path:.80}.", None, 404))
+
+    def told(self, error: RequestError) -> bytes:
+        translation = self._teller.translation
+        if translation is not None:
+            error = error.named(translation.names)
+        return error_content(error, self._asked_path or self.path)
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        self._set_completion_headers(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
 
     def _refusal(self) -> RequestError | None:
         return self._exchange.refusal if self._exchange is not None else None
 
-    def _wrong_field(self) -> str | None:
+    def _refusal_told(self, message: str) -> bytes:
+        """What a client is told where mlx-lm has written a message."""
         refusal = self._refusal()
-        return refusal.field if refusal is not None else None
+        field = refusal.field if refusal is not None else None
+        return self.told(RequestError(message, field, self._status))
+
+    def _prompt(self) -> tuple[int, int]:
+        return self._exchange.prompt if self._exchange is not None else (0, 0)
+
+    def _stored_id(self) -> str | None:
+        """The id of the stored response that a path names, if it names one."""
+        parent, _, id = self.path.partition("?")[0].rpartition("/")
+        return id if parent == RESPONSES and id else None
 
 
 def check_body(body: dict[str, Any]) -> None:

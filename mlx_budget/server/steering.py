@@ -26,6 +26,8 @@ class Steering:
         connection: To its client, if that is of this process.
         reply: Follows its reply, once generation has begun.
         left_out_by: The chat template's arguments that left thinking out, if any did.
+        only_counts: Whether only the tokens of the prompt are asked for.
+        prompt_tokens: Of the prompt, once they are known.
     """
 
     request: ThinkingBudget
@@ -33,6 +35,8 @@ class Steering:
     connection: socket.socket | None = None
     reply: ReplyFollower | None = None
     left_out_by: dict[str, Any] | None = None
+    only_counts: bool = False
+    prompt_tokens: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "connection": None}

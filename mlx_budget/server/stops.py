@@ -12,12 +12,16 @@ class StopWords:
 
     Args:
         words (Sequence[str]): None of them empty.
+
+    Attributes:
+        found: The word that has ended the text, if one has.
     """
 
     def __init__(self, words: Sequence[str]):
         self._words = tuple(words)
         self._held = ""
         self._is_leading = False
+        self.found: str | None = None
 
     def begin_answer(self) -> None:
         """Says that an answer follows a marker.
@@ -37,10 +41,11 @@ class StopWords:
         text = self._held + text
         lead = len(text) - len(text.lstrip()) if self._is_leading else 0
         starts = [(word, 0 if word.strip() else lead) for word in self._words]
-        begins = [i for word, at in starts if (i := text.find(word, at)) >= 0]
-        if begins:
+        found = [(i, word) for word, at in starts if (i := text.find(word, at)) >= 0]
+        if found:
+            begin, self.found = min(found, key=lambda place: place[0])
             self._held = ""
-            return text[: min(begins)], True
+            return text[:begin], True
         length = max((_begun(word, text[at:]) for word, at in starts), default=0)
         told, self._held = text[: len(text) - length], text[len(text) - length :]
         self._is_leading &= not told.strip()

@@ -1,5 +1,8 @@
 """Fixtures that the server's test files share: a server of the demo, and the demo."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from mlx_budget import load
@@ -12,6 +15,14 @@ def server():
     with serving("--log-level", "WARNING") as server:
         yield server
         assert not [line for line in server.lines if "Traceback" in line]
+
+
+@pytest.fixture(scope="session")
+def scripted():
+    """A server with a script for its model, which calls a tool."""
+    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
+    with serving(command=script) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

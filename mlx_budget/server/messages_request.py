@@ -1,0 +1,259 @@
+"""A request of Anthropic's Messages interface, as the body of a chat completion.
+
+Knows the fields of both; nothing of replies, of HTTP or of models.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import RequestError
+from .translation import function_tool, need, passed, refuse_fields, tool_call, unseal
+
+WHERE = "the Messages interface"
+# What chat completions call otherwise.
+NAMES = {"stop": "stop_sequences"}
+# What cannot be done here, each with values that ask for nothing. Taken and without
+# effect are metadata, cache_control, service_tier and what else says nothing of the
+# reply: docs/serving.md lists them.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "container": (),
+    "mcp_servers": ([],),
+    "compaction": (),
+    "fallbacks": ([],),
+    "thread": (),
+    "output_format": (),
+    "speed": ("standard",),
+}
+# Edits of the conversation that chat templates do in their own way.
+_EDIT_OF_THINKING = "clear_thinking_"
+_BLOCKS = "text, thinking, redacted_thinking, tool_use or tool_result"
+
+
+def read_messages(body: Mapping[str, Any], needs_limit: bool = True) -> dict[str, Any]:
+    """The body of the chat completion that a request asks for.
+
+    Args:
+        body (Mapping): Of the request.
+        needs_limit (bool): Whether it must say ``max_tokens``.
+
+    Raises:
+        RequestError: Naming the field that is wrong or cannot be honoured.
+    """
+    refuse_fields(body, _REFUSED, WHERE)
+    _check_edits(body.get("context_management"))
+    if needs_limit and "max_tokens" not in body:
+        raise RequestError("The request has no max_tokens.", "max_tokens")
+    chat = passed(body, "max_tokens")
+    chat["messages"] = _system(body.get("system")) + _messages(body.get("messages"))
+    _read_objects(chat)
+    if "stop_sequences" in body:
+        words = need(body["stop_sequences"], list, "stop_sequences", "a list of texts")
+        if not all(isinstance(word, str) and word for word in words):
+            raise RequestError(
+                "stop_sequences must be a list of texts, none of them empty.",
+                "stop_sequences",
+            )
+        chat["stop"] = words
+    tools = _tools(body.get("tools"))
+    if tools and _may_call(body.get("tool_choice")):
+        chat["tools"] = tools
+    if body.get("stream") is True:
+        chat["stream_options"] = {"include_usage": True}
+    return chat
+
+
+def display_of(body: Mapping[str, Any]) -> str:
+    """How thinking is to be told: ``summarized``, which is as it is, or ``omitted``."""
+    thinking = body.get("thinking")
+    display = thinking.get("display") if isinstance(thinking, dict) else None
+    if display not in (None, "summarized", "omitted"):
+        raise RequestError(
+            f"thinking.display must be summarized or omitted; not {display!r}.",
+            "thinking.display",
+        )
+    return display or "summarized"
+
+
+def calls_at_once(body: Mapping[str, Any]) -> bool:
+    """Whether a reply may call several tools."""
+    choice = body.get("tool_choice")
+    return not (isinstance(choice, dict) and choice.get("disable_parallel_tool_use"))
+
+
+def _read_objects(chat: dict[str, Any]) -> None:
+    """Leaves of the objects that say more what is asked of thinking."""
+    for name, other in (("thinking", "display"), ("output_config", "format")):
+        place = chat.get(name)
+        if not isinstance(place, dict) or other not in place:
+            continue
+        if name == "output_config" and place[other] is not None:
+            raise RequestError(
+                f"output_config.format of {WHERE} is not served here: leave it out.",
+                "output_config.format",
+            )
+        chat[name] = {k: v for k, v in place.items() if k != other}
+
+
+def _check_edits(management: Any) -> None:
+    if management is None:
+        return
+    field = "context_management"
+    edits = need(management, dict, field, "an object").get("edits") or []
+    for i, edit in enumerate(need(edits, list, f"{field}.edits", "a list")):
+        kind = edit.get("type") if isinstance(edit, dict) else edit
+        if not str(kind).startswith(_EDIT_OF_THINKING):
+            raise RequestError(
+                f"{field}.edits[{i}]: {kind!r} is not served here: leave it out.",
+                f"{field}.edits[{i}]",
+            )
+
+
+def _system(system: Any) -> list[dict[str, Any]]:
+    if not system:
+        return []
+    return [{"role": "system", "content": _text(system, "system", "\n\n")}]
+
+
+def _text(content: Any, field: str, between: str = "") -> str:
+    """The text of a content that may have nothing else."""
+    if isinstance(content, str):
+        return content
+    blocks = need(content, list, field, "a text or a list of blocks")
+    texts = []
+    for i, block in enumerate(blocks):
+        where = f"{field}[{i}]"
+        kind = need(block, dict, where, "a block").get("type")
+        if kind != "text":
+            raise RequestError(
+                f"{where}: {kind!r} is not served here, only text.", where
+            )
+        texts.append(need(block.get("text"), str, f"{where}.text", "a text"))
+    return between.join(texts)
+
+
+def _messages(messages: Any) -> list[dict[str, Any]]:
+    if not isinstance(messages, list) or not messages:
+        raise RequestError(
+            "messages must be a list of one or more messages.", "messages"
+        )
+    read: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for i, message in enumerate(messages):
+        field = f"messages[{i}]"
+        role = need(message, dict, field, "an object").get("role")
+        content = message.get("content")
+        if role == "assistant":
+            told = _assistant(content, f"{field}.content")
+            calls = told.get("tool_calls", ())
+            names.update((c["id"], c["function"]["name"]) for c in calls)
+            read.append(told)
+        elif role == "user":
+            read += _user(content, f"{field}.content", names)
+        elif role == "system":
+            text = _text(content, f"{field}.content", "\n\n")
+            read.append({"role": "system", "content": text})
+        else:
+            raise RequestError(
+                f"{field}.role must be user or assistant; not {role!r}.",
+                f"{field}.role",
+            )
+    if read[-1]["role"] == "assistant":
+        raise RequestError(
+            "The last message must not be the assistant's: a reply that goes on with a "
+            "given beginning is not served here.",
+            "messages",
+        )
+    return read
+
+
+def _assistant(content: Any, field: str) -> dict[str, Any]:
+    if isinstance(content, str):
+        return {"role": "assistant", "content": content}
+    thoughts, texts, calls = [], [], []
+    for i, block in enumerate(need(content, list, field, "a text or a list of blocks")):
+        where = f"{field}[{i}]"
+        kind = need(block, dict, where, "a block").get("type")
+        if kind == "text":
+            texts.append(need(block.get("text"), str, f"{where}.text", "a text"))
+        elif kind == "thinking":
+            thought = need(block.get("thinking"), str, f"{where}.thinking", "a text")
+            thoughts.append(thought or unseal(block.get("signature")))
+        elif kind == "redacted_thinking":
+            thoughts.append(unseal(block.get("data")))
+        elif kind == "tool_use":
+            arguments = need(block.get("input"), dict, f"{where}.input", "an object")
+            calls.append(
+                tool_call(block.get("id"), block.get("name"), arguments, where)
+            )
+        else:
+            raise _not_served(kind, where)
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+    if thinking := "\n".join(filter(None, thoughts)):
+        message["reasoning_content"] = thinking
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _user(content: Any, field: str, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"role": "user", "content": content}]
+    read: list[dict[str, Any]] = []
+    texts = []
+    for i, block in enumerate(need(content, list, field, "a text or a list of blocks")):
+        where = f"{field}[{i}]"
+        kind = need(block, dict, where, "a block").get("type")
+        if kind == "text":
+            texts.append(need(block.get("text"), str, f"{where}.text", "a text"))
+        elif kind == "tool_result":
+            read.append(_result(block, where, names))
+        else:
+            raise _not_served(kind, where)
+    if texts or not read:
+        read.append({"role": "user", "content": "\n\n".join(texts)})
+    return read
+
+
+def _result(
+    block: Mapping[str, Any], where: str, names: Mapping[str, str]
+) -> dict[str, Any]:
+    id = need(block.get("tool_use_id"), str, f"{where}.tool_use_id", "a text")
+    text = _text(block.get("content") or "", f"{where}.content", "\n")
+    if block.get("is_error") is True and not text.lower().startswith("error"):
+        text = f"Error: {text}"  # chat templates know no other way to say so
+    message = {"role": "tool", "tool_call_id": id, "content": text}
+    return {**message, "name": names[id]} if id in names else message
+
+
+def _not_served(kind: Any, where: str) -> RequestError:
+    return RequestError(f"{where}: {kind!r} is not served here, only {_BLOCKS}.", where)
+
+
+def _tools(tools: Any) -> list[dict[str, Any]]:
+    if tools is None:
+        return []
+    read = []
+    for i, tool in enumerate(need(tools, list, "tools", "a list of tools")):
+        field = f"tools[{i}]"
+        kind = need(tool, dict, field, "an object").get("type")
+        if kind not in (None, "custom"):
+            raise RequestError(
+                f"{field}: {kind!r} is a tool of Anthropic's own, which is not served "
+                "here: only tools with an input_schema are.",
+                field,
+            )
+        read.append(function_tool(tool, field, "input_schema"))
+    return read
+
+
+def _may_call(choice: Any) -> bool:
+    """Whether tools may be called; that one must be cannot be promised."""
+    if choice is None:
+        return True
+    kind = need(choice, dict, "tool_choice", "an object").get("type")
+    if kind in ("auto", "none"):
+        return kind == "auto"
+    raise RequestError(
+        f"tool_choice.type must be auto or none; {kind!r} is not served here.",
+        "tool_choice",
+    )

@@ -1,0 +1,255 @@
+"""A request of OpenAI's Responses interface, as the body of a chat completion.
+
+Knows the fields of both; nothing of replies, of HTTP or of models.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import RequestError
+from .translation import function_tool, need, passed, refuse_fields, tool_call, unseal
+
+WHERE = "the Responses interface"
+# What chat completions call otherwise.
+NAMES = {"max_tokens": "max_output_tokens"}
+# What cannot be done here, each with values that ask for nothing. Taken and without
+# effect are metadata, user, prompt_cache_key and what else says nothing of the reply:
+# docs/serving.md lists them.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "conversation": (),
+    "max_tokens": (),
+    "max_completion_tokens": (),
+    "messages": (),
+    "moderation": (),
+    "prompt": (),
+    "response_format": (),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}
+_NOT_INCLUDED = ("message.output_text.logprobs",)
+# What of `reasoning` says how thinking is told; the rest is a budget.
+_TOLD = {
+    "summary": ("auto", "concise", "detailed"),
+    "generate_summary": ("auto", "concise", "detailed"),
+    "context": ("auto", "current_turn", "all_turns"),
+    "mode": ("standard",),
+}
+_ITEMS = "message, reasoning, function_call or function_call_output"
+
+
+def read_responses(
+    body: Mapping[str, Any], earlier: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The body of the chat completion that a request asks for.
+
+    Args:
+        body (Mapping): Of the request.
+        earlier (list[dict]): Messages of the conversation that it goes on with.
+
+    Returns:
+        tuple: The body, and its messages without the instructions.
+
+    Raises:
+        RequestError: Naming the field that is wrong or cannot be honoured.
+    """
+    refuse_fields(body, _REFUSED, WHERE)
+    _check_text(body.get("text"))
+    _check_include(body.get("include"))
+    chat = passed(body, "stop")
+    if isinstance(reasoning := chat.get("reasoning"), dict):
+        for name, values in _TOLD.items():
+            if reasoning.get(name) not in (None, *values):
+                field = f"reasoning.{name}"
+                raise RequestError(
+                    f"{field} must be {', '.join(values)}; not {reasoning[name]!r}.",
+                    field,
+                )
+        chat["reasoning"] = {k: v for k, v in reasoning.items() if k not in _TOLD}
+    if "max_output_tokens" in body:
+        most = body["max_output_tokens"]
+        if need(most, int, "max_output_tokens", "a whole number of 1 or more") < 1:
+            raise RequestError(
+                "max_output_tokens must be a whole number of 1 or more.",
+                "max_output_tokens",
+            )
+        chat["max_tokens"] = most
+    messages = [*earlier, *_input(body.get("input"), earlier)]
+    if not messages:
+        raise RequestError("The request has no input.", "input")
+    instructions = body.get("instructions")
+    told = []
+    if instructions is not None:
+        text = need(instructions, str, "instructions", "a text")
+        told = [{"role": "system", "content": text}] if text else []
+    chat["messages"] = _with_one_system(told + messages)
+    tools = _tools(body.get("tools"))
+    if tools and _may_call(body.get("tool_choice")):
+        chat["tools"] = tools
+    if body.get("stream") is True:
+        chat["stream_options"] = {"include_usage": True}
+    return chat, messages
+
+
+def wants_summary(body: Mapping[str, Any]) -> bool:
+    """Whether thinking is to be told as a summary, which is all of it here."""
+    reasoning = body.get("reasoning")
+    if not isinstance(reasoning, dict):
+        return False
+    return bool(reasoning.get("summary") or reasoning.get("generate_summary"))
+
+
+def _with_one_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with those of the system that come first made one.
+
+    Many chat templates take no second.
+    """
+    count = 0
+    while count < len(messages) and messages[count]["role"] == "system":
+        count += 1
+    if count < 2:
+        return messages
+    text = "\n\n".join(message["content"] for message in messages[:count])
+    return [{"role": "system", "content": text}, *messages[count:]]
+
+
+def _check_text(text: Any) -> None:
+    if text is None:
+        return
+    kind = (need(text, dict, "text", "an object").get("format") or {}).get("type")
+    if kind not in (None, "text"):
+        raise RequestError(
+            f"text.format: {kind!r} is not served here, only text.", "text.format"
+        )
+    if text.get("verbosity") not in (None, "medium"):
+        raise RequestError(
+            "text.verbosity is not served here: leave it out.", "text.verbosity"
+        )
+
+
+def _check_include(include: Any) -> None:
+    for name in need(include or [], list, "include", "a list of texts"):
+        if name in _NOT_INCLUDED:
+            raise RequestError(
+                f"include: {name!r} is not served here: leave it out.", "include"
+            )
+
+
+def _input(value: Any, earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    calls = [call for m in earlier for call in m.get("tool_calls", ())]
+    names = {call["id"]: call["function"]["name"] for call in calls}
+    read: list[dict[str, Any]] = []
+    # The items of one turn of the assistant's are one message.
+    turn: dict[str, Any] | None = None
+    for i, item in enumerate(need(value, list, "input", "a text or a list of items")):
+        field = f"input[{i}]"
+        kind = need(item, dict, field, "an object").get("type", "message")
+        is_own = kind in ("reasoning", "function_call")
+        is_own |= kind == "message" and item.get("role") == "assistant"
+        if not is_own:
+            turn = None
+        elif turn is None:
+            turn = {"role": "assistant", "content": ""}
+            read.append(turn)
+        if kind == "message":
+            _read_message(item, field, read, turn)
+        elif turn is not None and kind == "reasoning":
+            thought = _thought(item, field)
+            before = turn.get("reasoning_content", "")
+            if thought:
+                turn["reasoning_content"] = (
+                    f"{before}\n{thought}" if before else thought
+                )
+        elif turn is not None and kind == "function_call":
+            arguments = need(item.get("arguments"), str, f"{field}.arguments", "a text")
+            id = item.get("call_id")
+            call = tool_call(id, item.get("name"), arguments, field)
+            turn.setdefault("tool_calls", []).append(call)
+            names[call["id"]] = call["function"]["name"]
+        elif kind == "function_call_output":
+            id = need(item.get("call_id"), str, f"{field}.call_id", "a text")
+            text = _text(item.get("output"), f"{field}.output")
+            message = {"role": "tool", "tool_call_id": id, "content": text}
+            read.append({**message, "name": names[id]} if id in names else message)
+        else:
+            raise RequestError(
+                f"{field}: {kind!r} is not served here, only {_ITEMS}.", field
+            )
+    return read
+
+
+def _read_message(
+    item: Mapping[str, Any],
+    field: str,
+    read: list[dict[str, Any]],
+    turn: dict[str, Any] | None,
+) -> None:
+    role = item.get("role")
+    text = _text(item.get("content"), f"{field}.content")
+    if turn is not None:
+        turn["content"] += text
+    elif role in ("user", "system", "developer"):
+        read.append({"role": "user" if role == "user" else "system", "content": text})
+    else:
+        raise RequestError(
+            f"{field}.role must be user, assistant, system or developer; not {role!r}.",
+            f"{field}.role",
+        )
+
+
+def _text(content: Any, field: str) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for i, part in enumerate(need(content, list, field, "a text or a list of parts")):
+        where = f"{field}[{i}]"
+        kind = need(part, dict, where, "an object").get("type")
+        if kind not in ("input_text", "output_text", "text", "refusal"):
+            raise RequestError(
+                f"{where}: {kind!r} is not served here, only text.", where
+            )
+        name = "refusal" if kind == "refusal" else "text"
+        texts.append(need(part.get(name), str, f"{where}.{name}", "a text"))
+    return "".join(texts)
+
+
+def _thought(item: Mapping[str, Any], field: str) -> str:
+    """The thinking of an item: what it was, or at least what was told of it."""
+    for name in ("content", "summary"):
+        parts = need(item.get(name) or [], list, f"{field}.{name}", "a list")
+        texts = (part.get("text") for part in parts if isinstance(part, dict))
+        if text := "\n".join(text for text in texts if isinstance(text, str)):
+            return text
+    return unseal(item.get("encrypted_content"))
+
+
+def _tools(tools: Any) -> list[dict[str, Any]]:
+    if tools is None:
+        return []
+    read = []
+    for i, tool in enumerate(need(tools, list, "tools", "a list of tools")):
+        field = f"tools[{i}]"
+        kind = need(tool, dict, field, "an object").get("type")
+        if kind != "function":
+            raise RequestError(
+                f"{field}: {kind!r} is not served here, only tools of type function.",
+                field,
+            )
+        read.append(function_tool(tool, field))
+    return read
+
+
+def _may_call(choice: Any) -> bool:
+    """Whether tools may be called; that one must be cannot be promised."""
+    if choice in (None, "auto", "none"):
+        return choice != "none"
+    raise RequestError(
+        f"tool_choice must be auto or none; {json.dumps(choice)} is not served here.",
+        "tool_choice",
+    )
