@@ -282,6 +282,7 @@ class _Run:
             "predicted_tokens": self._expected.get(problem.id),
             "correct": grade.correct,
             "extracted": grade.extracted,
+            "grading_rule": grade.rule,
             "grading_problem": grade.problem,
             "seconds": seconds,
         }
