@@ -113,8 +113,8 @@ def measure_arm(records: Sequence[Record]) -> Measures:
           budget, and the mean of that number relative to the budget.
         - deviation: mean distance of the thinking tokens from the budget, on either
           side, relative to the budget.
-        - closed_by_model, closed_by_budget, closed_by_loop: shares by what ended the
-          thinking.
+        - closed_by_model, closed_by_budget, closed_by_loop, closed_by_exit: shares by
+          what ended the thinking; the last is a trial answer.
         - unfinished: share whose thinking never ended; to answer without any thinking
           is not unfinished.
         - answer_tokens, after_close_tokens, forced_tokens, marker_tokens, probe_tokens:
@@ -155,7 +155,7 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         **_measure_budget(records),
         **{
             f"closed_by_{who}": sum(r["closed_by"] == who for r in records) / n
-            for who in ("model", "budget", "loop")
+            for who in ("model", "budget", "loop", "exit")
         },
         "unfinished": sum(_is_unfinished(r) for r in records) / n,
         **counts,

@@ -99,6 +99,12 @@ class EvaluateOptions:
                 "Without a hard stop the strategy guidance is guidance-no-hard-stop: "
                 "leave the hard stop on, or choose guidance-no-hard-stop alone."
             )
+        needs = [n for n in self.strategies if STRATEGIES[n].needs_hard_stop]
+        if self.thinking.hard_stop is None and needs:
+            raise ValueError(
+                f"The strategy {needs[0]} needs a hard stop: leave that on, or the "
+                "strategy out."
+            )
         if self.sampling.seed is None:
             raise ValueError(
                 "seed must be a number, not None: a run that is gone on with draws by "

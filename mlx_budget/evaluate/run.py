@@ -5,9 +5,7 @@ any moment and gone on with. Knows generation and grading; nothing of what the r
 add up to.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,13 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.context import context_length
 from ..engine.estimate import estimate
-from ..engine.fields import keywords_of, take_all
+from ..engine.fields import keywords_of, take, take_all
 from ..engine.prompts import encode_chat
-from ..engine.settings import AutoBudget, seed_of
+from ..engine.settings import AutoBudget, ThinkingBudget, seed_of
 from ..engine.template import let_think
-from ..engine.thinking import find_markers
+from ..engine.thinking import ThinkingMarkers, find_markers
 from ..files.atomic import full_disk_in_one_line
 from ..files.outputs import taken_back
 from ..files.records import Record, RecordFile, has_records, open_records
@@ -37,7 +34,15 @@ from .folder import (
     settings_of,
 )
 from .options import EvaluateOptions
-from .strategies import WITHOUT_BUDGET, Arm, check_guided
+from .outcomes import Maker, Outcome, Request
+from .strategies import (
+    NEEDS_FULL,
+    STRATEGIES,
+    VOTES,
+    WITHOUT_BUDGET,
+    Arm,
+    check_guided,
+)
 from .tasks import Problem, Task
 
 
@@ -112,10 +117,13 @@ def evaluate(
         check_output(output, task, asked, model_name)
         if not settings.exists() or not has_records(file):
             write_json(settings, settings_of(task, asked, model_name))
-        run = _Run(model, tokenizer, predictor, task, asked, markers.end, progress)
+        run = _Run(model, tokenizer, predictor, task, asked, markers, progress)
         run.take_up(records)
         run.expect_lengths()
-        if "full" in asked.strategies or any(b.share for b in asked.budgets):
+        needs_full = any(b.share for b in asked.budgets) or any(
+            strategy in ("full", *NEEDS_FULL) for strategy in asked.strategies
+        )
+        if needs_full:
             run.answer(Arm("full"), records)
         for arm in run.arms():
             run.answer(arm, records)
@@ -130,7 +138,7 @@ class _Run:
         predictor: Predictor | bool | None,
         task: Task,
         options: EvaluateOptions,
-        marker: str,
+        markers: ThinkingMarkers,
         progress: Callable[[Progress], None],
     ):
         self._loaded = model, tokenizer
@@ -138,7 +146,8 @@ class _Run:
         self._task = task
         self._options = options
         self._prompt = let_think(tokenizer, options.thinking, options.prompt)
-        self._marker = marker
+        self._markers = markers
+        self._instruction = task.instruction
         self._progress = progress
         self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
@@ -210,33 +219,64 @@ class _Run:
         self._show(arm, done, len(wanted), correct)
         if not missing:
             return
-        options = {
-            **keywords_of(self._options.sampling),
-            **arm.generation(self._predictor, self._options.thinking),
-            "seed": [self._seed(*wanted[name]) for name in missing],
-        }
-        replies = stream_batch_generate(
+        requests = [self._request(*wanted[name], arm) for name in missing]
+        for index, outcome in self._outcomes(arm, requests, wanted, missing):
+            name = missing[index]
+            record = self._record(name, arm, *wanted[name], outcome)
+            file.append(record)
+            self._records[name] = record
+            done += 1
+            correct += record["correct"]
+            self._made += 1
+            self._show(arm, done, len(wanted), correct)
+
+    def _outcomes(
+        self,
+        arm: Arm,
+        requests: list[Request],
+        wanted: dict[str, tuple[Problem, int]],
+        missing: list[str],
+    ) -> Iterator[tuple[int, Outcome]]:
+        """What an arm makes of the questions that are missing, as it comes."""
+        asked = self._options
+        maker = Maker(
             *self._loaded,
-            [self._encode(wanted[n][0], arm) for n in missing],
-            max_tokens=self._options.max_tokens,
-            max_answer_tokens=self._options.max_answer_tokens,
-            batch_size=self._options.batch_size,
-            prefill_step_size=self._options.prefill_step_size,
-            **options,
+            markers=self._markers,
+            batch_size=asked.batch_size,
+            options={
+                "max_tokens": asked.max_tokens,
+                "prefill_step_size": asked.prefill_step_size,
+                **keywords_of(asked.sampling),
+            },
         )
-        before = time.perf_counter()
-        with closing(replies):
-            for reply in replies:
-                now = time.perf_counter()
-                name = missing[reply.index]
-                record = self._record(name, arm, *wanted[name], reply, now - before)
-                file.append(record)
-                self._records[name] = record
-                before = now
-                done += 1
-                correct += record["correct"]
-                self._made += 1
-                self._show(arm, done, len(wanted), correct)
+        options = {
+            **arm.generation(self._predictor, asked.thinking),
+            "max_answer_tokens": arm.max_answer_tokens(asked.max_answer_tokens),
+        }
+        if arm.way == "votes":
+            # Imported where it is needed, as all that is not needed by every run.
+            from .rivals.votes import vote
+
+            def read(which: int, answer: str | None) -> str | None:
+                problem, _ = wanted[missing[which]]
+                grade = grading.grade(answer, problem.answer, problem.choices)
+                return grade.extracted
+
+            yield from vote(maker, requests, VOTES, read, **options)
+        elif arm.way == "exits":
+            from .rivals.exits import leave_early
+
+            thinking = take(ThinkingBudget, dict(options))
+            rule, boxes = (
+                STRATEGIES[arm.strategy].setting,
+                "\\boxed" in self._instruction,
+            )
+            # Thinking is closed in the prompt, and nothing holds the answer.
+            free = Arm("full").generation(False, asked.thinking)
+            free["max_answer_tokens"] = options["max_answer_tokens"]
+            yield from leave_early(maker, requests, thinking, rule, boxes, **free)
+        else:
+            yield from maker.outcomes(requests, **options)
 
     def _show(self, arm: Arm, done: int, total: int, correct: int) -> None:
         self._progress(Progress(arm.name, done, total, correct, self._made))
@@ -251,14 +291,11 @@ class _Run:
         arm: Arm,
         problem: Problem,
         sample: int,
-        reply: BatchReply,
-        seconds: float,
+        outcome: Outcome,
     ) -> Record:
-        answer = None if reply.is_thinking else reply.answer
-        grade = grading.grade(answer, problem.answer, problem.choices)
-        budget = reply.thinking_budget
-        if budget is None and isinstance(arm.budget, int):
-            budget = arm.budget  # of a strategy that works without a sampler's budget
+        grade = grading.grade(outcome.answer, problem.answer, problem.choices)
+        # A strategy may split its budget, or hold it without the engine.
+        budget = arm.budget if isinstance(arm.budget, int) else outcome.budget
         return {
             "id": name,
             "strategy": arm.strategy,
@@ -268,24 +305,24 @@ class _Run:
             "sample": sample,
             "question": problem.question,
             "reference": problem.answer,
-            "reply": reply.text,
-            "thinking_tokens": reply.thinking_tokens,
-            "after_close_tokens": reply.after_close_tokens,
-            "answer_tokens": reply.answer_tokens,
-            "forced_tokens": reply.forced_tokens,
-            "marker_tokens": reply.marker_tokens,
-            "probe_tokens": 0,
-            "total_tokens": len(reply.tokens),
-            "prompt_tokens": reply.prompt_tokens,
-            "closed_by": reply.closed_by,
-            "finish_reason": reply.finish_reason,
+            "reply": outcome.text,
+            **{f"{kind}_tokens": n for kind, n in vars(outcome.counts).items()},
+            "total_tokens": outcome.counts.total,
+            "prompt_tokens": outcome.prompt_tokens,
+            "closed_by": outcome.closed_by,
+            "finish_reason": outcome.finish_reason,
             "predicted_tokens": self._expected.get(problem.id),
             "correct": grade.correct,
             "extracted": grade.extracted,
             "grading_rule": grade.rule,
             "grading_problem": grade.problem,
-            "seconds": seconds,
+            "seconds": outcome.seconds,
+            **outcome.notes,
         }
+
+    def _request(self, problem: Problem, sample: int, arm: Arm) -> Request:
+        full = self._records.get(f"full/{problem.id}-{sample}")
+        return Request(self._encode(problem, arm), self._seed(problem, sample), full)
 
     def _mean_length(self) -> float:
         lengths = [

@@ -1,12 +1,15 @@
 """What is compared: ways of spending a thinking budget, as options of one generation.
 
-Every strategy runs through `stream_batch_generate` with the same sampling; they differ
-in what is set here alone. Knows nothing of questions or grading.
+Every strategy runs with the same prompt, the same sampling and the same accounting;
+they differ in their rows of `STRATEGIES` alone. A new one is a row here, and if options
+of the engine are not enough, a sampler in `rivals`. Knows nothing of questions or
+grading.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..engine.budgets import ABOUT, AT_MOST
@@ -19,29 +22,241 @@ if TYPE_CHECKING:
 
 # What budget forcing puts where it cuts, as the paper's baseline does.
 FORCED_ANSWER = "\n**Final Answer**\n"
-STRATEGIES = {
-    "full": "no budget",
-    "no-thinking": "a budget of 0: the answer at once",
-    "guidance": "budget guidance, with the hard stop unless there is to be none",
-    "guidance-no-hard-stop": "budget guidance alone, as in the paper",
-    "about": "budget guidance that uses the budget up (--budget-mode about)",
-    "at-least": "the budget as a floor that is steered to, and nothing above it",
-    "budget-forcing": "cut at the budget, then **Final Answer**",
-    "truncate": "cut at the budget, then the closing marker alone",
-    "prompt": "the budget stated in the prompt, and nothing else",
-    "wait": '"Wait" in place of a closing marker that comes before the budget',
-    "prior": "budget guidance without a predictor: a prior guides",
-    "auto": "budget guidance, with a share of the length predicted for the question",
-}
-WITHOUT_BUDGET = ("full", "no-thinking")
-_GUIDED = (
-    "guidance",
-    "guidance-no-hard-stop",
-    "about",
-    "at-least",
-    "prior",
-    "auto",
+TALE_PROMPT = (
+    "{question}\n\nLet's think step by step and use less than {budget} tokens."
 )
+DRAFT_PROMPT = (
+    "{question}\n\nThink step by step, but only keep a minimum draft for each thinking "
+    "step, with 5 words at most."
+)
+# Replies that `majority` counts the answers of.
+VOTES = 3
+# Share of the budget that `elastic` keeps for the answer, and where `s1` has its floor.
+_ANSWER_SHARE, _FLOOR_SHARE = 0.2, 0.9
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The budgets from which a strategy makes that of its replies.
+
+    Attributes:
+        tokens: Of the arm; None without one.
+        asked: The markers; how guidance holds its budget; the message of a forced
+            close. All as the user asked for them.
+    """
+
+    tokens: int | AutoBudget | None
+    asked: ThinkingBudget
+
+    @property
+    def free(self) -> ThinkingBudget:
+        """No budget, with the markers that were asked for."""
+        asked = self.asked
+        return ThinkingBudget(
+            start=asked.start, end=asked.end, answer_anyway=asked.answer_anyway
+        )
+
+    @property
+    def number(self) -> int:
+        """The budget in tokens, where it is given in advance."""
+        return self.tokens if isinstance(self.tokens, int) else 0
+
+    def cut(self, tokens: int, message: str | None = FORCED_ANSWER) -> ThinkingBudget:
+        """Thinking that is cut at a number of tokens, wherever that is."""
+        return replace(self.free, tokens=tokens, hard_stop=1.0, message=message)
+
+    def guided(self, **changes: Any) -> ThinkingBudget:
+        """What was asked for, with this budget."""
+        return replace(self.asked, **{"tokens": self.tokens, **changes})
+
+    def held(self) -> ThinkingBudget:
+        """The hard stop that was asked for, and no mode, tolerance or floor."""
+        asked = self.asked
+        budget = replace(self.free, tokens=self.tokens, hard_stop=asked.hard_stop)
+        return replace(budget, message=asked.message)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way of spending a budget.
+
+    Attributes:
+        does: What it does, in a line.
+        thinking: Makes the budget of its replies.
+        source: Where it comes from; empty for what is the project's own.
+        has_budget: Whether it runs at budgets.
+        is_guided: Whether a predictor guides it.
+        needs_hard_stop: Whether it is nothing without the hard stop.
+        prompt: The question as it is asked.
+        sampler: Of `rivals`, "module.Class"; empty for the engine's own.
+        way: "replies" if it makes one reply to each question; else the module of
+            `rivals` that makes something else: "exits" or "votes".
+        setting: Of that module.
+    """
+
+    does: str
+    thinking: Callable[[Budgets], ThinkingBudget]
+    source: str = ""
+    has_budget: bool = True
+    is_guided: bool = False
+    needs_hard_stop: bool = False
+    prompt: str = "{question}"
+    sampler: str = ""
+    way: str = "replies"
+    setting: str = ""
+
+
+STRATEGIES = {
+    "full": Strategy("no budget", lambda b: b.free, has_budget=False),
+    "no-thinking": Strategy(
+        "a budget of 0: the answer at once",
+        lambda b: replace(b.free, tokens=0),
+        has_budget=False,
+    ),
+    "guidance": Strategy(
+        "budget guidance, with the hard stop unless there is to be none",
+        lambda b: b.guided(mode=AT_MOST),
+        "arXiv 2506.13752",
+        is_guided=True,
+    ),
+    "guidance-no-hard-stop": Strategy(
+        "budget guidance alone, as in the paper",
+        lambda b: b.guided(mode=AT_MOST, hard_stop=None),
+        "arXiv 2506.13752",
+        is_guided=True,
+    ),
+    "about": Strategy(
+        "budget guidance that uses the budget up (--budget-mode about)",
+        lambda b: b.guided(mode=ABOUT),
+        is_guided=True,
+    ),
+    "at-least": Strategy(
+        "the budget as a floor that is steered to, and nothing above it",
+        lambda b: b.guided(tokens=None, least=b.number),
+        is_guided=True,
+    ),
+    "hard-stop": Strategy(
+        "the hard stop without guidance",
+        lambda b: b.held(),
+        needs_hard_stop=True,
+    ),
+    "budget-forcing": Strategy(
+        "cut at the budget, then **Final Answer**",
+        lambda b: b.cut(b.number),
+        "the baseline of arXiv 2506.13752",
+    ),
+    "truncate": Strategy(
+        "cut at the budget, then the closing marker alone",
+        lambda b: b.cut(b.number, b.asked.message),
+    ),
+    "elastic": Strategy(
+        "budget for thinking and answer together, cut at 80 % and 20 % of it",
+        lambda b: b.cut(max(1, b.number - answer_share(b.number)), b.asked.message),
+        "Elastic Reasoning, arXiv 2505.05315",
+    ),
+    "soft-close": Strategy(
+        "the closing marker ever likelier over the last 30 %, then a cut",
+        lambda b: b.cut(b.number, b.asked.message),
+        "oMLX, ThinkingBudgetProcessor",
+        sampler="soft.SoftClose",
+    ),
+    "top-k-close": Strategy(
+        "past the budget closed once the marker is among the 3 likeliest",
+        lambda b: b.held(),
+        "ds4, --think-budget-soft-rank",
+        needs_hard_stop=True,
+        sampler="soft.TopKClose",
+    ),
+    "s1": Strategy(
+        '"Wait" for early closing markers up to 90 % of the budget, then a cut at it',
+        lambda b: replace(b.cut(b.number), least=int(_FLOOR_SHARE * b.number)),
+        "s1, arXiv 2501.19393",
+        sampler="lasting.Lasting",
+    ),
+    "wait": Strategy(
+        '"Wait" in place of a closing marker before the budget, which is a minimum',
+        lambda b: replace(b.free, least=b.number),
+        "s1, arXiv 2501.19393",
+        sampler="lasting.Lasting",
+    ),
+    "alpha-one": Strategy(
+        '"Wait" put in by chance before the budget; behind it slow words close',
+        lambda b: replace(b.free, tokens=b.number, hard_stop=None),
+        "AlphaOne, arXiv 2505.24863",
+        sampler="alpha_one.AlphaOne",
+    ),
+    "no-wait": Strategy(
+        "words of reflection, such as Wait, are never drawn in thinking",
+        lambda b: b.free,
+        "NoWait, arXiv 2506.08343",
+        has_budget=False,
+        sampler="words.NoWait",
+    ),
+    "deer": Strategy(
+        "closed where a trial answer is sure enough, cut at the budget",
+        lambda b: b.cut(b.number),
+        "DEER, arXiv 2504.15895",
+        way="exits",
+        setting="confidence",
+    ),
+    "convergence": Strategy(
+        "closed where the trial answer stays the same, cut at the budget",
+        lambda b: b.cut(b.number),
+        "Dynasor, arXiv 2412.20993",
+        way="exits",
+        setting="agreement",
+    ),
+    "majority": Strategy(
+        f"the answer of most of {VOTES} replies, each cut at its share of the budget",
+        lambda b: b.cut(max(1, b.number // VOTES)),
+        "self-consistency, arXiv 2203.11171",
+        way="votes",
+    ),
+    "prompt": Strategy(
+        "the budget stated in the prompt, and nothing else",
+        lambda b: b.free,
+        prompt=BUDGET_PROMPT,
+    ),
+    "tale": Strategy(
+        "the budget stated in TALE's words, and nothing else",
+        lambda b: b.free,
+        "TALE, arXiv 2412.18547",
+        prompt=TALE_PROMPT,
+    ),
+    "remaining-budget": Strategy(
+        "stated in the prompt, notes of what is left in thinking, cut at the budget",
+        lambda b: b.cut(b.number),
+        "Seed-OSS",
+        prompt=BUDGET_PROMPT,
+        sampler="notes.RemainingBudget",
+    ),
+    "chain-of-draft": Strategy(
+        "a prompt for drafts of 5 words a step",
+        lambda b: b.free,
+        "Chain of Draft, arXiv 2502.18600",
+        has_budget=False,
+        prompt=DRAFT_PROMPT,
+    ),
+    "prior": Strategy(
+        "budget guidance without a predictor: a prior guides",
+        lambda b: b.guided(mode=AT_MOST),
+    ),
+    "auto": Strategy(
+        "budget guidance, with a share of the length predicted for the question",
+        lambda b: b.guided(mode=AT_MOST),
+        is_guided=True,
+    ),
+}
+WITHOUT_BUDGET = tuple(n for n, s in STRATEGIES.items() if not s.has_budget)
+# What is found afterwards in the replies without a budget.
+NEEDS_FULL = tuple(n for n, s in STRATEGIES.items() if s.way == "exits")
+
+
+def answer_share(budget: int) -> int:
+    """Tokens of a budget that are kept for the answer, where it has a share."""
+    return max(1, round(_ANSWER_SHARE * budget))
+
+
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -127,11 +342,22 @@ class Arm:
         """What tells it from the others."""
         return self.strategy if self.label is None else f"{self.strategy}@{self.label}"
 
+    @property
+    def way(self) -> str:
+        """How its replies are made, see `Strategy`."""
+        return STRATEGIES[self.strategy].way
+
     def question(self, question: str) -> str:
         """The question as it is asked."""
-        if self.strategy != "prompt":
-            return question
-        return BUDGET_PROMPT.format(question=question, budget=self.budget)
+        prompt = STRATEGIES[self.strategy].prompt
+        return prompt.format(question=question, budget=self.budget)
+
+    def max_answer_tokens(self, most: int | None) -> int | None:
+        """Most tokens behind the closing marker, where ``most`` are allowed to all."""
+        if self.strategy != "elastic" or not isinstance(self.budget, int):
+            return most
+        share = answer_share(self.budget)
+        return share if most is None else min(most, share)
 
     def generation(
         self, predictor: "Predictor | bool | None", thinking: ThinkingBudget
@@ -143,40 +369,19 @@ class Arm:
             thinking (ThinkingBudget): The markers; how guidance holds its budget; what
                 a forced close puts before the marker, budget forcing aside.
         """
-        options: dict[str, Any] = {"predictor": False}
-        plain = ThinkingBudget(
-            start=thinking.start,
-            end=thinking.end,
-            answer_anyway=thinking.answer_anyway,
-        )
-        if self.strategy in _GUIDED:
-            options["predictor"] = None if self.strategy == "prior" else predictor
-            thinking = self._guided(thinking)
-        elif self.strategy in ("budget-forcing", "truncate"):
-            is_forcing = self.strategy == "budget-forcing"
-            message = FORCED_ANSWER if is_forcing else thinking.message
-            thinking = replace(
-                plain, tokens=self.budget, hard_stop=1.0, message=message
-            )
-        elif self.strategy == "no-thinking":
-            thinking = replace(plain, tokens=0)
-        else:
-            thinking = plain
-        if self.strategy == "wait" and isinstance(self.budget, int):
+        strategy = STRATEGIES[self.strategy]
+        budget = strategy.thinking(Budgets(self.budget, thinking))
+        options = {"predictor": False, **keywords_of(budget)}
+        if strategy.is_guided:
+            options["predictor"] = predictor
+        elif self.strategy == "prior":
+            options["predictor"] = None
+        if strategy.sampler:
             # Imported here, so that strategies can be listed without waiting for MLX.
-            from .wait import make_wait_sampler
-
-            options["make_sampler"] = partial(make_wait_sampler, minimum=self.budget)
-        return {**options, **keywords_of(thinking)}
-
-    def _guided(self, thinking: ThinkingBudget) -> ThinkingBudget:
-        if self.strategy == "at-least" and isinstance(self.budget, int):
-            return replace(thinking, least=self.budget)
-        mode = ABOUT if self.strategy == "about" else AT_MOST
-        thinking = replace(thinking, tokens=self.budget, mode=mode)
-        if self.strategy == "guidance-no-hard-stop":
-            return replace(thinking, hard_stop=None)
-        return thinking
+            module, name = strategy.sampler.split(".")
+            rival = import_module(f".rivals.{module}", __package__)
+            options["make_sampler"] = getattr(rival, name)
+        return options
 
 
 def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:
@@ -185,7 +390,7 @@ def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:
     Raises:
         ValueError: If a predictor is needed and there is none, or there shall be none.
     """
-    if strategy not in _GUIDED or strategy == "prior":
+    if not STRATEGIES[strategy].is_guided:
         return
     knows = predictor is not None and not isinstance(predictor, bool)
     if knows or (predictor is None and strategy != "auto"):

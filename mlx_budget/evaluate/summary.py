@@ -167,7 +167,10 @@ def _pairs(arms: list[Measures]) -> list[tuple[str, str, str]]:
     names = [arm["arm"] for arm in arms]
     pairs = []
     guided = [arm for arm in arms if arm["strategy"] == _METHOD]
+    rivals = {arm["budget"] for arm in arms if arm["strategy"] not in (_METHOD, "auto")}
     for arm in guided:
+        if arm["budget"] not in rivals:
+            continue  # the companion of an automatic budget
         pairs += [
             ("budget", arm["arm"], other["arm"])
             for other in arms
