@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..files.records import Record
 from .metrics import Measures
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, WITHOUT_BUDGET
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -25,22 +25,37 @@ NO_PLOTS = (
     "No plots were drawn, since matplotlib is not installed: "
     '`pip install "mlx-budget[eval]"`.'
 )
-# Okabe and Ito's colours, told apart by colour-blind readers too; the method is blue
-# and its baseline orange.
+# What guides is blue and green, what cuts orange, what makes thinking last purple, what
+# asks again brown, and a prompt grey; most of it Okabe and Ito's colours, told apart by
+# colour-blind readers too, and every marker is another's neighbour.
 _STYLES = {
     "full": ("#000000", "*"),
     "no-thinking": ("#000000", "X"),
     "guidance": ("#0072B2", "o"),
     "guidance-no-hard-stop": ("#56B4E9", "s"),
     "about": ("#44AA99", "d"),
-    "at-least": ("#882255", "p"),
+    "at-least": ("#117733", "p"),
+    "prior": ("#332288", "h"),
+    "auto": ("#009E73", "h"),
+    "hard-stop": ("#D55E00", "<"),
     "budget-forcing": ("#D55E00", "^"),
     "truncate": ("#E69F00", "v"),
-    "prompt": ("#999999", "P"),
+    "elastic": ("#E69F00", ">"),
+    "soft-close": ("#C8A400", "s"),
+    "top-k-close": ("#C8A400", "o"),
+    "s1": ("#882255", "p"),
     "wait": ("#CC79A7", "D"),
-    "auto": ("#009E73", "h"),
+    "alpha-one": ("#AA4499", "d"),
+    "no-wait": ("#CC0000", "P"),
+    "deer": ("#7A4A1E", "^"),
+    "convergence": ("#7A4A1E", "v"),
+    "majority": ("#B08A5A", "s"),
+    "prompt": ("#999999", "P"),
+    "tale": ("#999999", "o"),
+    "remaining-budget": ("#666666", "D"),
+    "chain-of-draft": ("#666666", "X"),
 }
-_POINTS = ("full", "no-thinking")
+_POINTS = WITHOUT_BUDGET
 _SIZE, _DPI = (7.5, 4.6), 150
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_budget import batch_generate, stream_batch_generate
+from mlx_budget import batch_generate
 from mlx_budget.engine.fields import keywords_of
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
 from mlx_budget.evaluate.options import EvaluateOptions
@@ -168,7 +168,8 @@ def test_wait_takes_the_place_of_early_closing_markers(loaded):
     minimum = 3 + 2 * len(wait)
     reply = say(loaded, script, Arm("wait", str(minimum), minimum))
     assert reply.tokens == [10, *wait, 11, *wait, 12, 13, END, 20]
-    assert reply.thinking_tokens == 4 + 2 * len(wait)
+    # What was put in counts toward the minimum, and is counted apart.
+    assert (reply.thinking_tokens, reply.forced_tokens) == (4, 2 * len(wait))
     assert reply.closed_by == "model"
 
 
@@ -177,12 +178,50 @@ def test_wait_leaves_thinking_alone_that_is_long_enough(loaded):
     assert say(loaded, script, Arm("wait", "3", 3)).tokens == script
 
 
-def test_wait_needs_a_closing_marker_of_one_token(loaded):
-    arm = Arm("wait", "3", 3)
-    replies = stream_batch_generate(
-        *loaded[:2],
-        [[5, START]],
-        **arm.generation(None, ThinkingBudget(end="</my thought>")),
+def test_wait_replaces_the_beginning_of_a_marker_of_several_tokens(loaded):
+    end = loaded[1].encode("</my thought>", add_special_tokens=False)
+    (wait,) = loaded[1].encode("Wait", add_special_tokens=False)
+    options = Arm("wait", "12", 12).generation(
+        None, ThinkingBudget(end="</my thought>")
     )
-    with pytest.raises(ValueError, match="wait needs a closing marker of one token"):
-        next(replies)
+    script = [10, *end, 20, *end, 20]
+    (reply,) = batch_generate(
+        ScriptedBatch(script, 2), loaded[1], [[5, START]], batch_size=1, **options
+    ).replies
+    # The script goes on as if nothing had been replaced.
+    assert reply.tokens == [10, wait, *end[1:], 20, *end, 20]
+    assert (reply.thinking_tokens, reply.closed_by) == (len(end) + 1, "model")
+
+
+def test_every_strategy_says_where_it_stands(loaded):
+    """Whoever adds one is told what is missing."""
+    for name, strategy in STRATEGIES.items():
+        assert strategy.does and not strategy.does.endswith(".")
+        options = Arm(name, "20", 20).generation(loaded[2], ThinkingBudget())
+        assert set(options) >= {"predictor", "thinking_budget", "hard_stop"}
+        assert ("make_sampler" in options) == bool(strategy.sampler)
+        assert strategy.way in ("replies", "exits", "votes")
+
+
+def test_only_strategies_that_need_the_hard_stop_are_refused_without(loaded):
+    for name in ("hard-stop", "top-k-close"):
+        with pytest.raises(ValueError, match=f"{name} needs a hard stop"):
+            EvaluateOptions(strategies=(name,), thinking=ThinkingBudget(hard_stop=None))
+    EvaluateOptions(strategies=("truncate",), thinking=ThinkingBudget(hard_stop=None))
+
+
+def test_elastic_splits_its_budget(loaded):
+    arm = Arm("elastic", "50", 50)
+    options = arm.generation(None, ThinkingBudget())
+    assert (options["thinking_budget"], options["hard_stop"]) == (40, 1.0)
+    assert arm.max_answer_tokens(None) == 10
+    assert arm.max_answer_tokens(4) == 4
+    assert Arm("truncate", "50", 50).max_answer_tokens(None) is None
+
+
+def test_prompts_state_what_their_strategies_say():
+    question = "What is {1}?"
+    assert Arm("tale", "60", 60).question(question) == (
+        "What is {1}?\n\nLet's think step by step and use less than 60 tokens."
+    )
+    assert "5 words at most" in Arm("chain-of-draft").question(question)

@@ -39,6 +39,7 @@ class Words:
     """
 
     def __init__(self, tokenizer: TokenizerWrapper, words: tuple[str, ...]):
+        self._tokenizer = tokenizer
         wanted = set(words)
         self.tokens = sorted(
             token
@@ -64,12 +65,21 @@ class Words:
         Args:
             before (Sequence[int]): The last tokens of the text.
         """
-        ends = {
-            tokens[-1]
-            for tokens in self.pieces
-            if tuple(before[1 - len(tokens) :]) == tokens[:-1]
-        }
+        ends = {tokens[-1] for tokens in self.pieces if self._are_begun(tokens, before)}
         return [*self.tokens, *sorted(ends)] if ends else self.tokens
+
+    def _are_begun(self, tokens: tuple[int, ...], before: Sequence[int]) -> bool:
+        """Whether all of a word's tokens but the last stand at the end of a text."""
+        length = len(tokens) - 1
+        if tuple(before[-length:]) != tokens[:-1]:
+            return False
+        # A word that brings no space of its own does not begin behind a letter.
+        decode = self._tokenizer.decode
+        has_space = decode([tokens[0]])[:1].isspace()
+        is_inside = (
+            len(before) > length and decode([before[-length - 1]])[-1:].isalpha()
+        )
+        return has_space or not is_inside
 
     def begun_by(self, token: int) -> bool:
         """Whether a token is such a word, or the first of its tokens."""
