@@ -10,7 +10,8 @@ from typing import Any
 
 from .error_forms import anthropic_error
 from .errors import RequestError
-from .messages_request import NAMES, calls_at_once, display_of, read_messages
+from .messages_request import NAMES, display_of, read_messages
+from .messages_tools import calls_at_once
 from .translation import THINKING, Event, Translation, cached_tokens, seal
 
 _STOP_REASONS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use"}

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import RequestError
-from .translation import function_tool, need, passed, refuse_fields, tool_call, unseal
+from .messages_tools import read_tools
+from .translation import in_turns, need, passed, refuse_fields, tool_call, unseal
 
 WHERE = "the Messages interface"
 # What chat completions call otherwise.
@@ -26,6 +27,8 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 }
 # Edits of the conversation that chat templates do in their own way.
 _EDIT_OF_THINKING = "clear_thinking_"
+# What Claude Code puts before its system prompt.
+_BILLING = "x-anthropic-billing-header:"
 _BLOCKS = "text, thinking, redacted_thinking, tool_use or tool_result"
 
 
@@ -44,7 +47,8 @@ def read_messages(body: Mapping[str, Any], needs_limit: bool = True) -> dict[str
     if needs_limit and "max_tokens" not in body:
         raise RequestError("The request has no max_tokens.", "max_tokens")
     chat = passed(body, "max_tokens")
-    chat["messages"] = _system(body.get("system")) + _messages(body.get("messages"))
+    messages = _system(body.get("system")) + _messages(body.get("messages"))
+    chat["messages"] = in_turns(messages)
     _read_objects(chat)
     if "stop_sequences" in body:
         words = need(body["stop_sequences"], list, "stop_sequences", "a list of texts")
@@ -54,8 +58,7 @@ def read_messages(body: Mapping[str, Any], needs_limit: bool = True) -> dict[str
                 "stop_sequences",
             )
         chat["stop"] = words
-    tools = _tools(body.get("tools"))
-    if tools and _may_call(body.get("tool_choice")):
+    if tools := read_tools(body):
         chat["tools"] = tools
     if body.get("stream") is True:
         chat["stream_options"] = {"include_usage": True}
@@ -72,12 +75,6 @@ def display_of(body: Mapping[str, Any]) -> str:
             "thinking.display",
         )
     return display or "summarized"
-
-
-def calls_at_once(body: Mapping[str, Any]) -> bool:
-    """Whether a reply may call several tools."""
-    choice = body.get("tool_choice")
-    return not (isinstance(choice, dict) and choice.get("disable_parallel_tool_use"))
 
 
 def _read_objects(chat: dict[str, Any]) -> None:
@@ -109,9 +106,17 @@ def _check_edits(management: Any) -> None:
 
 
 def _system(system: Any) -> list[dict[str, Any]]:
+    if isinstance(system, list):
+        # It differs between requests that are the same, and would spoil the cache.
+        system = [block for block in system if not _is_billing(block)]
     if not system:
         return []
     return [{"role": "system", "content": _text(system, "system", "\n\n")}]
+
+
+def _is_billing(block: Any) -> bool:
+    text = block.get("text") if isinstance(block, dict) else None
+    return isinstance(text, str) and text.startswith(_BILLING)
 
 
 def _text(content: Any, field: str, between: str = "") -> str:
@@ -150,13 +155,23 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
         elif role == "user":
             read += _user(content, f"{field}.content", names)
         elif role == "system":
-            text = _text(content, f"{field}.content", "\n\n")
-            read.append({"role": "system", "content": text})
+            _check_settings(message, field)
+            is_later = any(_is_users(later) for later in messages[i + 1 :])
+            if message.get("clear_at") == "next_user_message" and is_later:
+                continue
+            blocks = content
+            if isinstance(content, list):
+                # What they change of the tools is read with the tools.
+                blocks = [block for block in content if not _is_of_tools(block)]
+            if text := _text(blocks or "", f"{field}.content", "\n\n"):
+                read.append({"role": "system", "content": text})
         else:
             raise RequestError(
                 f"{field}.role must be user or assistant; not {role!r}.",
                 f"{field}.role",
             )
+    if not read:
+        raise RequestError("The messages have no text.", "messages")
     if read[-1]["role"] == "assistant":
         raise RequestError(
             "The last message must not be the assistant's: a reply that goes on with a "
@@ -164,6 +179,23 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
             "messages",
         )
     return read
+
+
+def _is_users(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "user"
+
+
+def _is_of_tools(block: Any) -> bool:
+    kinds = ("tool_addition", "tool_removal", "tool_reference")
+    return isinstance(block, dict) and block.get("type") in kinds
+
+
+def _check_settings(message: Mapping[str, Any], field: str) -> None:
+    if message.get("output_config"):
+        raise RequestError(
+            f"{field}.output_config is not served here, only that of the request.",
+            f"{field}.output_config",
+        )
 
 
 def _assistant(content: Any, field: str) -> dict[str, Any]:
@@ -218,42 +250,22 @@ def _result(
     block: Mapping[str, Any], where: str, names: Mapping[str, str]
 ) -> dict[str, Any]:
     id = need(block.get("tool_use_id"), str, f"{where}.tool_use_id", "a text")
-    text = _text(block.get("content") or "", f"{where}.content", "\n")
+    content = block.get("content") or ""
+    if isinstance(content, list):
+        content = [_as_text(part) for part in content]
+    text = _text(content, f"{where}.content", "\n")
     if block.get("is_error") is True and not text.lower().startswith("error"):
         text = f"Error: {text}"  # chat templates know no other way to say so
     message = {"role": "tool", "tool_call_id": id, "content": text}
     return {**message, "name": names[id]} if id in names else message
 
 
+def _as_text(part: Any) -> Any:
+    """A reference to a tool as a text that says so; what else is, as it is."""
+    if not _is_of_tools(part):
+        return part
+    return {"type": "text", "text": f"The tool {part.get('tool_name')} is there now."}
+
+
 def _not_served(kind: Any, where: str) -> RequestError:
     return RequestError(f"{where}: {kind!r} is not served here, only {_BLOCKS}.", where)
-
-
-def _tools(tools: Any) -> list[dict[str, Any]]:
-    if tools is None:
-        return []
-    read = []
-    for i, tool in enumerate(need(tools, list, "tools", "a list of tools")):
-        field = f"tools[{i}]"
-        kind = need(tool, dict, field, "an object").get("type")
-        if kind not in (None, "custom"):
-            raise RequestError(
-                f"{field}: {kind!r} is a tool of Anthropic's own, which is not served "
-                "here: only tools with an input_schema are.",
-                field,
-            )
-        read.append(function_tool(tool, field, "input_schema"))
-    return read
-
-
-def _may_call(choice: Any) -> bool:
-    """Whether tools may be called; that one must be cannot be promised."""
-    if choice is None:
-        return True
-    kind = need(choice, dict, "tool_choice", "an object").get("type")
-    if kind in ("auto", "none"):
-        return kind == "auto"
-    raise RequestError(
-        f"tool_choice.type must be auto or none; {kind!r} is not served here.",
-        "tool_choice",
-    )

@@ -11,7 +11,13 @@ from typing import Any
 
 from .errors import RequestError
 from .response_store import ResponseStore, Stored
-from .responses_request import NAMES, read_responses, wants_summary
+from .responses_request import (
+    NAMES,
+    name_within,
+    read_responses,
+    read_tools,
+    wants_summary,
+)
 from .translation import THINKING, Event, Translation, cached_tokens, seal
 
 # Fields of a request that its reply repeats, and what they are if it has none.
@@ -96,6 +102,11 @@ class Responses(Translation):
         earlier = self._earlier(body.get("previous_response_id"))
         self.chat, self._messages = read_responses(body, earlier)
         self._is_summary = wants_summary(body)
+        # Names of tools as the model knows them, and where they belong.
+        self._places = {
+            tool["function"]["name"]: (space, name)
+            for space, name, tool in read_tools(body.get("tools"))
+        }
         self._is_sealed = _SEALED in (body.get("include") or ())
         self._numbers = 0
         self._kind = _MESSAGE
@@ -208,6 +219,9 @@ class Responses(Translation):
 
     def _call(self, id: str, name: str, arguments: str) -> Iterator[Event]:
         item = {"id": _new("fc"), "type": "function_call", "status": "in_progress"}
+        space, name = self._places.get(name, (None, name))
+        if space is not None:
+            item["namespace"] = space
         yield self._begin_item({**item, "call_id": id, "name": name, "arguments": ""})
         self._output[-1]["arguments"] = arguments
         yield self._of_item("function_call_arguments.delta", delta=arguments)
@@ -244,7 +258,8 @@ class Responses(Translation):
         message: dict[str, Any] = {"role": "assistant", "content": ""}
         for item in self._output:
             if item["type"] == "function_call":
-                function = {"name": item["name"], "arguments": item["arguments"]}
+                name = name_within(item.get("namespace"), item["name"])
+                function = {"name": name, "arguments": item["arguments"]}
                 call = {"id": item["call_id"], "type": "function", "function": function}
                 message.setdefault("tool_calls", []).append(call)
                 continue

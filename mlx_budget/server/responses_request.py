@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import RequestError
-from .translation import function_tool, need, passed, refuse_fields, tool_call, unseal
+from .translation import (
+    function_tool,
+    in_turns,
+    need,
+    passed,
+    refuse_fields,
+    tool_call,
+    unseal,
+)
 
 WHERE = "the Responses interface"
 # What chat completions call otherwise.
@@ -84,8 +92,8 @@ def read_responses(
     if instructions is not None:
         text = need(instructions, str, "instructions", "a text")
         told = [{"role": "system", "content": text}] if text else []
-    chat["messages"] = _with_one_system(told + messages)
-    tools = _tools(body.get("tools"))
+    chat["messages"] = in_turns(told + messages)
+    tools = [tool for _, _, tool in read_tools(body.get("tools"))]
     if tools and _may_call(body.get("tool_choice")):
         chat["tools"] = tools
     if body.get("stream") is True:
@@ -99,20 +107,6 @@ def wants_summary(body: Mapping[str, Any]) -> bool:
     if not isinstance(reasoning, dict):
         return False
     return bool(reasoning.get("summary") or reasoning.get("generate_summary"))
-
-
-def _with_one_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with those of the system that come first made one.
-
-    Many chat templates take no second.
-    """
-    count = 0
-    while count < len(messages) and messages[count]["role"] == "system":
-        count += 1
-    if count < 2:
-        return messages
-    text = "\n\n".join(message["content"] for message in messages[:count])
-    return [{"role": "system", "content": text}, *messages[count:]]
 
 
 def _check_text(text: Any) -> None:
@@ -169,12 +163,13 @@ def _input(value: Any, earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
         elif turn is not None and kind == "function_call":
             arguments = need(item.get("arguments"), str, f"{field}.arguments", "a text")
             id = item.get("call_id")
-            call = tool_call(id, item.get("name"), arguments, field)
+            name = name_within(item.get("namespace"), item.get("name"))
+            call = tool_call(id, name, arguments, field)
             turn.setdefault("tool_calls", []).append(call)
             names[call["id"]] = call["function"]["name"]
         elif kind == "function_call_output":
             id = need(item.get("call_id"), str, f"{field}.call_id", "a text")
-            text = _text(item.get("output"), f"{field}.output")
+            text = _text(item.get("output"), f"{field}.output", "\n")
             message = {"role": "tool", "tool_call_id": id, "content": text}
             read.append({**message, "name": names[id]} if id in names else message)
         else:
@@ -191,7 +186,8 @@ def _read_message(
     turn: dict[str, Any] | None,
 ) -> None:
     role = item.get("role")
-    text = _text(item.get("content"), f"{field}.content")
+    between = "" if role == "assistant" else "\n\n"
+    text = _text(item.get("content"), f"{field}.content", between)
     if turn is not None:
         turn["content"] += text
     elif role in ("user", "system", "developer"):
@@ -203,7 +199,7 @@ def _read_message(
         )
 
 
-def _text(content: Any, field: str) -> str:
+def _text(content: Any, field: str, between: str = "") -> str:
     if isinstance(content, str):
         return content
     texts = []
@@ -216,7 +212,7 @@ def _text(content: Any, field: str) -> str:
             )
         name = "refusal" if kind == "refusal" else "text"
         texts.append(need(part.get(name), str, f"{where}.{name}", "a text"))
-    return "".join(texts)
+    return between.join(texts)
 
 
 def _thought(item: Mapping[str, Any], field: str) -> str:
@@ -229,20 +225,44 @@ def _thought(item: Mapping[str, Any], field: str) -> str:
     return unseal(item.get("encrypted_content"))
 
 
-def _tools(tools: Any) -> list[dict[str, Any]]:
-    if tools is None:
-        return []
-    read = []
-    for i, tool in enumerate(need(tools, list, "tools", "a list of tools")):
+def read_tools(tools: Any) -> list[tuple[str | None, str, dict[str, Any]]]:
+    """The tools of a request: namespace if any, name within it, and the tool.
+
+    Raises:
+        RequestError: Naming the tool that is wrong or not served.
+    """
+    read: list[tuple[str | None, str, dict[str, Any]]] = []
+    for i, tool in enumerate(need(tools or [], list, "tools", "a list of tools")):
         field = f"tools[{i}]"
         kind = need(tool, dict, field, "an object").get("type")
-        if kind != "function":
-            raise RequestError(
-                f"{field}: {kind!r} is not served here, only tools of type function.",
-                field,
-            )
-        read.append(function_tool(tool, field))
+        if kind != "namespace":
+            read.append((None, tool.get("name"), _tool(tool, field)))
+            continue
+        space = need(tool.get("name"), str, f"{field}.name", "a text")
+        within = need(tool.get("tools"), list, f"{field}.tools", "a list of tools")
+        for j, own in enumerate(within):
+            where = f"{field}.tools[{j}]"
+            need(own, dict, where, "an object")
+            name = name_within(space, own.get("name"))
+            made = _tool({**own, "name": name}, where)
+            read.append((space, own["name"], made))
     return read
+
+
+def name_within(namespace: Any, name: Any) -> Any:
+    """What a tool of a namespace is called where there are none."""
+    is_within = isinstance(namespace, str) and isinstance(name, str)
+    return f"{namespace}__{name}" if is_within else name
+
+
+def _tool(tool: Mapping[str, Any], field: str) -> dict[str, Any]:
+    if tool.get("type") != "function":
+        raise RequestError(
+            f"{field}: {tool.get('type')!r} is not served here, only tools of type "
+            "function.",
+            field,
+        )
+    return function_tool(tool, field)
 
 
 def _may_call(choice: Any) -> bool:

@@ -216,6 +216,28 @@ def need(value: Any, kind: type | tuple[type, ...], field: str, what: str) -> An
     return value
 
 
+def in_turns(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a conversation as every chat template takes them.
+
+    What the system says first is one message; what it says later is the user's, since
+    many templates know no other place for it. What the user says at once is one.
+
+    Args:
+        messages (Iterable[dict]): With texts as their contents.
+    """
+    told: list[dict[str, Any]] = []
+    for message in messages:
+        role = message["role"]
+        if role == "system" and any(m["role"] != "system" for m in told):
+            role = "user"
+        if told and role == told[-1]["role"] and role in ("system", "user"):
+            content = f"{told[-1]['content']}\n\n{message['content']}"
+            told[-1] = {"role": role, "content": content}
+        else:
+            told.append({**message, "role": role})
+    return told
+
+
 def function_tool(
     tool: Mapping[str, Any], field: str, schema: str = "parameters"
 ) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 import pytest
 
 from mlx_budget.server.errors import RequestError
-from mlx_budget.server.messages_request import (
-    calls_at_once,
-    display_of,
-    read_messages,
-)
+from mlx_budget.server.messages_request import display_of, read_messages
+from mlx_budget.server.messages_tools import calls_at_once
 from mlx_budget.server.translation import seal, unseal
 
 USER = [{"role": "user", "content": "Add 2 and 3."}]
@@ -80,6 +77,27 @@ def test_a_system_prompt_may_come_in_blocks():
     assert read(system="")["messages"] == read(system=[])["messages"] == USER
 
 
+def test_what_changes_with_each_request_is_left_out_of_the_system_prompt():
+    billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2; x"}
+    chat = read(system=[billing, {"type": "text", "text": "B."}])
+    assert chat["messages"][0] == {"role": "system", "content": "B."}
+    assert read(system=[billing])["messages"] == USER
+
+
+def test_what_the_system_says_later_is_the_users():
+    later = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    once = {**later, "clear_at": "next_user_message"}
+    user = {"role": "user", "content": "Add 2 and 3.\n\nBe brief."}
+    for message in (later, once):
+        assert read(system="A.", messages=[*USER, message])["messages"] == [
+            {"role": "system", "content": "A."},
+            user,
+        ]
+    reply = {"role": "assistant", "content": "5"}
+    assert read(messages=[*USER, later, reply, *USER])["messages"][0] == user
+    assert read(messages=[*USER, once, reply, *USER])["messages"][:1] == USER
+
+
 def test_a_turn_with_a_tool_is_read():
     messages = told(
         "Add.",
@@ -135,6 +153,40 @@ def test_no_tool_is_offered_where_none_may_be_called():
     assert calls_at_once({"tool_choice": {"type": "auto"}})
     one = {"type": "auto", "disable_parallel_tool_use": True}
     assert not calls_at_once({"tool_choice": one})
+
+
+def test_tools_that_are_held_back_come_when_the_conversation_brings_them():
+    held = {**TOOL, "name": "held", "defer_loading": True}
+
+    def offered(*changes: dict) -> list[str]:
+        turns = [*USER, {"role": "system", "content": list(changes)}]
+        chat = read(tools=[TOOL, held], messages=turns)
+        assert chat["messages"] == USER
+        return [tool["function"]["name"] for tool in chat["tools"]]
+
+    def change(kind: str, name: str) -> dict:
+        return {"type": kind, "tool": {"type": "tool_reference", "name": name}}
+
+    assert offered() == ["add"]
+    assert offered(change("tool_addition", "held")) == ["add", "held"]
+    assert offered(change("tool_addition", "held"), change("tool_removal", "add")) == [
+        "held"
+    ]
+    new = {"type": "tool_definition", "definition": {**TOOL, "name": "new"}}
+    assert offered({"type": "tool_addition", "tool": new}) == ["add", "new"]
+    with pytest.raises(RequestError, match="there is no tool 'gone'"):
+        offered(change("tool_addition", "gone"))
+    with pytest.raises(RequestError, match="mcp_tool_reference"):
+        offered({"type": "tool_addition", "tool": {"type": "mcp_tool_reference"}})
+    found = {**RESULT, "content": [{"type": "tool_reference", "tool_name": "held"}]}
+    turns = [
+        *USER,
+        {"role": "assistant", "content": [CALL]},
+        {"role": "user", "content": [found]},
+    ]
+    chat = read(tools=[TOOL, held], messages=turns)
+    assert len(chat["tools"]) == 2
+    assert chat["messages"][2]["content"] == "The tool held is there now."
 
 
 def test_what_says_nothing_of_the_reply_is_taken():
@@ -206,6 +258,11 @@ def test_what_is_no_text_is_refused_by_name(content, kind):
         ({"system": 5}, "system"),
         ({"messages": [*USER, {"role": "assistant", "content": "It"}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "5"}]}, "messages[0].role"),
+        ({"messages": [{"role": "system", "content": ""}]}, "messages"),
+        (
+            {"messages": [{"role": "system", "output_config": {"effort": "low"}}]},
+            "messages[0].output_config",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(body, field):

@@ -68,9 +68,14 @@ def test_fields_are_called_as_chat_completions_call_them():
 
 
 def test_messages_are_read_however_they_are_written():
-    for content in ("Add 2 and 3.", text("input_text", "Add 2 ", "and 3.")):
+    for content in ("Add 2 and 3.", text("input_text", "Add 2 and 3.")):
         assert told({"role": "user", "content": content}) == [USER]
         assert told({"type": "message", "role": "user", "content": content}) == [USER]
+    (parts,) = told({"role": "user", "content": text("input_text", "Add.", "2 and 3.")})
+    assert parts["content"] == "Add.\n\n2 and 3."
+    assert told({"role": "user", "content": "Add."}, USER)[0]["content"] == (
+        "Add.\n\nAdd 2 and 3."
+    )
     developer = {"role": "developer", "content": "Be brief."}
     assert told(developer, USER)[0] == {"role": "system", "content": "Be brief."}
 
@@ -140,6 +145,18 @@ def test_a_request_goes_on_with_an_earlier_one():
     result = {"role": "tool", "tool_call_id": "call_1", "content": "5", "name": "add"}
     assert messages == [*earlier, result]
     assert chat["messages"] == [{"role": "system", "content": "Be brief."}, *messages]
+
+
+def test_tools_of_a_namespace_are_told_apart():
+    space = {"type": "namespace", "name": "maths", "tools": [TOOL]}
+    chat = read(tools=[TOOL, space])
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["add", "maths__add"]
+    (turn,) = told({**CALL, "namespace": "maths"}, USER)[:1]
+    assert turn["tool_calls"][0]["function"]["name"] == "maths__add"
+    for within in ([{"type": "custom", "name": "x"}], [{"type": "function"}], [5]):
+        with pytest.raises(RequestError) as refused:
+            read(tools=[{**space, "tools": within}])
+        assert refused.value.field.startswith("tools[0].tools[0]")
 
 
 def test_no_tool_is_offered_where_none_may_be_called():

@@ -107,6 +107,17 @@ def test_a_call_that_could_not_be_read_is_none():
     assert translation.reply()["stop_reason"] == "end_turn"
 
 
+def test_a_call_of_a_tool_of_a_namespace_says_so():
+    tool = {"type": "function", "name": "add"}
+    space = {"type": "namespace", "name": "maths", "tools": [tool]}
+    function = {"name": "maths__add", "arguments": "{}"}
+    translation = responses(tools=[space])
+    call = {**CALLS[0], "function": function}
+    written(translation, chunk("tool_calls", tool_calls=[call]))
+    (item,) = translation.reply()["output"]
+    assert (item["namespace"], item["name"]) == ("maths", "add")
+
+
 def test_a_stream_begins_with_the_first_that_is_written():
     writer, out = teller(messages())
     writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
