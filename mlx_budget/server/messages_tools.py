@@ -30,7 +30,7 @@ def read_tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         if tool.get("type") == "tool_definition" and kind == "tool_addition":
             name = _take(tool.get("definition"), field, known)
         elif tool.get("type") == "tool_reference":
-            name = tool.get("tool_name") or tool.get("name") or ""
+            name = need(tool.get("tool_name", tool.get("name")), str, field, "a name")
         else:
             raise RequestError(
                 f"{field}: {tool.get('type')!r} is not served here.", field

@@ -112,7 +112,8 @@ def wants_summary(body: Mapping[str, Any]) -> bool:
 def _check_text(text: Any) -> None:
     if text is None:
         return
-    kind = (need(text, dict, "text", "an object").get("format") or {}).get("type")
+    form = need(text, dict, "text", "an object").get("format") or {}
+    kind = need(form, dict, "text.format", "an object").get("type")
     if kind not in (None, "text"):
         raise RequestError(
             f"text.format: {kind!r} is not served here, only text.", "text.format"
