@@ -25,6 +25,7 @@ from .budgets import (
     about,
     check_budget,
 )
+from .context import check_unicode
 from .fields import check_numbers, options_of, setting
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ class ThinkingBudget:
             is_text = f.name in ("message", "start", "end")
             if is_text and not isinstance(text, str | None):
                 raise ValueError(f"{option.keyword} must be a text, not {text!r}.")
+            if is_text and text:
+                check_unicode(text, option.keyword)
         if self.stop_loops not in (None, True, False):
             raise ValueError(
                 f"stop_loops must be True, False or None, not {self.stop_loops!r}."

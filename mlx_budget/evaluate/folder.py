@@ -5,18 +5,22 @@ Knows its files and their fields; nothing of how replies are made or graded.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..files.outputs import check_output_folder
-from ..files.records import Record, has_records, open_records
+from ..files.records import Record, has_records, read_finished
 from ..files.texts import read_json
 from .options import EvaluateOptions
-from .tasks import Task
+from .tasks import Problem, Task
 
 RECORDS_FILE = "records.jsonl"
 SETTINGS_FILE = "settings.json"
+
+# What may grow, with the options that say how far.
+_OPTIONS = {"problems": "--limit", "num_samples": "--num-samples"}
 
 # What all records of a folder have in common, by name.
 Settings = dict[str, Any]
@@ -34,22 +38,23 @@ def check_output(
     """
     check_output_folder(output)
     if has_records(output / RECORDS_FILE) and (output / SETTINGS_FILE).exists():
-        _check_settings(output, settings_of(task, options, model_name))
+        _check_settings(output, task, settings_of(task, options, model_name))
 
 
 def read_records(folder: Path) -> list[Record]:
     """The records of a folder, each once, in a fixed order.
 
+    A run may be at work in it: what it has finished is read.
+
     Raises:
-        ValueError: If there are none, or the folder is in use.
+        ValueError: If there are none.
     """
     file = Path(folder) / RECORDS_FILE
     if not file.exists():
         raise ValueError(
             f"There is no {file}: name the --output folder of `mlx-budget evaluate`."
         )
-    with open_records(file) as records:
-        found = {record["id"]: record for record in records.read(check_record)}
+    found = {record["id"]: record for record in read_finished(file, check_record)}
     if not found:
         raise ValueError(f"{file} holds no records yet.")
     return [found[name] for name in sorted(found)]
@@ -66,14 +71,17 @@ def read_settings(folder: Path) -> Settings:
 
 def _describe(task: Task) -> Settings:
     """A task in a few words, and a digest of its questions and answers."""
-    asked = [asdict(problem) for problem in task.problems]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
     return {
         "task": task.name,
-        "problems": len(asked),
-        "questions": digest,
+        "problems": len(task.problems),
+        "questions": _digest(task.problems),
         "instruction": task.instruction,
     }
+
+
+def _digest(problems: Sequence[Problem]) -> str:
+    asked = [asdict(problem) for problem in problems]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
 def settings_of(task: Task, options: EvaluateOptions, model_name: str) -> Settings:
@@ -81,12 +89,23 @@ def settings_of(task: Task, options: EvaluateOptions, model_name: str) -> Settin
     return {"model": model_name, **_describe(task), **options.settings()}
 
 
-def _check_settings(folder: Path, settings: Settings) -> None:
-    """Checks that a folder was begun with the same settings.
+def _check_settings(folder: Path, task: Task, settings: Settings) -> None:
+    """Checks that a folder was begun with the same settings, or with less of a task.
 
     What it does not name had its default.
     """
     there = {**EvaluateOptions().settings(), **read_settings(folder)}
+    for name in ("problems", "num_samples"):
+        least, asked = there.get(name), settings[name]
+        if isinstance(least, int) and asked < least:
+            raise ValueError(
+                f"{folder} is of a run with {name} {least}, not {asked}, and a run can "
+                f"grow, but not shrink: set {_OPTIONS[name]} as before or higher, or "
+                "choose another --output."
+            )
+        there[name] = asked
+        if name == "problems" and _digest(task.problems[:least]) == there["questions"]:
+            there["questions"] = settings["questions"]
     for name, value in json.loads(json.dumps(settings)).items():
         if there.get(name) != value:
             raise ValueError(

@@ -80,7 +80,8 @@ def evaluate(
 
     ``output`` gets `RECORDS_FILE`, a JSON object for each reply, and `SETTINGS_FILE`.
     A run on an existing folder goes on with it: what is there is not generated again,
-    and more strategies and budgets can be added. A reply's draws depend on the seed,
+    and more strategies, budgets, questions and samples can be added; a budget that is a
+    share stays what it first came to. A reply's draws depend on the seed,
     its question and the number of its sample alone, so that a run that was stopped
     comes to the same replies, to the rounding of batched arithmetic, and strategies are
     compared on common random numbers.
@@ -115,8 +116,8 @@ def evaluate(
         open_records(file) as records,
     ):
         check_output(output, task, asked, model_name)
-        if not settings.exists() or not has_records(file):
-            write_json(settings, settings_of(task, asked, model_name))
+        # What is gone on with may have grown.
+        write_json(settings, settings_of(task, asked, model_name))
         run = _Run(model, tokenizer, predictor, task, asked, markers, progress)
         run.take_up(records)
         run.expect_lengths()
@@ -151,6 +152,7 @@ class _Run:
         self._progress = progress
         self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
+        self._resolved: dict[str, int] = {}
         self._made = 0
 
     def take_up(self, file: RecordFile) -> None:
@@ -159,6 +161,8 @@ class _Run:
             self._records.setdefault(record["id"], record)
             if record["predicted_tokens"] is not None:
                 self._expected[record["problem"]] = record["predicted_tokens"]
+            if record["strategy"] != "auto" and record.get("thinking_budget"):
+                self._resolved.setdefault(record["budget"], record["thinking_budget"])
 
     def expect_lengths(self) -> None:
         """The median length that the predictor expects of each question, in tokens."""
@@ -188,7 +192,9 @@ class _Run:
                 yield from self._auto_arms()
             else:
                 for budget in self._options.budgets:
-                    yield Arm(strategy, budget.label, budget.resolve(mean))
+                    # A share stays what it first came to, however the task grows.
+                    tokens = self._resolved.get(budget.label) or budget.resolve(mean)
+                    yield Arm(strategy, budget.label, tokens)
 
     def _auto_arms(self) -> Iterator[Arm]:
         """Each automatic budget, and a fixed one of the same mean beside it."""

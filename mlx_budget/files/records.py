@@ -65,19 +65,11 @@ class RecordFile:
             dict: The records.
         """
         whole, is_ended = 0, True
-        with self._path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        record = json.loads(line)
-                    except (ValueError, RecursionError):
-                        if not line.endswith(b"\n") and _is_begun(line):
-                            break
-                        record = None
-                    check(record, f"{self._path}, line {number},")
-                    yield record
-                whole += len(line)
-                is_ended = line.endswith(b"\n")
+        for line, record in _whole_lines(self._path, check):
+            if record is not None:
+                yield record
+            whole += len(line)
+            is_ended = line.endswith(b"\n")
         os.ftruncate(self._descriptor, whole)
         if not is_ended:
             os.write(self._descriptor, b"\n")
@@ -93,6 +85,33 @@ class RecordFile:
             if line:
                 os.ftruncate(self._descriptor, end)
             raise
+
+
+def read_finished(path: Path, check: Callable[[object, str], None]) -> list[Record]:
+    """The whole records of a file, even of one that a program is writing just now.
+
+    Args:
+        path (Path): The file, which is left as it is.
+        check (Callable): As for `RecordFile.read`.
+    """
+    return [record for _, record in _whole_lines(path, check) if record is not None]
+
+
+def _whole_lines(
+    path: Path, check: Callable[[object, str], None]
+) -> Iterator[tuple[bytes, Record | None]]:
+    """The lines of a file with their records, but for a last one that is incomplete."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            record = None
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    if not line.endswith(b"\n") and _is_begun(line):
+                        return
+                check(record, f"{path}, line {number},")
+            yield line, record
 
 
 def to_line(record: Record) -> bytes:

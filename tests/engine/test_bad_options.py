@@ -86,6 +86,7 @@ BAD = [
     ({"thinking_budget": 9.0}, "thinking_budget must be an integer"),
     ({"hard_stop": 0.5}, "hard_stop must be a factor"),
     ({"thinking_budget_message": 5}, "thinking_budget_message must be a text, not 5"),
+    ({"thinking_budget_message": "\ud800"}, "thinking_budget_message has half of a"),
     ({"thinking_start": 5}, "thinking_start must be a text, not 5"),
 ]
 

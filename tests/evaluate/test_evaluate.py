@@ -1,14 +1,22 @@
 """Evaluations: the same replies however they are run, and no record lost or doubled."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlx_budget import stream_generate
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.engine.settings import Sampling
 from mlx_budget.evaluate import run as run_module
-from mlx_budget.evaluate.folder import RECORDS_FILE, read_records, read_settings
+from mlx_budget.evaluate.folder import (
+    RECORDS_FILE,
+    check_output,
+    read_records,
+    read_settings,
+)
+from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.run import Progress, evaluate
 from mlx_budget.evaluate.strategies import STRATEGIES, parse_budgets
 from mlx_budget.evaluate.tasks import Problem, Task
@@ -220,6 +228,75 @@ def test_more_strategies_can_be_added(loaded, whole, tmp_path):
     before = (folder / RECORDS_FILE).read_bytes()
     assert without_times(run(loaded, folder)) == without_times(whole[1])
     assert (folder / RECORDS_FILE).read_bytes().startswith(before)
+
+
+def test_a_run_grows_by_questions_and_samples_and_keeps_what_is_there(loaded, tmp_path):
+    options = dict(strategies=("full", "truncate"), temp=1.0, max_tokens=60)
+    first_two = replace(TASK, problems=TASK.problems[:2])
+    folder = tmp_path / "run"
+    few = evaluate(*loaded, first_two, folder, budgets=parse_budgets("50%"), **options)
+    before = (folder / RECORDS_FILE).read_bytes()
+    grown = run(loaded, folder, num_samples=2, budgets=parse_budgets("50%"), **options)
+    assert (folder / RECORDS_FILE).read_bytes().startswith(before)
+    assert len(grown) == 2 * 4 * 2
+    assert read_settings(folder)["problems"] == 4
+    # A share stays the tokens that it came to with the first questions.
+    (tokens,) = {r["thinking_budget"] for r in few if r["strategy"] == "truncate"}
+    assert {r["thinking_budget"] for r in grown if r["budget"]} == {tokens}
+    # What was added is what a run of all has.
+    everything = run(
+        loaded,
+        tmp_path / "all",
+        strategies=("full",),
+        budgets=(),
+        temp=1.0,
+        max_tokens=60,
+        num_samples=2,
+    )
+    full = [r for r in grown if r["strategy"] == "full"]
+    assert without_times(full) == without_times(everything)
+
+
+@pytest.mark.parametrize(
+    ("task", "samples", "message"),
+    [
+        (replace(TASK, problems=TASK.problems[:3]), 2, "problems 4, not 3, .* --limit"),
+        (TASK, 1, "num_samples 2, not 1, .* set --num-samples as before or higher"),
+        (
+            replace(TASK, problems=(*TASK.problems[::-1], TASK.problems[0])),
+            2,
+            "is of a run with questions",
+        ),
+    ],
+)
+def test_a_run_does_not_shrink_nor_grow_other_questions(
+    loaded, whole, tmp_path, task, samples, message
+):
+    settings = {**read_settings(whole[0]), "num_samples": 2, "temp": 1.0}
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    (tmp_path / RECORDS_FILE).write_bytes((whole[0] / RECORDS_FILE).read_bytes())
+    options = EvaluateOptions(
+        num_samples=samples, max_tokens=90, sampling=Sampling(temp=1.0, seed=0)
+    )
+    with pytest.raises(ValueError, match=message):
+        check_output(tmp_path, task, options, "")
+
+
+def test_a_run_at_work_can_be_read_without_disturbing_it(loaded, tmp_path):
+    folder, seen = tmp_path / "run", []
+
+    def look(progress: Progress) -> None:
+        if progress.made == 2:
+            with (folder / RECORDS_FILE).open("ab") as file:
+                file.write(b'{"id": "full/')
+            seen.extend(read_records(folder))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(loaded, folder, progress=look)
+    assert len(seen) == 2
+    # Reading mends nothing: what a program is writing is its own.
+    assert (folder / RECORDS_FILE).read_bytes().endswith(b'{"id": "full/')
 
 
 @pytest.mark.parametrize(
