@@ -42,10 +42,17 @@ _UNSURE = ("wait", "hold", "but", "okay", "no", "hmm")
 
 @dataclass(frozen=True)
 class _Place:
-    """A place in a reply: tokens before it, and those of them that are thinking."""
+    """A place in the thinking of a reply.
+
+    Attributes:
+        tokens: Before it.
+        thinking: Those of them that are thinking.
+        ending: What closes thinking there, as a cut at the budget does.
+    """
 
     tokens: int
     thinking: int
+    ending: tuple[int, ...]
 
 
 @dataclass
@@ -123,9 +130,15 @@ def _find_places(
     """
     budget = thinking.ceiling or 0
     spacing = min(_MOST_SPACING, max(1, int(_SPACING_SHARE * budget)))
-    words = words_of(maker.tokenizer, REFLECTION)
-    tokenizer = maker.tokenizer
-    tracker = ThinkingTracker(tokenizer, maker.markers, request.prompt)
+    tokenizer, markers = maker.tokenizer, maker.markers
+    words = words_of(tokenizer, REFLECTION)
+    tracker = ThinkingTracker(tokenizer, markers, request.prompt)
+    close = closing_of(tokenizer, markers, request.prompt, thinking.message)
+
+    def here(tokens: int) -> _Place:
+        ending = close.tokens(tracker, is_line_ended=tracker.after_newline)
+        return _Place(tokens, tracker.thinking_tokens, ending)
+
     text = request.full["reply"] if request.full else ""
     tokens = tokenizer.encode(text, add_special_tokens=False)
     probed, paragraphs, last = _Probed(index, request, tokens), Paragraphs(), 0
@@ -138,10 +151,10 @@ def _find_places(
         if tracker.closed_by is not None:
             break
         if tracker.thinking and used >= budget and not tracker.is_mid_character:
-            probed.cut = _Place(i, used)
+            probed.cut = here(i)
             break
         ends = paragraphs.ended_with(tokenizer.decode([token]))
-        end = _Place(i, used) if ends and tracker.thinking else None
+        end = here(i) if ends and tracker.thinking else None
         if end is not None and rule == AGREEMENT_RULE and used - last >= spacing:
             probed.places.append(end)
             last = used
@@ -160,14 +173,11 @@ def _probe(
     box = tuple(tokenizer.encode(BOX, add_special_tokens=False))
     for place in range(max((len(p.places) for p in probed), default=0)):
         asked = [p for p in probed if p.exit is None and place < len(p.places)]
-        begun = [p.tokens[: p.places[place].tokens] for p in asked]
-        prompts, asking = [], []
-        for p, tokens in zip(asked, begun, strict=True):
-            put_in = box
-            if not boxes:
-                put_in = _closing(maker, p, p.places[place], thinking)
-            prompts.append([*p.request.prompt, *tokens, *put_in])
-            asking.append(len(put_in))
+        asking = [box if boxes else p.places[place].ending for p in asked]
+        prompts = [
+            [*p.request.prompt, *p.tokens[: p.places[place].tokens], *put_in]
+            for p, put_in in zip(asked, asking, strict=True)
+        ]
         samplers: list[TrialSampler] = []
 
         def keep(
@@ -180,7 +190,7 @@ def _probe(
             prompts, max_tokens=PROBE_TOKENS, make_sampler=keep, predictor=False
         ):
             p, trial = asked[reply.index], samplers[reply.index]
-            p.probe_tokens += asking[reply.index] + len(trial.tokens)
+            p.probe_tokens += len(asking[reply.index]) + len(trial.tokens)
             p.seconds += seconds
             p.answers.append(trial.answer)
             if is_done(p.answers, trial.confidence):
@@ -197,30 +207,30 @@ def _answer(
     closed = []
     for p in probed:
         if p.end is not None:
-            closed.append((p, p.end, _closing(maker, p, p.end, thinking)))
+            closed.append((p, p.end))
         elif p.request.full is not None:
             done = recorded(p.request.full, _answer_of(maker, p))
             yield p.index, with_probes(done, p.probe_tokens, p.seconds)
     if not closed:
         return
     prompts, limits = [], []
-    for p, end, ending in closed:
-        prompts.append([*p.request.prompt, *p.tokens[: end.tokens], *ending])
-        left = maker.options["max_tokens"] - end.tokens - len(ending)
+    for p, end in closed:
+        prompts.append([*p.request.prompt, *p.tokens[: end.tokens], *end.ending])
+        left = maker.options["max_tokens"] - end.tokens - len(end.ending)
         limits.append(max(1, left))
-    seeds = [p.request.seed for p, _, _ in closed]
+    seeds = [p.request.seed for p, _ in closed]
     for reply, seconds in maker.replies(prompts, seeds, max_tokens=limits, **options):
-        p, end, ending = closed[reply.index]
+        p, end = closed[reply.index]
         full = p.request.full or {}
         # Its share of what thinking took without a budget.
         share = end.tokens / max(full.get("total_tokens", 0), 1)
         own = Counts(
             thinking=end.thinking,
             marker=end.tokens - end.thinking,
-            forced=len(ending),
+            forced=len(end.ending),
             probe=p.probe_tokens,
         )
-        begun = maker.tokenizer.decode([*p.tokens[: end.tokens], *ending])
+        begun = maker.tokenizer.decode([*p.tokens[: end.tokens], *end.ending])
         yield (
             p.index,
             Outcome(
@@ -244,19 +254,6 @@ def _answer_of(maker: Maker, probed: _Probed) -> str | None:
     for token in probed.tokens:
         reply.take(token)
     return None if reply.is_in_thinking else reply.split()[1]
-
-
-def _closing(
-    maker: Maker, probed: _Probed, place: _Place, thinking: ThinkingBudget
-) -> tuple[int, ...]:
-    """What closes thinking at a place, as a cut at the budget does."""
-    tokenizer, markers = maker.tokenizer, maker.markers
-    prompt = probed.request.prompt
-    close = closing_of(tokenizer, markers, prompt, thinking.message)
-    tracker = ThinkingTracker(tokenizer, markers, prompt)
-    for token in probed.tokens[: place.tokens]:
-        tracker.update(token)
-    return close.tokens(tracker, is_line_ended=tracker.after_newline)
 
 
 class TrialSampler(ReplySampler):
