@@ -11,8 +11,9 @@ import click
 from .. import demo
 from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
+from ..evaluate.arms import parse_budgets
 from ..evaluate.options import EvaluateOptions
-from ..evaluate.strategies import parse_budgets, parse_strategies
+from ..evaluate.strategies import parse_strategies
 from ..interrupts import raise_again
 from .options import COUNT, PATH, Read, Shown, options_from, tell_of_demo
 from .progress import bars_until_stopped

@@ -373,7 +373,11 @@ class ReplyFollower:
 
 def _begun(text: str, markers: Sequence[str]) -> int:
     """How many characters at the end of a text may be the beginning of a marker."""
-    lengths = (
-        n for m in markers for n in range(len(m) - 1, 0, -1) if text.endswith(m[:n])
-    )
-    return max(lengths, default=0)
+    longest = 0
+    for marker in filter(None, markers):
+        # Most texts end without its first character, which is found fast.
+        at = text.find(marker[0], max(len(text) - len(marker) + 1, 0))
+        while at >= 0 and not marker.startswith(text[at:]):
+            at = text.find(marker[0], at + 1)
+        longest = max(longest, len(text) - at if at >= 0 else 0)
+    return longest

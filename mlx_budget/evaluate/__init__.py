@@ -18,24 +18,24 @@ __all__ = [
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from .arms import BudgetRequest, parse_budgets
     from .folder import read_records
     from .options import EvaluateOptions
     from .run import Progress, evaluate
-    from .strategies import BudgetRequest, parse_budgets
     from .summary import summarize
     from .tasks import Problem, Task, load_task
 else:
     __getattr__, __dir__ = import_when_used(
         __name__,
         {
-            "BudgetRequest": "strategies",
+            "BudgetRequest": "arms",
             "EvaluateOptions": "options",
             "Problem": "tasks",
             "Progress": "run",
             "Task": "tasks",
             "evaluate": "run",
             "load_task": "tasks",
-            "parse_budgets": "strategies",
+            "parse_budgets": "arms",
             "read_records": "folder",
             "summarize": "summary",
         },

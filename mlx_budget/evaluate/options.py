@@ -14,7 +14,8 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
-from .strategies import STRATEGIES, WITHOUT_BUDGET, BudgetRequest, parse_budgets
+from .arms import BudgetRequest, parse_budgets
+from .strategies import STRATEGIES, WITHOUT_BUDGET
 
 DEFAULT_STRATEGIES = ("full", "guidance", "budget-forcing")
 DEFAULT_BUDGETS = "25%,50%,63%,100%"

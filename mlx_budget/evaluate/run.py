@@ -26,6 +26,7 @@ from ..files.records import Record, RecordFile, has_records, open_records
 from ..files.texts import write_json
 from ..method.predictor import Predictor
 from . import grading
+from .arms import Arm
 from .folder import (
     RECORDS_FILE,
     SETTINGS_FILE,
@@ -40,7 +41,6 @@ from .strategies import (
     STRATEGIES,
     VOTES,
     WITHOUT_BUDGET,
-    Arm,
     check_guided,
 )
 from .tasks import Problem, Task

@@ -1,19 +1,15 @@
-"""What is compared: ways of spending a thinking budget, as options of one generation.
+"""What is compared: the table of ways to spend a thinking budget.
 
-Every strategy runs with the same prompt, the same sampling and the same accounting;
-they differ in their rows of `STRATEGIES` alone. A new one is a row here, and if options
-of the engine are not enough, a sampler in `rivals`. Knows nothing of questions or
-grading.
+Every strategy runs with the same sampling and the same accounting; they differ in their
+rows of `STRATEGIES` alone. A new one is a row here, and if options of the engine are
+not enough, a sampler in `rivals`. Knows nothing of questions or grading.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..engine.budgets import ABOUT, AT_MOST
-from ..engine.fields import keywords_of
 from ..engine.prompts import BUDGET_PROMPT
 from ..engine.settings import AutoBudget, ThinkingBudget
 
@@ -257,55 +253,6 @@ def answer_share(budget: int) -> int:
     return max(1, round(_ANSWER_SHARE * budget))
 
 
-_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
-
-
-@dataclass(frozen=True)
-class BudgetRequest:
-    """A budget as it was asked for.
-
-    Attributes:
-        label: How it was written: "25%" or "60".
-        tokens: The budget in tokens, or None if it is a share.
-        share: Of the mean thinking length without a budget, or None.
-    """
-
-    label: str
-    tokens: int | None = None
-    share: float | None = None
-
-    def __str__(self) -> str:
-        return self.label
-
-    def resolve(self, mean_tokens: float) -> int:
-        """The budget in tokens, where thinking takes so many without a budget."""
-        if self.tokens is not None:
-            return self.tokens
-        return max(1, round((self.share or 0) * mean_tokens))
-
-
-def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
-    """Reads a list of budgets such as "60,25%,63%"; one named twice is one.
-
-    Raises:
-        ValueError: Naming the one that cannot be read.
-    """
-    budgets: dict[str, BudgetRequest] = {}
-    for label in (part.strip() for part in text.split(",")):
-        if label.isdecimal() and int(label) > 0:
-            tokens = int(label)
-            budgets.setdefault(str(tokens), BudgetRequest(str(tokens), tokens))
-        elif (found := _SHARE.fullmatch(label)) and (share := float(found[1])) > 0:
-            label = f"{share:.12g}%"  # 50% and 50.0% alike
-            budgets.setdefault(label, BudgetRequest(label, share=share / 100))
-        else:
-            raise ValueError(
-                f"A budget must be a number of tokens above 0 or a share of the mean "
-                f"without a budget, such as 500 or 63%; not {label!r}."
-            )
-    return tuple(budgets.values())
-
-
 def parse_strategies(text: str) -> tuple[str, ...]:
     """Reads a list of strategies; "all" for all.
 
@@ -321,67 +268,6 @@ def parse_strategies(text: str) -> tuple[str, ...]:
                 f"There is no strategy {name!r}: choose from {', '.join(STRATEGIES)}."
             )
     return tuple(name for name in STRATEGIES if name in names)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One strategy at one budget.
-
-    Attributes:
-        strategy: One of `STRATEGIES`.
-        label: The budget as it was asked for, or None.
-        budget: The budget in tokens, a share of the predicted length, or None.
-    """
-
-    strategy: str
-    label: str | None = None
-    budget: int | AutoBudget | None = None
-
-    @property
-    def name(self) -> str:
-        """What tells it from the others."""
-        return self.strategy if self.label is None else f"{self.strategy}@{self.label}"
-
-    @property
-    def way(self) -> str:
-        """How its replies are made, see `Strategy`."""
-        return STRATEGIES[self.strategy].way
-
-    def question(self, question: str) -> str:
-        """The question as it is asked."""
-        prompt = STRATEGIES[self.strategy].prompt
-        return prompt.format(question=question, budget=self.budget)
-
-    def max_answer_tokens(self, most: int | None) -> int | None:
-        """Most tokens behind the closing marker, where ``most`` are allowed to all."""
-        if self.strategy != "elastic" or not isinstance(self.budget, int):
-            return most
-        share = answer_share(self.budget)
-        return share if most is None else min(most, share)
-
-    def generation(
-        self, predictor: "Predictor | bool | None", thinking: ThinkingBudget
-    ) -> dict[str, Any]:
-        """The options of `stream_batch_generate` that make the strategy.
-
-        Args:
-            predictor (Predictor, optional): That guides.
-            thinking (ThinkingBudget): The markers; how guidance holds its budget; what
-                a forced close puts before the marker, budget forcing aside.
-        """
-        strategy = STRATEGIES[self.strategy]
-        budget = strategy.thinking(Budgets(self.budget, thinking))
-        options = {"predictor": False, **keywords_of(budget)}
-        if strategy.is_guided:
-            options["predictor"] = predictor
-        elif self.strategy == "prior":
-            options["predictor"] = None
-        if strategy.sampler:
-            # Imported here, so that strategies can be listed without waiting for MLX.
-            module, name = strategy.sampler.split(".")
-            rival = import_module(f".rivals.{module}", __package__)
-            options["make_sampler"] = getattr(rival, name)
-        return options
 
 
 def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:

@@ -10,6 +10,7 @@ from mlx_budget import stream_generate
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling
 from mlx_budget.evaluate import run as run_module
+from mlx_budget.evaluate.arms import parse_budgets
 from mlx_budget.evaluate.folder import (
     RECORDS_FILE,
     check_output,
@@ -18,7 +19,7 @@ from mlx_budget.evaluate.folder import (
 )
 from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.run import Progress, evaluate
-from mlx_budget.evaluate.strategies import STRATEGIES, parse_budgets
+from mlx_budget.evaluate.strategies import STRATEGIES
 from mlx_budget.evaluate.tasks import Problem, Task
 
 TASK = Task(

@@ -8,6 +8,7 @@ import pytest
 from mlx_budget import batch_generate
 from mlx_budget.engine.settings import Sampling, ThinkingBudget
 from mlx_budget.engine.thinking import find_markers
+from mlx_budget.evaluate.arms import Arm, parse_budgets
 from mlx_budget.evaluate.outcomes import Maker, Request
 from mlx_budget.evaluate.rivals import exits
 from mlx_budget.evaluate.rivals.exits import TrialSampler
@@ -16,7 +17,7 @@ from mlx_budget.evaluate.rivals.soft import SoftClose, TopKClose
 from mlx_budget.evaluate.rivals.votes import vote
 from mlx_budget.evaluate.rivals.words import REFLECTION, words_of
 from mlx_budget.evaluate.run import evaluate
-from mlx_budget.evaluate.strategies import FORCED_ANSWER, Arm, parse_budgets
+from mlx_budget.evaluate.strategies import FORCED_ANSWER
 from mlx_budget.evaluate.tasks import Problem, Task
 from scripted import ScriptedBatch
 

@@ -5,14 +5,12 @@ import pytest
 from mlx_budget import batch_generate
 from mlx_budget.engine.fields import keywords_of
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
+from mlx_budget.evaluate.arms import Arm, BudgetRequest, parse_budgets
 from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.strategies import (
     FORCED_ANSWER,
     STRATEGIES,
-    Arm,
-    BudgetRequest,
     check_guided,
-    parse_budgets,
     parse_strategies,
 )
 from scripted import ScriptedBatch
