@@ -2,8 +2,9 @@
 
 Starts `mlx-budget serve` in a process of its own, sends requests from several clients
 at once (streamed and not, with all kinds of budgets, wrong ones too), of which a share
-hangs up before the end, and watches the server's memory. At the end every slot must
-answer.
+hangs up before the end, and watches the server's memory. They speak all interfaces of
+the server, and each reply must keep the budget that it tells. At the end every slot
+must answer.
 """
 
 import json
@@ -33,6 +34,9 @@ ENDLESS = {
     "thinking_budget": None,
 }
 SECONDS = 300
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+# How far past its budget the hard stop lets thinking go.
+HARD_STOP = 1.1
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Soak:
         memory: Resident memory of the server in MB: at the start, after each tenth of
             the requests, and at the end.
         statuses: Of HTTP, and how often each came.
+        kept: Replies with a budget that kept it.
+        broken: Replies with a budget that did not.
         hang_ups: Requests that were left before their reply was whole.
         free_slots: Replies without an end that were generated at once when all was
             over, at most one for each slot.
@@ -50,6 +56,8 @@ class Soak:
 
     memory: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
+    kept: int = 0
+    broken: int = 0
     hang_ups: int = 0
     free_slots: int = 0
 
@@ -101,19 +109,22 @@ def _run(
 
     def one(number: int) -> None:
         rng = random.Random(number)
+        path = rng.choice((CHAT, MESSAGES, RESPONSES))
         body = {
-            "messages": [{"role": "user", "content": rng.choice(QUESTIONS)}],
             "thinking_budget": rng.choice(BUDGETS),
             "temperature": rng.choice([0, 1]),
             "stream": rng.random() < 0.5,
         }
-        if rng.random() < hang_up:
-            body |= ENDLESS
-            _leave(port, body, rng.uniform(0.05, 0.5))
-            status = 0
+        question, is_left = rng.choice(QUESTIONS), rng.random() < hang_up
+        body = _asking(path, question, body | ENDLESS if is_left else body)
+        status, is_kept = 0, None
+        if is_left:
+            _leave(port, path, body, rng.uniform(0.05, 0.5))
         else:
-            status = _ask(port, body)
+            status, is_kept = _ask(port, path, body)
         with lock:
+            result.kept += is_kept is True
+            result.broken += is_kept is False
             result.hang_ups += status == 0
             if status:
                 result.statuses[status] = result.statuses.get(status, 0) + 1
@@ -128,8 +139,8 @@ def _run(
 
     def probe(_: int) -> bool:
         """Whether an endless reply begins, and goes on until every slot has its own."""
-        body = {"messages": [{"role": "user", "content": QUESTIONS[0]}], **ENDLESS}
-        with _open(port, {**body, "stream": True}) as connection:
+        body = _asking(CHAT, QUESTIONS[0], {**ENDLESS, "stream": True})
+        with _open(port, CHAT, body) as connection:
             begun = b"data: " in _read_until(connection, b"data: ")
             if not begun:
                 all_begun.abort()
@@ -145,21 +156,38 @@ def _run(
     return result
 
 
-def _ask(port: int, body: dict) -> int:
+def _asking(path: str, question: str, body: dict) -> dict:
+    """The body of a request, as an interface has it."""
+    if path == RESPONSES:
+        own = {k: v for k, v in body.items() if k != "max_tokens"}
+        if "max_tokens" in body:
+            own["max_output_tokens"] = body["max_tokens"]
+        return {"input": question, **own}
+    messages = [{"role": "user", "content": question}]
+    limit = {"max_tokens": 2000} if path == MESSAGES else {}
+    return {"messages": messages, **limit, **body}
+
+
+def _ask(port: int, path: str, body: dict) -> tuple[int, bool | None]:
+    """The status of an answer, and whether its reply kept its budget if it had one."""
     connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    connection.request("POST", path, json.dumps(body), headers)
     response = connection.getresponse()
-    response.read()
+    reply = response.read().decode()
     connection.close()
-    return response.status
+    told = re.findall(r'"thinking": \{"budget": (\d+), "tokens": (\d+)', reply)
+    if not told:
+        return response.status, None
+    budget, tokens = map(int, told[-1])
+    return response.status, tokens <= HARD_STOP * budget
 
 
-def _open(port: int, body: dict) -> socket.socket:
+def _open(port: int, path: str, body: dict) -> socket.socket:
     """A connection over which a request was sent."""
     data = json.dumps(body).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     connection = socket.create_connection(("127.0.0.1", port), SECONDS)
@@ -178,8 +206,8 @@ def _read_until(connection: socket.socket, wanted: bytes) -> bytes:
     return seen
 
 
-def _leave(port: int, body: dict, seconds: float) -> None:
-    with _open(port, body):
+def _leave(port: int, path: str, body: dict, seconds: float) -> None:
+    with _open(port, path, body):
         time.sleep(seconds)
 
 
@@ -201,6 +229,7 @@ def main(requests: int, clients: int, slots: int, hang_up: float, options):
     memory = ", ".join(f"{m:.0f}" for m in found.memory)
     print(f"{requests} requests in {time.perf_counter() - start:.0f} s")
     print(f"answers by status: {found.statuses}, left: {found.hang_ups}")
+    print(f"budgets kept: {found.kept}, broken: {found.broken}")
     print(f"memory, MB: {memory}")
     print(f"growth from the middle to the end: {found.growth:.1f} MB")
     print(f"slots that are free again: {found.free_slots} of {slots}")

@@ -128,7 +128,8 @@ class BudgetHandler(GuardedHandler):
         try:
             super().handle_completion(request, stop_words)
         except PromptCounted as counted:
-            self._answer({"input_tokens": counted.tokens})
+            if translation is not None:
+                self._answer(translation.counted(counted.tokens))
 
     def handle_health_check(self) -> None:
         status = self.response_generator.status

@@ -8,7 +8,7 @@ from typing import Any
 
 from .messages import CountTokens, Messages
 from .response_store import ResponseStore
-from .responses import Responses
+from .responses import CountInput, Responses
 from .translation import Translation
 
 Make = Callable[[Mapping[str, Any], ResponseStore], Translation]
@@ -20,5 +20,6 @@ TRANSLATED: dict[str, Make] = {
     "/v1/messages": lambda body, store: Messages(body),
     "/v1/messages/count_tokens": lambda body, store: CountTokens(body),
     RESPONSES: Responses,
+    f"{RESPONSES}/input_tokens": CountInput,
     "/responses": Responses,
 }

@@ -270,5 +270,17 @@ class Responses(Translation):
         return message
 
 
+class CountInput(Responses):
+    """One request of ``POST /v1/responses/input_tokens``."""
+
+    only_counts = True
+
+    def __init__(self, body: Mapping[str, Any], store: ResponseStore):
+        super().__init__({**body, "stream": False}, store)
+
+    def counted(self, tokens: int) -> dict[str, Any]:
+        return {"object": "response.input_tokens", "input_tokens": tokens}
+
+
 def _new(kind: str) -> str:
     return f"{kind}_{uuid.uuid4().hex}"

@@ -109,6 +109,10 @@ class Translation(ABC):
     def reply(self) -> dict[str, Any]:
         """The reply as it is so far."""
 
+    def counted(self, tokens: int) -> dict[str, Any]:
+        """What is told where only the tokens of the prompt are asked for."""
+        return {"input_tokens": tokens}
+
     @abstractmethod
     def failed(self, error: RequestError) -> Iterator[Event]:
         """What a stream ends with that cannot go on."""

@@ -3,6 +3,10 @@
 The list is made of what clients and servers send, not of our own table.
 """
 
+import json
+import urllib.error
+import urllib.request
+
 import pytest
 
 from mlx_budget.engine.settings import ThinkingBudget
@@ -12,6 +16,7 @@ from mlx_budget.server.errors import RequestError
 from mlx_budget.server.handler import check_body
 from mlx_budget.server.interfaces import TRANSLATED
 from mlx_budget.server.response_store import ResponseStore
+from served import SECONDS
 
 TOKENS = [
     {"thinking_budget": 40},
@@ -151,6 +156,23 @@ def test_what_is_not_understood_is_refused_by_name(budget_of, fields, name):
         budget_of(fields)
     assert refused.value.field == name
     assert name.rpartition(".")[2] in str(refused.value)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_client_is_told_what_is_refused(server, path):
+    for fields, name in REFUSED:
+        request = urllib.request.Request(
+            server.url + path,
+            json.dumps({**BODIES[path], **fields}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=SECONDS)
+        with refused.value as answer:
+            error = json.loads(answer.read())["error"]
+        assert answer.code == 400
+        assert name.rpartition(".")[2] in error["message"]
+        assert path == "/v1/messages" or error["param"] == name
 
 
 def test_a_request_that_says_nothing_gets_the_servers_own(budget_of):

@@ -1,11 +1,15 @@
 """The Messages interface as the real `anthropic` client sees it, over loopback."""
 
+import sys
+from pathlib import Path
+
 import anthropic
+import openai
 import pytest
 
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
 from serve_scripted import TOOLS
-from served import QUESTION, SECONDS, ask, told
+from served import QUESTION, SECONDS, ask, serving, told
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 TOOL = {
@@ -213,3 +217,23 @@ def test_a_query_and_a_beta_header_change_nothing(client):
     assert (
         reply.content[1].text == create(client, thinking=thinking(20)).content[1].text
     )
+
+
+def test_a_failure_of_generation_is_told_in_the_clients_form():
+    script = (sys.executable, str(Path(__file__).parent / "serve_failing.py"))
+    with serving(command=script) as server, client_of(server) as client:
+        unlucky = {"extra_body": {"seed": 13}}
+        with pytest.raises(anthropic.InternalServerError, match="unlucky") as failed:
+            create(client, **unlucky)
+        assert failed.value.body["error"]["type"] == "api_error"
+        with pytest.raises(anthropic.APIStatusError, match="unlucky"):
+            list(create(client, stream=True, **unlucky))
+        with server.client() as other:
+            asked = {"input": QUESTION, "model": "demo", **unlucky}
+            with pytest.raises(openai.InternalServerError, match="unlucky"):
+                other.responses.create(**asked)
+            events = list(other.responses.create(**asked, stream=True))
+        kinds = [event.type for event in events]
+        assert kinds[0] == "response.created" and kinds[-1] == "response.failed"
+        assert "unlucky" in events[-1].response.error.message
+        assert create(client, thinking=thinking(20)).stop_reason == "end_turn"

@@ -177,6 +177,17 @@ def test_a_reply_that_is_cut_off_is_incomplete(client):
     assert last.type == "response.incomplete"
 
 
+def test_tokens_of_an_input_are_counted(client):
+    counted = client.responses.input_tokens.count(model="demo", input=QUESTION)
+    assert counted.object == "response.input_tokens"
+    reply = create(client, max_output_tokens=1)
+    assert counted.input_tokens == reply.usage.input_tokens
+    after = client.responses.input_tokens.count(
+        model="demo", input="And 1 + 1?", previous_response_id=reply.id
+    )
+    assert after.input_tokens > counted.input_tokens
+
+
 def test_a_tool_is_called_and_its_result_read(calling):
     options = {"input": QUESTION_FOR_TOOLS, "tools": [TOOL]}
     reply = create(calling, 4, **options)
