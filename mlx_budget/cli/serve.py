@@ -45,7 +45,7 @@ _TYPES = {
     help="What to log on stderr.",
 )
 def serve(asked: ServeOptions, learn: Path | None, log_level: str) -> None:
-    """Serve OpenAI's interface with thinking budgets, as `mlx_lm.server` does.
+    """Serve OpenAI's and Anthropic's interfaces with thinking budgets.
 
     What is set here of budgets and sampling is for requests that do not say.
     """

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..engine.context import UNKNOWN_LENGTH
 from ..engine.settings import (
     ANSWER_TOKENS,
     BudgetRange,
@@ -40,8 +41,24 @@ class BudgetPolicy:
     efforts: Mapping[str, int] = field(default_factory=lambda: EFFORT_TOKENS)
 
 
-def room_for(thinking: ThinkingBudget) -> int:
-    """Most tokens of a reply that sets no limit, with thinking and an answer."""
+def limit_of(thinking: ThinkingBudget, is_open: bool = False) -> int | None:
+    """Most tokens of a reply whose request sets no limit, nor the server.
+
+    Args:
+        thinking (ThinkingBudget): What the request gets.
+        is_open (bool): Whether its interface lets such a reply go on to the end of the
+            model's context.
+
+    Returns:
+        int, optional: None for what mlx-lm's server has for all.
+    """
+    if is_open:
+        return UNKNOWN_LENGTH
+    return None if thinking.is_free else _room_for(thinking)
+
+
+def _room_for(thinking: ThinkingBudget) -> int:
+    """Room for thinking and an answer."""
     if not isinstance(thinking.tokens, Effort):
         return thinking.max_tokens
     # Whether there is a prediction is not known yet.

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from mlx_lm import server
 
-from .budgets import BudgetPolicy, asked_floor, read_thinking, room_for
+from .budgets import BudgetPolicy, asked_floor, limit_of, read_thinking
 from .error_forms import error_content
 from .errors import PromptCounted, RequestError
 from .exchange import Exchange
@@ -103,8 +103,9 @@ class BudgetHandler(GuardedHandler):
         thinking = self._thinking
         asked = ("max_completion_tokens", "max_tokens")
         is_given = any(name in self.body for name in asked)
-        if not is_given and self.default_max_tokens is None and not thinking.is_free:
-            self.max_tokens = room_for(thinking)
+        if not is_given and self.default_max_tokens is None:
+            is_open = self._teller.translation is not None
+            self.max_tokens = limit_of(thinking, is_open) or self.max_tokens
         template = self.chat_template_kwargs
         if template and "thinking_budget" in template:
             # A template that writes the budget down shall write the one that holds.

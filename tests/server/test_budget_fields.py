@@ -9,6 +9,7 @@ from mlx_budget.server.budgets import (
     BudgetPolicy,
     asked_floor,
     leaving_room,
+    limit_of,
     read_thinking,
 )
 from mlx_budget.server.errors import RequestError
@@ -89,3 +90,13 @@ def test_a_floor_that_was_asked_for_needs_its_room():
     # One that the server has for all requests is lowered.
     assert leaving_room(ThinkingBudget(least=50), 60, 1) == ThinkingBudget(least=44)
     assert leaving_room(thinking, 60, 1).tokens == BudgetRange(40, 40)
+
+
+def test_a_reply_without_a_limit_gets_what_its_interface_gives():
+    assert limit_of(ThinkingBudget()) is None
+    assert limit_of(ThinkingBudget(100)) == 110 + 2048
+    # A level is a prediction or its tokens, which is not known yet.
+    assert limit_of(read(reasoning_effort="low")) == 8192
+    assert limit_of(read(reasoning_effort="xhigh")) > 32768
+    for thinking in (ThinkingBudget(), ThinkingBudget(100)):
+        assert limit_of(thinking, is_open=True) > 1_000_000
