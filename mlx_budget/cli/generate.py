@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..engine.answers import AnswerFormat
 from ..engine.fields import keywords_of
 from ..engine.settings import (
     ModelSource,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 @click.command()
 @options_from(source=ModelSource)
 @click.option("--prompt", "-p", required=True, help=PROMPT_HELP)
-@options_from(thinking=ThinkingBudget)
+@options_from(thinking=ThinkingBudget, answer=AnswerFormat)
 @LEARN_PRIOR_OPTION
 @HIDE_THINKING_OPTION
 @JSON_OPTION
@@ -80,6 +81,7 @@ def generate(
     source: ModelSource,
     prompt: str,
     thinking: ThinkingBudget,
+    answer: AnswerFormat,
     learn_prior: bool,
     sampling: Sampling,
     template: PromptOptions,
@@ -98,6 +100,11 @@ def generate(
     if options["max_tokens"] is not None:
         thinking.check_room(options["max_tokens"])
     check_kv_options(options["kv_bits"], options["max_kv_size"])
+    if draft_model is not None and not answer.is_free:
+        raise ValueError(
+            "Speculative decoding (--draft-model) cannot be combined with "
+            "--json-schema: leave out one of them."
+        )
     if draft_model is not None and thinking.is_steered:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
@@ -149,6 +156,7 @@ def generate(
         predictor=predictor,
         **keywords_of(thinking),
         **keywords_of(sampling),
+        **keywords_of(answer),
         **options,
     )
     if learned is not None:

@@ -99,10 +99,25 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def _read_schema(text: str) -> str:
+    """The JSON schema that was given, or that is in the file that was."""
+    if text.lstrip().startswith("{"):
+        return text
+    try:
+        return Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise ValueError(
+            f"--json-schema is neither a JSON object nor a file that can be read: "
+            f"{text:.80} ({reason})."
+        ) from None
+
+
 # Fields whose text is not simply a number, a path or a word.
 _TYPES: dict[str, click.ParamType] = {
     "thinking_budget": Read("N|LOW-HIGH|auto|auto:SHARE", read_budget),
     "chat_template_config": Read("json", _json_object),
+    "json_schema": Read("FILE|JSON", _read_schema),
 }
 
 

@@ -14,11 +14,13 @@ from mlx_lm.generate import BatchGenerator, BatchStats, GenerationBatch
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .answers import AnswerFormat
 from .budgets import BudgetLike
 from .context import context_length
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
-from .sampler import BudgetSampler, PlainSampler, Prompt, encode_prompt, steer
+from .plain import ReplySampler
+from .sampler import Prompt, encode_prompt, steer
 from .settings import Sampling, SharedOptions, ThinkingBudget
 from .thinking import find_markers, markers_of
 
@@ -134,6 +136,7 @@ def stream_batch_generate(
     max_tokens: int | None | Sequence[int | None] = None,
     max_answer_tokens: int | None = None,
     seed: int | None | Sequence[int | None] = None,
+    json_schema: Any = None,
     batch_size: int = 32,
     prefill_batch_size: int = 8,
     prefill_step_size: int = 2048,
@@ -159,6 +162,8 @@ def stream_batch_generate(
         seed (int or sequence, optional): As in `make_budget_sampler`; one for all
             prompts, so that equal prompts get equal replies, or one for each. None
             leaves a prompt's draws to MLX's generator, whatever seeds the others have.
+        json_schema (dict, str, class or list, optional): As in `make_budget_sampler`;
+            one for all prompts, or a list with one, or None, for each.
         batch_size (int): Most replies to generate at a time.
         prefill_batch_size (int): Most prompts to process at a time.
         prefill_step_size (int): Prompt tokens to process at a time.
@@ -205,6 +210,7 @@ def stream_batch_generate(
     )
     limits = _Values("max_tokens", max_tokens, prompts, check_limit)
     draws = _Values("seed", seed, prompts, lambda s: replace(sampling, seed=s))
+    answers = _Values("json_schema", json_schema, prompts, AnswerFormat)
     markers = markers_of(tokenizer, thinking)
     if stop_after_thinking and markers is None:
         find_markers(tokenizer)  # says what is missing
@@ -222,8 +228,9 @@ def stream_batch_generate(
             if limit is None:
                 limit = budget.max_tokens
             budget.check_room(limit)
+            answer = () if (wanted := answers[index]).is_free else (wanted,)
             sampler = make_sampler(
-                model, tokenizer, predictor, ids, budget, draws[index]
+                model, tokenizer, predictor, ids, budget, draws[index], *answer
             )
             reply = ReplyFollower(tokenizer, markers, ids, sampler.record)
             limit = _NO_LIMIT if limit == -1 else limit
@@ -267,6 +274,7 @@ def stream_batch_generate(
                     if response.finish_reason is None:
                         generator.remove([response.uid])
                     request.sampler.close()
+                    request.sampler.check_answer()
                     del running[response.uid]
                     yield request.finish(finish_reason)
                     if threading.get_ident() != thread:
@@ -289,7 +297,7 @@ class _Request:
     index: int
     ids: list[int]
     limit: int
-    sampler: BudgetSampler | PlainSampler
+    sampler: ReplySampler
     reply: ReplyFollower
 
     def take(

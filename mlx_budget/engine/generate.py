@@ -15,6 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .answers import AnswerFormat
 from .caches import check_quantisable
 from .context import context_length
 from .drafts import check_draftable
@@ -97,8 +98,8 @@ def stream_generate(
         options: ``thinking_budget``, ``budget_mode``, ``min_thinking_tokens``,
             ``hard_stop``, ``thinking_budget_message``, ``thinking_start``,
             ``thinking_end``, ``temp``, ``seed`` and the other options of
-            `make_budget_sampler`; and those of ``mlx_lm.stream_generate``:
-            ``prompt_cache``, ``max_kv_size``, ``kv_bits``,
+            `make_budget_sampler`, ``json_schema`` among them; and those of
+            ``mlx_lm.stream_generate``: ``prompt_cache``, ``max_kv_size``, ``kv_bits``,
             ``logits_processors`` and so on. With ``cached_tokens`` the prompt is the
             whole one and ``prompt_cache`` holds so many of its tokens already, the
             last one excepted.
@@ -111,6 +112,14 @@ def stream_generate(
     """
     loop: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, loop), take(Sampling, loop)
+    answer = take(AnswerFormat, loop)
+    if not answer.is_free:
+        for name in ("draft_model", "sampler"):
+            if loop.get(name) is not None:
+                raise ValueError(
+                    f"An answer by a JSON schema cannot be combined with {name}: leave "
+                    "out one of them."
+                )
     if thinking.is_steered:
         if loop.get("draft_model") is not None:
             raise ValueError(
@@ -148,7 +157,7 @@ def stream_generate(
         cache = make_prompt_cache(model) if cache is None else cache
         cache = cache[: len(model.layers)]
         check_draftable(cache, len(ids) - cached, max_tokens)
-    sampler = steer(model, tokenizer, predictor, ids, thinking, sampling)
+    sampler = steer(model, tokenizer, predictor, ids, thinking, sampling, answer)
     if loop.get("sampler") is None:
         loop["sampler"] = sampler
     reply = ReplyFollower(
@@ -179,6 +188,7 @@ def stream_generate(
             held.clear()
             if is_full:
                 return
+        sampler.check_answer()
     finally:
         sampler.close()
 

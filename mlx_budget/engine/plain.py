@@ -3,11 +3,16 @@
 Knows how tokens are drawn and mlx-lm's batches; nothing of budgets.
 """
 
+from typing import TYPE_CHECKING
+
 import mlx.core as mx
 
 from .draws import TokenDraw
 from .follower import SteeringRecord, Step
 from .rows import current_step
+
+if TYPE_CHECKING:
+    from .constraint import AnswerConstraint
 
 
 class ReplySampler:
@@ -15,10 +20,21 @@ class ReplySampler:
 
     Attributes:
         record: What it did to its reply so far.
+        constraint: Holds the answer to a grammar; None if it is free.
     """
 
     def __init__(self) -> None:
         self.record = SteeringRecord()
+        self.constraint: AnswerConstraint | None = None
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        """Chooses the next token; see the samplers themselves."""
+        raise NotImplementedError
+
+    def check_answer(self) -> None:
+        """Raises a ValueError if the answer could not be held to its grammar."""
+        if self.constraint is not None and self.constraint.error is not None:
+            raise ValueError(self.constraint.error)
 
     @property
     def budget(self) -> int | None:

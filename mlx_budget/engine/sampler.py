@@ -7,6 +7,7 @@ Knows mlx-lm's generation loop; nothing of files, Hub or terminal.
 
 import weakref
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,13 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from .answers import Answer, AnswerFormat, answer_to
 from .closing import Closing, closing_of
+from .constrained import ConstrainedSampler
+from .constraint import AnswerConstraint
 from .context import context_length
 from .draws import EndOfReply, TokenDraw, read_token
+from .enforcing import check_enforceable, knows_lengths
 from .fields import take
 from .follower import Step
 from .guide import Guide
@@ -34,10 +39,20 @@ from .rows import (
     unfollow_batches,
 )
 from .settings import AutoBudget, ReplyOptions, Sampling, ThinkingBudget
-from .thinking import ThinkingTracker, find_markers
+from .thinking import ThinkingTracker, find_markers, markers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+__all__ = [
+    "BudgetSampler",
+    "Prompt",
+    "check_enforceable",
+    "encode_prompt",
+    "knows_lengths",
+    "make_budget_sampler",
+    "steer",
+]
 
 
 def make_budget_sampler(
@@ -47,7 +62,7 @@ def make_budget_sampler(
     *,
     prompt: Prompt,
     **options: "Unpack[ReplyOptions]",
-) -> "BudgetSampler | PlainSampler":
+) -> ReplySampler:
     """Makes a sampler for mlx-lm that steers one request's thinking to a budget.
 
     Use it with the stock loop, ``mlx_lm.stream_generate(model, tokenizer, prompt,
@@ -93,18 +108,21 @@ def make_budget_sampler(
         seed (int, optional): 0 to 2^64 - 1: makes the draws of this request its own,
             whatever else is sampled beside it. MLX's global random generator is left
             as it is; without a seed the draws come from that.
+        json_schema (dict, str or class, optional): A JSON schema, as such, as text or
+            as a pydantic model, that the answer behind the thinking follows.
 
     Returns:
-        BudgetSampler or PlainSampler: Log-probabilities (1, V) in, token (1,) out.
+        ReplySampler: Log-probabilities (1, V) in, token (1,) out.
 
     Raises:
         ValueError: If the budget cannot be honoured, with the reason and the way out.
     """
     keywords: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, keywords), take(Sampling, keywords)
+    answer = take(AnswerFormat, keywords)
     if keywords:
         raise TypeError(f"make_budget_sampler has no option {next(iter(keywords))!r}.")
-    return steer(model, tokenizer, predictor, prompt, thinking, sampling)
+    return steer(model, tokenizer, predictor, prompt, thinking, sampling, answer)
 
 
 def steer(
@@ -114,10 +132,20 @@ def steer(
     prompt: Prompt,
     thinking: ThinkingBudget,
     sampling: Sampling,
-) -> "BudgetSampler | PlainSampler":
+    answer: AnswerFormat | Answer | None = None,
+) -> ReplySampler:
     """`make_budget_sampler` with its options as values."""
+    wanted = answer_to(answer)
     if not thinking.is_steered:
-        return PlainSampler(TokenDraw(sampling, tokenizer))
+        draw = TokenDraw(sampling, tokenizer)
+        if wanted is None:
+            return PlainSampler(draw)
+        if markers_of(tokenizer, thinking) is None:
+            return ConstrainedSampler(draw, AnswerConstraint(wanted, tokenizer, None))
+        predictor = False
+    if wanted is not None:
+        # What is asked for is an answer.
+        thinking = replace(thinking, answer_anyway=True)
     check_enforceable(thinking, predictor)
     markers = find_markers(tokenizer, thinking.start, thinking.end)
     ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
@@ -128,46 +156,20 @@ def steer(
         predictor = prior_for(tokenizer, markers)
     if isinstance(predictor, Predictor):
         guide = Guide(predictor, thinking, sampling, tokenizer)
+    tracker, constraint = ThinkingTracker(tokenizer, markers, ids), None
+    if wanted is not None:
+        constraint = AnswerConstraint(wanted, tokenizer, tracker)
     return BudgetSampler(
         model,
         thinking,
         TokenDraw(sampling, tokenizer),
         guide,
-        ThinkingTracker(tokenizer, markers, ids),
+        tracker,
         closing_of(tokenizer, markers, ids, thinking.message),
         EndOfReply(tokenizer, markers),
         ids[-1],
+        constraint,
     )
-
-
-def knows_lengths(predictor: Predictor | bool | None) -> bool:
-    """Whether there is a predictor that foretells how long thinking will be."""
-    return isinstance(predictor, Predictor) and predictor.knows_lengths
-
-
-def check_enforceable(
-    thinking: ThinkingBudget, predictor: Predictor | bool | None
-) -> None:
-    """Raises a ValueError if nothing would hold a reply to its budget."""
-    if thinking.is_free or thinking.tokens == 0:
-        return
-    if predictor is True or not isinstance(predictor, Predictor | bool | None):
-        raise ValueError(
-            "predictor must be a Predictor, None for a prior, or False for the hard "
-            f"stop alone; not {predictor!r}. `mlx_budget.load` returns one."
-        )
-    if isinstance(thinking.tokens, AutoBudget) and not knows_lengths(predictor):
-        raise ValueError(
-            f"The thinking budget {thinking.tokens} is a share of what a predictor "
-            "expects, and there is none: name one with --predictor, make one with "
-            "`mlx-budget train`, or give the budget in tokens."
-        )
-    has_budget = thinking.tokens is not None
-    if has_budget and predictor is False and thinking.hard_stop is None:
-        raise ValueError(
-            "Without a predictor and without the hard stop nothing would hold thinking "
-            "to its budget: leave one of them on."
-        )
 
 
 class BudgetSampler(ReplySampler):
@@ -188,6 +190,7 @@ class BudgetSampler(ReplySampler):
         close: Closing,
         end: EndOfReply,
         last_prompt_token: int,
+        constraint: AnswerConstraint | None = None,
     ):
         """Attaches a recorder to the model, until it is closed or gone.
 
@@ -200,8 +203,10 @@ class BudgetSampler(ReplySampler):
             close (Closing): The tokens of a forced close.
             end (EndOfReply): The tokens that end a reply.
             last_prompt_token (int): What the model reads first.
+            constraint (optional): Holds the answer to a grammar.
         """
         super().__init__()
+        self.constraint = constraint
         self._draw = draw
         self._guide = guide
         self._tracker = tracker
@@ -272,8 +277,11 @@ class BudgetSampler(ReplySampler):
             rest = self._end.rest_of_close(read_token(self._drawn))
             self._closing.extend((token, Step.MODEL) for token in rest)
             self._drawn = None
-        self._tracker.update(token, forced=self.record.steps[-1] is Step.FORCED)
+        is_forced = self.record.steps[-1] is Step.FORCED
+        mark = self._tracker.update(token, forced=is_forced)
         self._pace.take(token)
+        if self.constraint is not None:
+            self.constraint.take(token, is_forced, mark)
         inputs, row = self._seen_input
         # Computed before the last token was, so this does not wait.
         self._is_misled |= bool(np.array(inputs)[row, 0] != self._expected_input)
@@ -345,6 +353,8 @@ class BudgetSampler(ReplySampler):
                 logprobs = self._end.without(logprobs)
         if self._pace.may_not_reopen():
             logprobs = self._end.without_opening(logprobs)
+        if self.constraint is not None:
+            logprobs = self.constraint.allowed(logprobs)
         return logprobs
 
     def _closes_before_thinking(self, token: mx.array) -> bool:

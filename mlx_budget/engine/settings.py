@@ -423,10 +423,11 @@ class SharedOptions(TypedDict, total=False):
 
 
 class ReplyOptions(SharedOptions, total=False):
-    """Keyword arguments of `ThinkingBudget` and `Sampling`, for type checkers."""
+    """Keyword arguments of what one reply is to be, for type checkers."""
 
     thinking_budget: BudgetLike
     seed: int | None
+    json_schema: Any
 
 
 def check_kv_options(kv_bits: int | None, max_kv_size: int | None) -> None:

@@ -12,7 +12,7 @@ from mlx_lm import server
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.follower import ReplyFollower
-from ..engine.sampler import BudgetSampler, PlainSampler
+from ..engine.plain import ReplySampler
 from ..engine.settings import ThinkingBudget
 
 
@@ -64,12 +64,10 @@ class SteeredRequest(server.CompletionRequest):
 class SteeredArguments(server.GenerationArguments):
     """mlx-lm's arguments of a request, and its sampler until that is taken."""
 
-    sampler: BudgetSampler | PlainSampler | None = None
+    sampler: ReplySampler | None = None
 
 
-def take_sampler(
-    args: SteeredArguments, tokenizer: TokenizerWrapper
-) -> BudgetSampler | PlainSampler:
+def take_sampler(args: SteeredArguments, tokenizer: TokenizerWrapper) -> ReplySampler:
     """In place of `mlx_lm.server._make_sampler`: the one made with the prompt."""
     sampler, args.sampler = args.sampler, None
     if sampler is None:
