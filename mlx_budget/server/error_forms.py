@@ -24,7 +24,10 @@ def is_anthropic(path: str) -> bool:
 def anthropic_error(error: RequestError) -> dict[str, Any]:
     """What tells of an error in Anthropic's interface."""
     kind = _ANTHROPIC.get(error.status, _kind(error.status))
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    told: dict[str, Any] = {"type": kind, "message": str(error)}
+    if error.details is not None:
+        told["details"] = dict(error.details)
+    return {"type": "error", "error": told}
 
 
 def error_content(error: RequestError, path: str) -> bytes:

@@ -1,6 +1,7 @@
 """A request that cannot be honoured. Knows nothing of how it is said to a client."""
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class RequestError(ValueError):
@@ -9,12 +10,20 @@ class RequestError(ValueError):
     Attributes:
         field: The field that is wrong, if it is one.
         status: Of HTTP.
+        details: What programs are told besides, in Anthropic's interface.
     """
 
-    def __init__(self, message: str, field: str | None = None, status: int = 400):
+    def __init__(
+        self,
+        message: str,
+        field: str | None = None,
+        status: int = 400,
+        details: Mapping[str, Any] | None = None,
+    ):
         super().__init__(message)
         self.field = field
         self.status = status
+        self.details = details
 
     def named(self, names: Mapping[str, str]) -> "RequestError":
         """The same where fields are called otherwise.
@@ -25,7 +34,8 @@ class RequestError(ValueError):
         if self.field is None or self.field not in names:
             return self
         name = names[self.field]
-        return RequestError(str(self).replace(self.field, name), name, self.status)
+        message = str(self).replace(self.field, name)
+        return RequestError(message, name, self.status, self.details)
 
 
 class PromptCounted(BaseException):

@@ -21,12 +21,13 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "mcp_servers": ([],),
     "compaction": (),
     "fallbacks": ([],),
-    "thread": (),
     "output_format": (),
     "speed": ("standard",),
 }
 # Edits of the conversation that chat templates do in their own way.
 _EDIT_OF_THINKING = "clear_thinking_"
+# By which Anthropic's client knows that it is to send whole conversations.
+_NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 # What Claude Code puts before its system prompt.
 _BILLING = "x-anthropic-billing-header:"
 _BLOCKS = "text, thinking, redacted_thinking, tool_use or tool_result"
@@ -43,6 +44,12 @@ def read_messages(body: Mapping[str, Any], needs_limit: bool = True) -> dict[str
         RequestError: Naming the field that is wrong or cannot be honoured.
     """
     refuse_fields(body, _REFUSED, WHERE)
+    if "thread" in body:
+        raise RequestError(
+            f"thread of {WHERE} is not served here: leave it out.",
+            "thread",
+            details=_NO_THREADS,
+        )
     _check_edits(body.get("context_management"))
     if needs_limit and "max_tokens" not in body:
         raise RequestError("The request has no max_tokens.", "max_tokens")

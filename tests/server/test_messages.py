@@ -206,6 +206,25 @@ def test_what_cannot_be_honoured_is_refused_in_the_clients_form(
     assert refused.value.body["error"]["type"] == "invalid_request_error"
 
 
+def test_the_clients_own_tool_loop_runs(calling):
+    @anthropic.beta_tool
+    def add(a: int, b: int) -> str:
+        """Adds."""
+        return str(a + b)
+
+    # It asks for a thread first, and takes it that there is none.
+    turns = calling.beta.messages.tool_runner(
+        model="demo",
+        max_tokens=500,
+        tools=[add],
+        messages=[{"role": "user", "content": QUESTION_FOR_TOOLS}],
+        max_iterations=1,
+        thinking=thinking(4),
+    )
+    (reply,) = turns
+    assert [block.type for block in reply.content] == ["thinking", "tool_use"]
+
+
 def test_a_query_and_a_beta_header_change_nothing(client):
     reply = client.beta.messages.create(
         model="demo",

@@ -235,6 +235,7 @@ def test_what_is_no_text_is_refused_by_name(content, kind):
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
         ({"speed": "fast"}, "speed"),
+        ({"thread": {"type": "create"}}, "thread"),
         ({"output_format": {"type": "json_schema"}}, "output_format"),
         (
             {"output_config": {"format": {"type": "json_schema"}}},
