@@ -58,6 +58,10 @@ class Words:
                     if len(tokens) > 1 and not alone & set(tokens):
                         pieces.add(tuple(tokens))
         self.pieces = sorted(pieces)
+        # By the last token but one, so that few are looked at.
+        self._before: dict[int, list[tuple[int, ...]]] = {}
+        for piece in self.pieces:
+            self._before.setdefault(piece[-2], []).append(piece)
 
     def completed_by(self, before: Sequence[int]) -> list[int]:
         """Tokens that would write such a word after some others.
@@ -65,7 +69,8 @@ class Words:
         Args:
             before (Sequence[int]): The last tokens of the text.
         """
-        ends = {tokens[-1] for tokens in self.pieces if self._are_begun(tokens, before)}
+        pieces = self._before.get(before[-1], []) if before else []
+        ends = {tokens[-1] for tokens in pieces if self._are_begun(tokens, before)}
         return [*self.tokens, *sorted(ends)] if ends else self.tokens
 
     def _are_begun(self, tokens: tuple[int, ...], before: Sequence[int]) -> bool:
