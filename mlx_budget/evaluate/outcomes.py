@@ -178,7 +178,10 @@ def recorded(record: Record, answer: str | None) -> Outcome:
     )
 
 
-def with_probes(outcome: Outcome, tokens: int, seconds: float) -> Outcome:
-    """An outcome that took probes as well."""
+def with_probes(
+    outcome: Outcome, tokens: int, seconds: float, notes: dict[str, Any]
+) -> Outcome:
+    """An outcome that took probes as well, and what is to be kept of them."""
     counts = outcome.counts + Counts(probe=tokens)
-    return replace(outcome, counts=counts, seconds=outcome.seconds + seconds)
+    seconds += outcome.seconds
+    return replace(outcome, counts=counts, seconds=seconds, notes=notes)

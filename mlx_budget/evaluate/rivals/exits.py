@@ -210,7 +210,8 @@ def _answer(
             closed.append((p, p.end))
         elif p.request.full is not None:
             done = recorded(p.request.full, _answer_of(maker, p))
-            yield p.index, with_probes(done, p.probe_tokens, p.seconds)
+            took = (p.probe_tokens, p.seconds, {"trial_answers": p.answers})
+            yield p.index, with_probes(done, *took)
     if not closed:
         return
     prompts, limits = [], []
