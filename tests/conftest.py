@@ -121,6 +121,12 @@ def whole(training: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def states(whole: Path) -> Path:
+    """The hidden states of that run, for others on the same records."""
+    return whole / "training" / "states"
+
+
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without their picture, which takes longer than the runs here."""

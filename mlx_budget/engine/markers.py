@@ -3,6 +3,7 @@
 Knows tokenizers; nothing of replies.
 """
 
+import weakref
 from dataclasses import dataclass
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -150,6 +151,22 @@ def is_harmony(tokenizer: TokenizerWrapper) -> bool:
     return texts.issuperset(_HARMONY_TOKENS)
 
 
+# A tokenizer is asked once for each text: a request looks for a dozen markers, and to
+# encode them takes milliseconds.
+_encodings: weakref.WeakKeyDictionary[
+    TokenizerWrapper, dict[str, tuple[bool, int | None]]
+] = weakref.WeakKeyDictionary()
+
+
+def _encode(tokenizer: TokenizerWrapper, text: str) -> tuple[bool, int | None]:
+    """Whether a marker has an added token, and the token that it is, if it is one."""
+    tokens = tokenizer.encode(text, add_special_tokens=False) if text else []
+    added = tokenizer.added_tokens_decoder
+    has_added_token = any(token in added for token in tokens)
+    is_token = len(tokens) == 1 and has_added_token
+    return has_added_token, tokens[0] if is_token else None
+
+
 class MarkerFinder:
     """Finds one marker at the end of a growing list of tokens.
 
@@ -161,11 +178,10 @@ class MarkerFinder:
     def __init__(self, tokenizer: TokenizerWrapper, text: str):
         self.text = text
         self._tokenizer = tokenizer
-        tokens = tokenizer.encode(text, add_special_tokens=False) if text else []
-        added = tokenizer.added_tokens_decoder
-        self.has_added_token = any(token in added for token in tokens)
-        is_token = len(tokens) == 1 and self.has_added_token
-        self._token: int | None = tokens[0] if is_token else None
+        known = _encodings.setdefault(tokenizer, {})
+        if text not in known:
+            known[text] = _encode(tokenizer, text)
+        self.has_added_token, self._token = known[text]
         # Such a marker may be split otherwise in context, at most into its bytes.
         self._longest = len(text.encode()) + 1
 

@@ -81,8 +81,10 @@ def test_the_picture_is_there_where_it_can_be_drawn(whole):
     assert (whole / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_training_lowers_the_loss(make_options):
-    options = make_options(steps=80, learning_rate=5e-3, eval_every=80)
+def test_training_lowers_the_loss(make_options, states):
+    options = make_options(
+        steps=80, learning_rate=5e-3, eval_every=80, cache_dir=states
+    )
     report = train(options).report
     before, *_, after = (
         r["val_loss"] for r in curves(options.output) if "val_loss" in r
@@ -93,7 +95,7 @@ def test_training_lowers_the_loss(make_options):
 
 
 def test_the_best_weights_are_kept_or_the_last_when_asked(
-    make_options, tmp_path, monkeypatch
+    make_options, states, tmp_path, monkeypatch
 ):
     measure, calls = validation.Split.measure, []
 
@@ -106,7 +108,9 @@ def test_the_best_weights_are_kept_or_the_last_when_asked(
     found = {}
     for keep in ("best", "last"):
         calls.clear()
-        options = make_options(output=tmp_path / keep, keep=keep, learning_rate=2e-3)
+        options = make_options(
+            output=tmp_path / keep, keep=keep, learning_rate=2e-3, cache_dir=states
+        )
         report = train(options).report
         losses = [r["val_loss"] for r in curves(options.output) if "val_loss" in r]
         assert losses[2] == min(losses) and len(losses) == 4
@@ -176,7 +180,9 @@ def test_too_few_records_say_what_is_missing(make_options, tmp_path):
         train(make_options(data=str(few), output=tmp_path / "other"))
 
 
-def test_tokens_that_nothing_was_learned_of_are_counted(make_options, loaded, tmp_path):
+def test_tokens_that_nothing_was_learned_of_are_counted(
+    make_options, states, loaded, tmp_path
+):
     chats = sum_chats()
     groups = [record.group for record in read(loaded[1], *chats)]
     held_out = [i for i, g in enumerate(groups) if is_held_out(g, 0, 0.3)]
@@ -184,7 +190,9 @@ def test_tokens_that_nothing_was_learned_of_are_counted(make_options, loaded, tm
         reply = chats[i]["messages"][1]
         reply["content"] = reply["content"].replace("</think>", "zebra\n</think>")
     data = write_chats(tmp_path / "zebras.jsonl", chats)
-    plain = train(make_options(output=tmp_path / "plain", **ONE)).report
+    plain = train(
+        make_options(output=tmp_path / "plain", cache_dir=states, **ONE)
+    ).report
     report = train(make_options(data=str(data), **ONE)).report
     assert (plain["unseen_positions"], report["unseen_positions"]) == (0, 2)
     assert report["positions"] == plain["positions"]
@@ -211,9 +219,11 @@ def test_a_warmup_as_long_as_the_run_is_refused_before_any_hidden_state(make_opt
     assert not (options.output / "training" / "states").exists()
 
 
-def test_thinking_that_never_closes_after_a_newline_is_told(make_options, tmp_path):
+def test_thinking_that_never_closes_after_a_newline_is_told(
+    make_options, states, tmp_path
+):
     chats = sum_chats()
-    plain = train(make_options(output=tmp_path / "plain", **ONE))
+    plain = train(make_options(output=tmp_path / "plain", cache_dir=states, **ONE))
     for chat in chats:
         reply = chat["messages"][1]
         reply["content"] = reply["content"].replace(".\n</think>", ".</think>")
@@ -386,22 +396,25 @@ def test_a_predictor_that_says_the_same_for_every_input_is_a_failure(
     assert [p.done for p in seen if p.stage == "encoding"] == [COUNT]
 
 
-def test_a_run_whose_predictor_stays_blind_is_ended_early(make_options, monkeypatch):
+def test_a_run_whose_predictor_stays_blind_is_ended_early(
+    make_options, states, monkeypatch
+):
     monkeypatch.setattr(EncoderPredictor, "encode", blind)
     monkeypatch.setattr(validation, "PATIENCE", 7)
-    options = make_options()
+    options = make_options(cache_dir=states)
     with pytest.raises(ValueError, match="After 8 of 12 steps the predictor says the"):
         train(options)
     with pytest.raises(ValueError, match="After 8 of 12 steps the predictor says the"):
-        train(make_options(resume=True))
+        train(make_options(cache_dir=states, resume=True))
     assert not (options.output / "predictor_config.json").exists()
 
 
 def test_a_run_that_finds_nothing_better_than_its_first_guess_is_a_failure(
     make_options,
+    states,
 ):
     # So high a learning rate spoils everything at once.
-    options = make_options(learning_rate=0.1, steps=2, eval_every=1)
+    options = make_options(learning_rate=0.1, steps=2, eval_every=1, cache_dir=states)
     with pytest.raises(ValueError) as e:
         train(options)
     assert str(e.value).startswith(
@@ -411,8 +424,8 @@ def test_a_run_that_finds_nothing_better_than_its_first_guess_is_a_failure(
     assert not (options.output / "predictor_config.json").exists()
 
 
-def test_a_healthy_run_says_what_its_predictor_makes_of_its_input(make_options):
-    options = make_options(learning_rate=5e-3)
+def test_a_healthy_run_says_what_its_predictor_makes_of_its_input(make_options, states):
+    options = make_options(learning_rate=5e-3, cache_dir=states)
     report = train(options).report
     responses = [r["response"] for r in curves(options.output) if "response" in r]
     assert responses[0] < 1e-6 and responses[-1] > 1e-2
