@@ -1,4 +1,4 @@
-"""Thinking that is closed by the model's own leave, when the budget is nearly used up.
+"""Thinking that the model is led to close itself, when its budget is nearly used up.
 
 Knows how likely the closing marker is; nothing of predictors.
 """
