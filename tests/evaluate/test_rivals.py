@@ -6,18 +6,19 @@ import mlx.core as mx
 import pytest
 
 from mlx_budget import batch_generate
+from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling, ThinkingBudget
 from mlx_budget.engine.thinking import find_markers
 from mlx_budget.evaluate.arms import Arm, parse_budgets
 from mlx_budget.evaluate.outcomes import Maker, Request
 from mlx_budget.evaluate.rivals import exits
 from mlx_budget.evaluate.rivals.exits import TrialSampler
-from mlx_budget.evaluate.rivals.following import Paragraphs
+from mlx_budget.evaluate.rivals.following import FollowingSampler, Paragraphs
 from mlx_budget.evaluate.rivals.soft import SoftClose, TopKClose
 from mlx_budget.evaluate.rivals.votes import vote
 from mlx_budget.evaluate.rivals.words import REFLECTION, words_of
 from mlx_budget.evaluate.run import evaluate
-from mlx_budget.evaluate.strategies import FORCED_ANSWER
+from mlx_budget.evaluate.strategies import FORCED_ANSWER, STRATEGIES
 from mlx_budget.evaluate.tasks import Problem, Task
 from scripted import ScriptedBatch
 
@@ -66,6 +67,29 @@ def run(loaded, output, **options) -> dict[str, dict]:
     )
     records = evaluate(*loaded, TASK, output, **{**defaults, **options})
     return {record["id"]: record for record in records}
+
+
+def draw(loaded, prompts: list[list[int]], **options) -> list[list[int]]:
+    """Replies that are drawn by chance, each with a seed of its own."""
+    given = dict(max_tokens=60, temp=1.0, seed=list(range(len(prompts))))
+    found = batch_generate(*loaded[:2], prompts, **given, **options)
+    return [reply.tokens for reply in found.replies]
+
+
+def test_a_sampler_that_does_nothing_draws_what_no_budget_draws(loaded):
+    prompts = [[5, START], [6, 7, START], [8, 9, 10, START]]
+    free = draw(loaded, prompts, predictor=False)
+    assert draw(loaded, prompts, predictor=False, make_sampler=FollowingSampler) == free
+    assert len({tuple(tokens) for tokens in free}) == 3
+
+
+@pytest.mark.parametrize("name", [n for n, s in STRATEGIES.items() if s.sampler])
+def test_draws_of_rivals_do_not_depend_on_the_batch(loaded, name):
+    prompts = [encode_chat(loaded[1], problem.question) for problem in TASK.problems]
+    options = Arm(name, "24", 24).generation(loaded[2], ThinkingBudget())
+    together = draw(loaded, prompts, batch_size=4, **options)
+    assert draw(loaded, prompts, batch_size=1, **options) == together
+    assert together != draw(loaded, prompts, predictor=False)
 
 
 def test_the_hard_stop_stands_alone(loaded):
