@@ -86,7 +86,9 @@ def test_a_sampler_that_does_nothing_draws_what_no_budget_draws(loaded):
 @pytest.mark.parametrize("name", [n for n, s in STRATEGIES.items() if s.sampler])
 def test_draws_of_rivals_do_not_depend_on_the_batch(loaded, name):
     prompts = [encode_chat(loaded[1], problem.question) for problem in TASK.problems]
-    options = Arm(name, "24", 24).generation(loaded[2], ThinkingBudget())
+    # A minimum shows where it is longer than any of them thinks.
+    budget = 55 if name == "wait" else 24
+    options = Arm(name, str(budget), budget).generation(loaded[2], ThinkingBudget())
     together = draw(loaded, prompts, batch_size=4, **options)
     assert draw(loaded, prompts, batch_size=1, **options) == together
     assert together != draw(loaded, prompts, predictor=False)
