@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ..server.logs import FORMATS, set_up_logging
 from ..server.options import NOT_SERVED, ServeOptions
 from .options import PATH, Read, options_from, tell_of_demo
 
@@ -44,19 +45,24 @@ _TYPES = {
     show_default=True,
     help="What to log on stderr.",
 )
-def serve(asked: ServeOptions, learn: Path | None, log_level: str) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="Lines of text, or JSON objects.",
+)
+def serve(
+    asked: ServeOptions, learn: Path | None, log_level: str, log_format: str
+) -> None:
     """Serve OpenAI's and Anthropic's interfaces with thinking budgets.
 
     What is set here of budgets and sampling is for requests that do not say.
     """
-    import logging
-
     from ..server.run import run
 
     tell_of_demo()
-    logging.basicConfig(
-        level=log_level, format="%(asctime)s - %(levelname)s - %(message)s"
-    )
+    set_up_logging(log_level, log_format)
     make_learner = None
     if learn is not None:
         from ..train.idle import IdleLearner

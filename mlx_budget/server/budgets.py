@@ -128,6 +128,16 @@ def asked_floor(body: dict[str, Any]) -> int:
     return max(least, budget.low if isinstance(budget, BudgetRange) else 0)
 
 
+def budget_source(body: Mapping[str, Any], policy: BudgetPolicy) -> str:
+    """The field that sets a request's budget, or "server" where that does.
+
+    Raises:
+        RequestError: As `read_thinking`.
+    """
+    asked = asked_budget(body, policy.thinking.tokens, policy.efforts)
+    return "server" if asked is None else asked[0]
+
+
 def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
     """What a request's body asks for, within the server's policy.
 

@@ -12,6 +12,7 @@ from mlx_lm import server
 from . import parts
 from .errors import PromptCounted, RequestError
 from .generation import BudgetResponseGenerator
+from .ledger import Record
 from .steering import SteeredArguments, SteeredRequest, Steering
 from .stops import StopWords
 
@@ -24,6 +25,7 @@ class Exchange:
         steering (Steering): Of the request.
         default_names (set[str]): Names of the default model.
         stop_in_thinking (bool): Whether stop words end a reply in its thinking too.
+        record (Record, optional): Of the request, to be kept.
 
     Attributes:
         steering: Of the request.
@@ -38,10 +40,12 @@ class Exchange:
         steering: Steering,
         default_names: set[str],
         stop_in_thinking: bool = False,
+        record: Record | None = None,
     ):
         self._generator = generator
         self._default_names = default_names
         self._stop_in_thinking = stop_in_thinking
+        self._record = record or Record()
         self.steering = steering
         self.refusal: RequestError | None = None
         self.stops = StopWords(())
@@ -77,6 +81,7 @@ class Exchange:
             if progress_callback is not None:
                 progress_callback(processed, total)
 
+        self._record.wait()
         try:
             context, responses = self._generator.generate(
                 SteeredRequest(**vars(request), steering=self.steering),
@@ -92,6 +97,8 @@ class Exchange:
             self.refusal = RequestError(str(e), status=503)
             raise
         self.context = context
+        self._record.prompt_tokens, self._record.cached_tokens = self.prompt
+        self._record.reply = self.steering.reply
         return context, self._follow(responses, self.stops)
 
     @property
@@ -137,8 +144,10 @@ class Exchange:
         for response in responses:
             self._check_client()
             self._finish_reason = response.finish_reason
+            self._record.take(response.finish_reason)
             text, is_over = self._read(response, stops)
             if is_over:
+                self._record.finish_reason = "stop"
                 yield replace(response, text=text, finish_reason=None)
                 return  # which is "stop", and frees the slot
             if response.finish_reason is not None:

@@ -17,6 +17,7 @@ from mlx_lm import server
 from .error_forms import error_content
 from .errors import RequestError
 from .guard import Guard, check_content_type
+from .ledger import Ledger, Record, interface_of
 from .limits import Limits, check_json
 from .reading import RequestReader
 
@@ -30,6 +31,8 @@ class GuardedHandler(server.APIHandler):
 
     guard: Guard
     limits: Limits
+    ledger: Ledger
+    record: Record
     model: str
     server: Any  # a `Listener`
     # So that whatever ends a connection early finds them.
@@ -37,12 +40,28 @@ class GuardedHandler(server.APIHandler):
     path = "/"
     has_begun = False
     _json: Any = None
+    _unread: RequestReader | None = None
 
     def handle_one_request(self) -> None:
-        """Reads a request, judges it, and answers it."""
+        """Reads a request, judges it, and answers it; a record tells of it."""
         self.close_connection = True
         self.request_version = "HTTP/1.1"
         self.headers = HTTPMessage()
+        self.record = self.ledger.open()
+        try:
+            self._handle()
+        except (ConnectionError, TimeoutError):
+            self.record.fail("the client has hung up")
+            raise
+        except Exception as e:
+            self.record.fail(e)
+            raise
+        finally:
+            self.ledger.close(self.record)
+        if self._unread is not None:
+            self._unread.read_over()
+
+    def _handle(self) -> None:
         reader = RequestReader(self.connection, self.limits)
         is_read = False
         try:
@@ -51,6 +70,8 @@ class GuardedHandler(server.APIHandler):
             finally:
                 self.command, self.headers = reader.method, reader.headers
                 self.path = f"/{reader.target.lstrip('/')}"
+            if self.command == "POST":
+                self.record.interface = interface_of(self.path)
             is_preflight = self.command == "OPTIONS"
             self.guard.check(self.headers, self.path.partition("?")[0], is_preflight)
             if self.command == "POST":
@@ -62,8 +83,7 @@ class GuardedHandler(server.APIHandler):
         except RequestError as e:
             self.connection.settimeout(self.limits.send_seconds)
             self.refuse(e)
-            if not is_read:
-                reader.read_over()
+            self._unread = None if is_read else reader
             return
         self.connection.settimeout(self.limits.send_seconds)
         if not self.server.connections.answer(self.connection):
@@ -92,6 +112,7 @@ class GuardedHandler(server.APIHandler):
     def refuse(self, error: RequestError) -> None:
         """Answers with an error, in the form of the interface that was asked."""
         content = self.told(error)
+        self.record.fail(error)
         self._headers_buffer: list[bytes] = []
         self._set_completion_headers(error.status)
         if error.status == 401:
@@ -110,6 +131,10 @@ class GuardedHandler(server.APIHandler):
         self.send_response(204)
         self._set_cors_headers()
         self.end_headers()
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        super().send_response(code, message)
+        self.record.status = code
 
     def end_headers(self) -> None:
         super().end_headers()

@@ -72,6 +72,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         self._learns_of: Any = None
         # When the server is to end: no new requests, and then no more of the others.
         self.refuses = self.ends_replies = False
+        self._stepped = time.monotonic()
         super().__init__(*args)
 
     @property
@@ -87,6 +88,11 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         if self.refuses:
             return "stopping"
         return "loading" if self.model_provider.is_loading else "ok"
+
+    @property
+    def seconds_since_step(self) -> float:
+        """Since the thread last looked for requests, as it does between its steps."""
+        return time.monotonic() - self._stepped
 
     def stop_within(self, seconds: float) -> bool:
         """Ends the thread after the step that it is at; whether it did so in time."""
@@ -133,6 +139,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             gc.collect()
 
     def _next_request(self, timeout: float | None = None) -> tuple | None:
+        self._stepped = time.monotonic()
         if timeout is not None:
             self._use_idle_time(timeout)
         request = super()._next_request(timeout)

@@ -10,14 +10,20 @@ from typing import Any, Literal, cast
 
 from mlx_lm import server
 
-from .budgets import BudgetPolicy, asked_floor, limit_of, read_thinking
+from .budgets import (
+    BudgetPolicy,
+    asked_floor,
+    budget_source,
+    limit_of,
+    read_thinking,
+)
 from .error_forms import error_content
 from .errors import PromptCounted, RequestError
 from .exchange import Exchange
-from .front import GuardedHandler
 from .guard import Access, Guard
 from .interfaces import CHAT, RESPONSES, TRANSLATED
 from .limits import Limits
+from .pages import PagesHandler
 from .response_store import ResponseStore
 from .steering import Steering
 from .telling import Teller
@@ -29,6 +35,7 @@ def make_handler(
     max_tokens: int | None,
     guard: Guard | None = None,
     limits: Limits | None = None,
+    **seen: Any,
 ) -> type:
     """A handler class for `mlx_lm.server`.
 
@@ -39,6 +46,7 @@ def make_handler(
             default without a budget, and room for an answer behind the budget with one.
         guard (Guard, optional): Who may ask; by default this machine.
         limits (Limits, optional): Of requests.
+        seen: What `PagesHandler` tells of: ``ledger``, ``metrics`` and ``slots``.
     """
     own = {
         "policy": policy,
@@ -47,11 +55,12 @@ def make_handler(
         "guard": guard or Guard(Access()),
         "limits": limits or Limits(),
         "store": ResponseStore(),
+        **seen,
     }
     return type("Handler", (BudgetHandler,), own)
 
 
-class BudgetHandler(GuardedHandler):
+class BudgetHandler(PagesHandler):
     """`mlx_lm.server.APIHandler` with thinking budgets; see `make_handler`."""
 
     policy: BudgetPolicy
@@ -124,6 +133,7 @@ class BudgetHandler(GuardedHandler):
             steering,
             self.own_names(),
             self.policy.stop_in_thinking,
+            self.record,
         )
         self.response_generator = self._exchange
         try:
@@ -131,12 +141,6 @@ class BudgetHandler(GuardedHandler):
         except PromptCounted as counted:
             if translation is not None:
                 self._answer(translation.counted(counted.tokens))
-
-    def handle_health_check(self) -> None:
-        status = self.response_generator.status
-        self._set_completion_headers(200 if status == "ok" else 503)
-        self.end_headers()
-        self.wfile.write(json.dumps({"status": status}).encode())
 
     def generate_response(
         self,
@@ -172,10 +176,10 @@ class BudgetHandler(GuardedHandler):
                 self._refuse_id(id)
             else:
                 self._answer(stored.response)
-        elif self.path.startswith("/v1/models") or self.path == "/health":
-            super().do_GET()
+        elif self.path.startswith("/v1/models"):
+            self.handle_models_request()
         else:
-            self._refuse_path()
+            super().do_GET()
 
     def do_DELETE(self) -> None:
         if (id := self._stored_id()) is None:
@@ -231,6 +235,10 @@ class BudgetHandler(GuardedHandler):
             self.path = CHAT
         check_body(body)
         self._thinking = read_thinking(body, self.policy)
+        source = budget_source(body, self.policy)
+        teller = self._teller
+        names = {} if teller.translation is None else teller.translation.names
+        self.record.source = names.get(source, source)
         raw = json.dumps(body).encode()
         self.headers.replace_header("Content-Length", str(len(raw)))
         self.rfile = io.BytesIO(raw)
@@ -257,6 +265,7 @@ class BudgetHandler(GuardedHandler):
 
     def _refuse(self, error: RequestError) -> None:
         """Says that a reply cannot be had, in a stream behind what has come of it."""
+        self.record.fail(error)
         if not self.has_begun:
             self.refuse(error)
         elif self._teller.translation is not None:
@@ -288,6 +297,7 @@ class BudgetHandler(GuardedHandler):
         """What a client is told where mlx-lm has written a message."""
         refusal = self._refusal()
         field = refusal.field if refusal is not None else None
+        self.record.fail(message)
         return self.told(RequestError(message, field, self._status))
 
     def _prompt(self) -> tuple[int, int]:

@@ -20,7 +20,9 @@ from .budgets import MAX_TOKENS
 from .generation import BudgetResponseGenerator, MakeLearner
 from .guard import Guard
 from .handler import make_handler
+from .ledger import Ledger
 from .listening import Listener
+from .metrics import make_metrics
 from .options import ServeOptions
 from .prompt_cache import PromptCache
 from .provider import BudgetModelProvider
@@ -90,6 +92,7 @@ class Service:
             )
             on_failure.pop_all()
         if (listener := self._listener) is not None:
+            ledger = Ledger()
             address = str(listener.server_address[0])
             handler = make_handler(
                 policy,
@@ -97,6 +100,9 @@ class Service:
                 options.max_tokens,
                 Guard(access, address),
                 limits,
+                ledger=ledger,
+                metrics=make_metrics(ledger, args.decode_concurrency),
+                slots=args.decode_concurrency,
             )
             listener.RequestHandlerClass = partial(
                 handler,
