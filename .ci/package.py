@@ -17,6 +17,7 @@ IN_WHEEL = (
     "mlx_budget/__init__.py",
     "mlx_budget/py.typed",
     "mlx_budget/demo/problems.jsonl",
+    "mlx_budget/server/page.html",
     "mlx_budget/demo/model/config.json",
     "mlx_budget/demo/model/tokenizer.json",
     "mlx_budget/demo/model/model.safetensors",

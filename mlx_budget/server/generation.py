@@ -137,6 +137,10 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 self._end_all(RuntimeError(f"Generation failed: {e}"))
             # What is left of it must not keep its samplers.
             gc.collect()
+        # A process that ends while a thread's streams are there may be aborted.
+        if hasattr(mx, "clear_streams"):
+            mx.synchronize()
+            mx.clear_streams()
 
     def _next_request(self, timeout: float | None = None) -> tuple | None:
         self._stepped = time.monotonic()
