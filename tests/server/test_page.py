@@ -90,7 +90,7 @@ def test_a_budget_can_be_tried(url, open_page):
 def test_a_reply_can_be_stopped(url, open_page):
     page = open_page(url)
     held = []
-    page.route("**/v1/chat/completions", held.append)
+    page.route("**/v1/chat/completions", lambda route: held.append(route))
     ask(page, "What is 1 + 1?", "64 tokens")
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for()
