@@ -47,6 +47,12 @@ def markdown(summary: dict[str, Any]) -> str:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     notes = []
+    most = max((arm["n"] for arm in summary["arms"]), default=0)
+    begun = [
+        f"{a['arm']} ({a['n']} of {most})" for a in summary["arms"] if a["n"] < most
+    ]
+    if begun:
+        notes.append(f"Not finished, and short replies come first: {', '.join(begun)}.")
     if ungraded := sum(arm["grading_problems"] for arm in summary["arms"]):
         answers = "1 answer" if ungraded == 1 else f"{ungraded} answers"
         notes.append(f"{answers} could not be graded.")

@@ -160,6 +160,15 @@ def test_what_arms_spend_tokens_on_is_shown_where_there_is_any(records):
         assert header in markdown(summary)
 
 
+def test_arms_that_are_not_finished_are_told(records):
+    assert "Not finished" not in table(summarize(records))
+    rows = [r for r in records if (r["budget"], r["problem"]) != ("60", "3")]
+    told = "Not finished, and short replies come first: "
+    assert told + "guidance@60 (8 of 9), budget-forcing@60 (8 of 9)." in table(
+        summarize(rows)
+    ).replace("\n", " ")
+
+
 def test_answers_that_could_not_be_graded_are_told(records):
     assert "could not be graded" not in table(summarize(records))
     records[0]["grading_problem"] = "unclear"
