@@ -34,8 +34,9 @@ _TYPES = {
     "--task",
     cls=Shown,
     shown="demo, with the built-in model",
-    help="gsm8k, math-500, aime-2024 or aime-2025 from the Hub, or demo, the built-in "
-    "problems.",
+    help="gsm8k, math-500, aime-2024 or aime-2025 from the Hub, demo, the built-in "
+    "problems, or lm-eval:NAME, a task of the LM Evaluation Harness or a YAML file of "
+    "one.",
 )
 @click.option(
     "--data",

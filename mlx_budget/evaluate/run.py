@@ -265,8 +265,7 @@ class _Run:
 
             def read(which: int, answer: str | None) -> str | None:
                 problem, _ = wanted[missing[which]]
-                grade = grading.grade(answer, problem.answer, problem.choices)
-                return grade.extracted
+                return self._grade(problem, answer).extracted
 
             yield from vote(maker, requests, VOTES, read, **options)
         elif arm.way == "exits":
@@ -284,6 +283,10 @@ class _Run:
         else:
             yield from maker.outcomes(requests, **options)
 
+    def _grade(self, problem: Problem, answer: str | None) -> grading.Grade:
+        own = self._task.grader and self._task.grader(problem, answer)
+        return own or grading.grade(answer, problem.answer, problem.choices)
+
     def _show(self, arm: Arm, done: int, total: int, correct: int) -> None:
         self._progress(Progress(arm.name, done, total, correct, self._made))
 
@@ -299,7 +302,7 @@ class _Run:
         sample: int,
         outcome: Outcome,
     ) -> Record:
-        grade = grading.grade(outcome.answer, problem.answer, problem.choices)
+        grade = self._grade(problem, outcome.answer)
         # A strategy may split its budget, or hold it without the engine.
         budget = arm.budget if isinstance(arm.budget, int) else outcome.budget
         return {

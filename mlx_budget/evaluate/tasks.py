@@ -17,47 +17,15 @@ from ..engine.context import check_unicode
 from ..engine.messages import as_chat, as_prompt, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
+from .problems import CHOICES_INSTRUCTION, Problem, Task
 
 MATHS_INSTRUCTION = (
     "Please reason step by step, and put your final answer within \\boxed{}."
 )
-CHOICES_INSTRUCTION = "Answer with the letter of the right choice."
 
 _QUESTIONS = ("question", "problem", "prompt", "messages")
 _LETTERS = string.ascii_uppercase
 _DEMO = Path(__file__).parent.parent / "demo" / "problems.jsonl"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One question and what is right.
-
-    Attributes:
-        id: Its name, which no other problem of the task has.
-        question: What the model is asked, its choices with it.
-        answer: The reference answer; a letter if there are choices.
-        choices: Whether it is graded by the letter.
-    """
-
-    id: str
-    question: str
-    answer: str
-    choices: bool
-
-
-@dataclass(frozen=True)
-class Task:
-    """Problems that are evaluated together.
-
-    Attributes:
-        name: The task's name, or that of the file without its suffix.
-        problems: At least one.
-        instruction: What is put behind every question, "" for nothing.
-    """
-
-    name: str
-    problems: tuple[Problem, ...]
-    instruction: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +78,8 @@ def load_task(
     """The problems of a named task, or of a file of one's own.
 
     Args:
-        name (str, optional): One of `TASKS`.
+        name (str, optional): One of `TASKS`, or `lm-eval:NAME`, a task of the LM
+            Evaluation Harness.
         data (Path, optional): A file whose rows have `question` (or `problem` or
             `prompt`, or a chat of one question as `messages`) and `answer`, a text or a
             number. What follows "####" in an answer is the answer. A row may have an
@@ -138,12 +107,20 @@ def load_task(
             f"There is nothing to evaluate on: give a task ({names}) or a file of "
             "problems."
         )
+    elif name.startswith("lm-eval:"):
+        # Imported here, for few need it.
+        from .harness import load_harness_task
+
+        return load_harness_task(name, limit, instruction)
     elif name in TASKS:
         task = TASKS[name]
         title, source = name, task.data
         id_field, default = task.id_field, task.instruction
     else:
-        raise ValueError(f"There is no task {name!r}; the tasks are {names}.")
+        raise ValueError(
+            f"There is no task {name!r}; the tasks are {names}, and lm-eval:NAME for "
+            "those of the LM Evaluation Harness."
+        )
     problems = tuple(islice(_read_problems(source, id_field), limit))
     if not problems:
         raise ValueError(f"{source} holds no problems.")

@@ -33,7 +33,9 @@ from dataclasses import asdict
 from mlx_budget.evaluate.tasks import load_task
 for arguments in map(json.loads, sys.argv[1:]):
     try:
-        print(json.dumps(asdict(load_task(*arguments))))
+        task = asdict(load_task(*arguments))
+        assert task.pop("grader") is None
+        print(json.dumps(task))
     except ValueError as e:
         print(f"ValueError: {e}")
 """
@@ -287,7 +289,8 @@ def test_one_of_a_task_and_a_file_is_needed(write):
         f"There is nothing to evaluate on: give a task ({names}) or a file of problems."
     )
     assert message_of("gsm9k", None) == (
-        f"There is no task 'gsm9k'; the tasks are {names}."
+        f"There is no task 'gsm9k'; the tasks are {names}, and lm-eval:NAME for those "
+        "of the LM Evaluation Harness."
     )
 
 
