@@ -78,6 +78,7 @@ class Exchange:
 
         def progress(processed: int, total: int) -> None:
             self._check_client()
+            self._record.touch()
             if progress_callback is not None:
                 progress_callback(processed, total)
 

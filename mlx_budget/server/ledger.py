@@ -70,6 +70,10 @@ class Record:
         """Says that it waits for its first token."""
         self._waits = True
 
+    def touch(self) -> None:
+        """Says that it moves on, though no token has come."""
+        self._last = time.monotonic()
+
     def take(self, finish_reason: str | None) -> None:
         """Takes note of a token."""
         now = time.monotonic()
@@ -100,7 +104,7 @@ class Record:
 
     @property
     def idle_seconds(self) -> float:
-        """Since its last token, or since it came."""
+        """Since it last moved on, or since it came."""
         return time.monotonic() - (self._last or self._begun)
 
     @property
@@ -209,7 +213,7 @@ class Ledger:
 
     @property
     def idle_seconds(self) -> float | None:
-        """Since the last token of any request that is there; None if none is."""
+        """Since any request that is there moved on; None if none is there."""
         found = [r.idle_seconds for r in self._now() if r.is_waiting or r.is_generating]
         return min(found, default=None)
 

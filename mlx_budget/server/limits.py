@@ -3,6 +3,7 @@
 Knows sizes, times and connections; nothing of HTTP or of what a request says.
 """
 
+import resource
 import socket
 import threading
 import time
@@ -15,6 +16,8 @@ MEGABYTE = 1 << 20
 # What Python makes of a small body of JSON may be huge: "[]," alone is 64 bytes.
 MOST_VALUES = 1_000_000
 MOST_DEPTH = 100
+# Files of models, libraries and logs.
+_OTHER_FILES = 512
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,19 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+
+
+def allow_files(connections: int) -> None:
+    """Lets this process have so many connections open besides its files.
+
+    macOS allows 256 of both together unless it is asked.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Deadline:

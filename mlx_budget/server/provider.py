@@ -60,11 +60,12 @@ class BudgetModelProvider(server.ModelProvider):
         self._failure: Exception | None = None
         self._learned: LearnedPrior | None = None
         self._is_tried = threading.Event()
+        self._is_busy = False
 
     @property
     def is_loading(self) -> bool:
-        """Whether the default model is still being loaded."""
-        return not self._is_tried.is_set()
+        """Whether a model is being loaded, or the default one still has to be."""
+        return self._is_busy or not self._is_tried.is_set()
 
     @property
     def loop_options(self) -> dict[str, Any]:
@@ -105,6 +106,15 @@ class BudgetModelProvider(server.ModelProvider):
         model_path: str,
         adapter_path: str | None = None,
         draft_model_path: str | None = None,
+    ) -> None:
+        self._is_busy = True
+        try:
+            self._load_all(model_path, adapter_path, draft_model_path)
+        finally:
+            self._is_busy = False
+
+    def _load_all(
+        self, model_path: str, adapter_path: str | None, draft_model_path: str | None
     ) -> None:
         folder = fetch_model(
             model_path, trust_remote_code=self.cli_args.trust_remote_code

@@ -13,7 +13,8 @@ import mlx_lm
 from mlx_lm import server
 
 # Each place, and the names of the parameters that we count on.
-SEAMS = {
+SEAMS: dict[str, tuple[str, ...]] = {
+    "get_system_fingerprint": (),
     "_make_sampler": ("args", "tokenizer"),
     "_make_logits_processors": ("args",),
     "ModelProvider.load_default": ("self",),

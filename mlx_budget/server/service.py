@@ -21,6 +21,7 @@ from .generation import BudgetResponseGenerator, MakeLearner
 from .guard import Guard
 from .handler import make_handler
 from .ledger import Ledger
+from .limits import allow_files
 from .listening import Listener
 from .metrics import make_metrics
 from .options import ServeOptions
@@ -76,6 +77,7 @@ class Service:
         self._listener: Listener | None = None
         # Of several machines one listens, and all generate.
         if mx.distributed.init().rank() == 0:
+            allow_files(limits.connections)
             self._listener = Listener(access, _no_handler, limits.connections)
             self._ends.callback(self._listener.server_close)
         with ExitStack() as on_failure:

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from huggingface_hub import constants
 
 from asking import (
     CHAT,
@@ -189,7 +190,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
         (raw(b"GET /health"), 400),
         (raw(b"TRACE / HTTP/1.1", START[1]), 405),
         (raw(b"PUT / HTTP/1.1", START[1]), 405),
-        (raw(b"DELETE / HTTP/1.1", START[1]), 405),
+        (raw(b"DELETE / HTTP/1.1", START[1]), 404),
         (raw(b"GET /health HTTP/1.1", START[1], b"A: \x00"), 400),
         (raw(b"GET /\xff HTTP/1.1", START[1]), 400),
         (raw(b"GET /health HTTP/1.1", START[1], b"A: " + b"x" * MOST_HEAD), 431),
@@ -271,11 +272,14 @@ def test_a_key(tmp_path):
 
 
 def test_one_model_alone():
+    assert not constants.HF_HUB_OFFLINE
     with running(only_model=True) as url:
+        assert constants.HF_HUB_OFFLINE
         answer = post(url, {**HONEST, "model": "mlx-community/other"})
         assert_refused(url, answer, 404, "mlx-community/other", "--only-model")
         assert [m["id"] for m in get(url, "/v1/models").json()["data"]] == ["demo"]
         assert post(url, {**HONEST, "model": "demo"}).status == 200
+    assert not constants.HF_HUB_OFFLINE
 
 
 class Slow(threading.Thread):

@@ -1,6 +1,7 @@
 """How a server starts and ends: its port, its model's loading, its last replies."""
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import openai
 import pytest
+from click.testing import CliRunner
 
 from asking import CHAT, HONEST, MESSAGES, connect, get, post, request_of
-from mlx_budget.server import generation, running
+from mlx_budget.cli import cli
+from mlx_budget.server import generation, limits, run, running
 from mlx_budget.server.options import NOT_SERVED, take_options
 from served import SECONDS, ask, serving
 
@@ -130,6 +133,33 @@ def test_requests_wait_while_the_model_is_loaded():
             assert get(url, "/health").json()["status"] == "ok"
         finally:
             process.kill()
+
+
+def test_a_key_can_come_from_the_environment(monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "run", lambda options, learner: asked.append(options))
+    monkeypatch.setattr(run, "has_computed", False)
+    environment = {"MLX_BUDGET_API_KEY": "from-there"}
+    options = ["serve", "--model", "demo", "--host", "0.0.0.0", "--no-hard-stop"]
+    CliRunner().invoke(cli, options, env=environment)
+    CliRunner().invoke(cli, [*options, "--api-key", "from-here"], env=environment)
+    assert [o.access.api_key for o in asked] == ["from-there", "from-here"]
+    refused = CliRunner().invoke(cli, [*options, "--no-api-key"], env=environment)
+    assert refused.exit_code == 2
+    assert "not both" in refused.output
+    assert "from-there" not in refused.output
+
+
+def test_a_process_may_have_as_many_connections_open_as_it_is_to():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        limits.allow_files(256)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(hard, 512)
+        limits.allow_files(1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(hard, 512)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_two_servers_in_one_program():
