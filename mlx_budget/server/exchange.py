@@ -157,6 +157,7 @@ class Exchange:
                     # mlx-lm drops the text of a last token that only ends the reply.
                     yield replace(previous or response, text=text, finish_reason=None)
                     text = ""
+            self._check_answer()
             yield replace(response, text=text)
             previous = response
 
@@ -202,6 +203,11 @@ class Exchange:
             return told + text, False
         text, is_over = stops.take(text)
         return told + text, is_over
+
+    def _check_answer(self) -> None:
+        constraint = self.steering.constraint
+        if constraint is not None and constraint.error is not None:
+            raise RequestError(constraint.error, "response_format", 500)
 
     def _check_client(self) -> None:
         if not self.steering.has_client():

@@ -226,6 +226,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             self._check(request, args, len(prompt))
             self._try(prompt, tokenizer, args)
             thinking = self._thinking(prompt, tokenizer, request, args)
+            answer = request.steering.answer
             sampler = steer(
                 self.model_provider.model,
                 tokenizer,
@@ -233,7 +234,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                 prompt,
                 thinking,
                 _sampling(args, self.model_provider.vocabulary_size),
+                answer.for_model(tokenizer) if answer is not None else None,
             )
+            request.steering.constraint = sampler.constraint
             reply = ReplyFollower(
                 tokenizer, markers_of(tokenizer, thinking), prompt, sampler.record
             )
@@ -300,6 +303,11 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             raise RequestError(
                 "Speculative decoding cannot be combined with a thinking budget: leave "
                 "out one of them."
+            )
+        if is_drafted and request.steering.answer is not None:
+            raise RequestError(
+                "Speculative decoding cannot be combined with a response_format, nor "
+                "with a tool that must be called: leave out one of them."
             )
         if is_drafted:
             cache = make_prompt_cache(self.model_provider.model)

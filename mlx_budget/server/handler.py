@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from mlx_lm import server
 
+from .answer_fields import AskedAnswer, read_answer
 from .budgets import (
     BudgetPolicy,
     asked_floor,
@@ -21,12 +22,13 @@ from .error_forms import error_content
 from .errors import PromptCounted, RequestError
 from .exchange import Exchange
 from .guard import Access, Guard
-from .interfaces import CHAT, RESPONSES, TRANSLATED
+from .interfaces import CHAT, RESPONSES, TEXT, TRANSLATED
 from .limits import Limits
 from .pages import PagesHandler
 from .response_store import ResponseStore
 from .steering import Steering
 from .telling import Teller
+from .unserved import refuse_unserved
 
 
 def make_handler(
@@ -68,6 +70,7 @@ class BudgetHandler(PagesHandler):
     store: ResponseStore
     response_generator: Any  # the server's, and then `_exchange` in its place
     _exchange: Exchange | None = None
+    _asked_answer: AskedAnswer | None = None
     _asked_path = ""
     _status = 200
 
@@ -127,6 +130,7 @@ class BudgetHandler(PagesHandler):
     ) -> None:
         translation = self._teller.translation
         steering = Steering(self._thinking, asked_floor(self.body), self.connection)
+        steering.answer = self._asked_answer
         steering.only_counts = translation is not None and translation.only_counts
         self._exchange = Exchange(
             self.response_generator,
@@ -234,6 +238,10 @@ class BudgetHandler(PagesHandler):
             body = translation.chat
             self.path = CHAT
         check_body(body)
+        is_chat = self.path != TEXT
+        if self._teller.translation is None:
+            refuse_unserved(body, is_chat)
+        self._asked_answer = read_answer(body) if is_chat else None
         self._thinking = read_thinking(body, self.policy)
         source = budget_source(body, self.policy)
         teller = self._teller

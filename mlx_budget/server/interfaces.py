@@ -15,6 +15,7 @@ Make = Callable[[Mapping[str, Any], ResponseStore], Translation]
 
 # Where mlx-lm answers what all of them are translations of.
 CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
 RESPONSES = "/v1/responses"
 TRANSLATED: dict[str, Make] = {
     "/v1/messages": lambda body, store: Messages(body),

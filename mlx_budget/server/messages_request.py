@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import RequestError
-from .messages_tools import read_tools
+from .messages_tools import read_choice, read_tools
 from .translation import in_turns, need, passed, refuse_fields, tool_call, unseal
 
 WHERE = "the Messages interface"
 # What chat completions call otherwise.
-NAMES = {"stop": "stop_sequences"}
+NAMES = {"stop": "stop_sequences", "response_format": "output_config.format"}
 # What cannot be done here, each with values that ask for nothing. Taken and without
 # effect are metadata, cache_control, service_tier and what else says nothing of the
 # reply: docs/serving.md lists them.
@@ -21,7 +21,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "mcp_servers": ([],),
     "compaction": (),
     "fallbacks": ([],),
-    "output_format": (),
     "speed": ("standard",),
 }
 # Edits of the conversation that chat templates do in their own way.
@@ -57,6 +56,8 @@ def read_messages(body: Mapping[str, Any], needs_limit: bool = True) -> dict[str
     messages = _system(body.get("system")) + _messages(body.get("messages"))
     chat["messages"] = in_turns(messages)
     _read_objects(chat)
+    if (form := _read_format(body)) is not None:
+        chat["response_format"] = form
     if "stop_sequences" in body:
         words = need(body["stop_sequences"], list, "stop_sequences", "a list of texts")
         if not all(isinstance(word, str) and word for word in words):
@@ -65,8 +66,11 @@ def read_messages(body: Mapping[str, Any], needs_limit: bool = True) -> dict[str
                 "stop_sequences",
             )
         chat["stop"] = words
-    if tools := read_tools(body):
+    tools, choice = read_tools(body), read_choice(body)
+    if tools:
         chat["tools"] = tools
+    if choice not in ("auto", "none"):
+        chat["tool_choice"] = choice
     if body.get("stream") is True:
         chat["stream_options"] = {"include_usage": True}
     return chat
@@ -90,12 +94,24 @@ def _read_objects(chat: dict[str, Any]) -> None:
         place = chat.get(name)
         if not isinstance(place, dict) or other not in place:
             continue
-        if name == "output_config" and place[other] is not None:
-            raise RequestError(
-                f"output_config.format of {WHERE} is not served here: leave it out.",
-                "output_config.format",
-            )
         chat[name] = {k: v for k, v in place.items() if k != other}
+
+
+def _read_format(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a chat completion calls the format that is asked for, if one is."""
+    place = body.get("output_config")
+    form, field = body.get("output_format"), "output_format"
+    if isinstance(place, dict) and place.get("format") is not None:
+        form, field = place["format"], "output_config.format"
+    if form is None:
+        return None
+    kind = need(form, dict, field, "an object").get("type")
+    if kind != "json_schema":
+        raise RequestError(
+            f"{field}.type must be json_schema; {kind!r} is not served here.", field
+        )
+    schema = need(form.get("schema"), dict, f"{field}.schema", "an object")
+    return {"type": kind, "json_schema": {"schema": schema}}
 
 
 def _check_edits(management: Any) -> None:

@@ -39,7 +39,27 @@ def read_tools(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise RequestError(f"{field}: there is no tool {name!r}.", field)
         offered[name] = kind == "tool_addition"
     chosen = [tool for name, tool in known.items() if offered[name]]
-    return chosen if _may_call(body.get("tool_choice")) else []
+    return [] if read_choice(body) == "none" else chosen
+
+
+def read_choice(body: Mapping[str, Any]) -> Any:
+    """What a chat completion calls the choice of a tool."""
+    choice = body.get("tool_choice")
+    if choice is None:
+        return "auto"
+    kind = need(choice, dict, "tool_choice", "an object").get("type")
+    if kind in ("auto", "none"):
+        return kind
+    if kind == "any":
+        return "required"
+    if kind == "tool":
+        name = need(choice.get("name"), str, "tool_choice.name", "a text")
+        return {"type": "function", "function": {"name": name}}
+    raise RequestError(
+        f"tool_choice.type must be auto, none, any or tool; {kind!r} is not served "
+        "here.",
+        "tool_choice",
+    )
 
 
 def calls_at_once(body: Mapping[str, Any]) -> bool:
@@ -82,16 +102,3 @@ def _blocks(place: Any) -> list[dict[str, Any]]:
     if not isinstance(content, list):
         return []
     return [block for block in content if isinstance(block, dict)]
-
-
-def _may_call(choice: Any) -> bool:
-    """Whether tools may be called; that one must be cannot be promised."""
-    if choice is None:
-        return True
-    kind = need(choice, dict, "tool_choice", "an object").get("type")
-    if kind in ("auto", "none"):
-        return kind == "auto"
-    raise RequestError(
-        f"tool_choice.type must be auto or none; {kind!r} is not served here.",
-        "tool_choice",
-    )

@@ -20,7 +20,7 @@ from .translation import (
 
 WHERE = "the Responses interface"
 # What chat completions call otherwise.
-NAMES = {"max_tokens": "max_output_tokens"}
+NAMES = {"max_tokens": "max_output_tokens", "response_format": "text.format"}
 # What cannot be done here, each with values that ask for nothing. Taken and without
 # effect are metadata, user, prompt_cache_key and what else says nothing of the reply:
 # docs/serving.md lists them.
@@ -64,9 +64,10 @@ def read_responses(
         RequestError: Naming the field that is wrong or cannot be honoured.
     """
     refuse_fields(body, _REFUSED, WHERE)
-    _check_text(body.get("text"))
     _check_include(body.get("include"))
     chat = passed(body, "stop")
+    if (form := _read_text(body.get("text"))) is not None:
+        chat["response_format"] = form
     if isinstance(reasoning := chat.get("reasoning"), dict):
         for name, values in _TOLD.items():
             if reasoning.get(name) not in (None, *values):
@@ -94,8 +95,11 @@ def read_responses(
         told = [{"role": "system", "content": text}] if text else []
     chat["messages"] = in_turns(told + messages)
     tools = [tool for _, _, tool in read_tools(body.get("tools"))]
-    if tools and _may_call(body.get("tool_choice")):
+    choice = _read_choice(body.get("tool_choice"))
+    if tools and choice != "none":
         chat["tools"] = tools
+    if choice not in ("auto", "none"):
+        chat["tool_choice"] = choice
     if body.get("stream") is True:
         chat["stream_options"] = {"include_usage": True}
     return chat, messages
@@ -109,19 +113,28 @@ def wants_summary(body: Mapping[str, Any]) -> bool:
     return bool(reasoning.get("summary") or reasoning.get("generate_summary"))
 
 
-def _check_text(text: Any) -> None:
+def _read_text(text: Any) -> dict[str, Any] | None:
+    """What a chat completion calls the format that is asked for, if one is."""
     if text is None:
-        return
+        return None
     form = need(text, dict, "text", "an object").get("format") or {}
     kind = need(form, dict, "text.format", "an object").get("type")
-    if kind not in (None, "text"):
-        raise RequestError(
-            f"text.format: {kind!r} is not served here, only text.", "text.format"
-        )
     if text.get("verbosity") not in (None, "medium"):
         raise RequestError(
             "text.verbosity is not served here: leave it out.", "text.verbosity"
         )
+    if kind in (None, "text"):
+        return None
+    if kind == "json_schema":
+        schema = {k: v for k, v in form.items() if k != "type"}
+        return {"type": kind, "json_schema": schema}
+    if kind != "json_object":
+        raise RequestError(
+            f"text.format: {kind!r} is not served here, only text, json_object and "
+            "json_schema.",
+            "text.format",
+        )
+    return {"type": kind}
 
 
 def _check_include(include: Any) -> None:
@@ -266,11 +279,16 @@ def _tool(tool: Mapping[str, Any], field: str) -> dict[str, Any]:
     return function_tool(tool, field)
 
 
-def _may_call(choice: Any) -> bool:
-    """Whether tools may be called; that one must be cannot be promised."""
-    if choice in (None, "auto", "none"):
-        return choice != "none"
+def _read_choice(choice: Any) -> Any:
+    """What a chat completion calls the choice of a tool."""
+    if choice in (None, "auto", "none", "required"):
+        return choice or "auto"
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "function":
+        name = name_within(choice.get("namespace"), choice.get("name"))
+        return {"type": kind, "function": {"name": name}}
     raise RequestError(
-        f"tool_choice must be auto or none; {json.dumps(choice)} is not served here.",
+        "tool_choice must be auto, none, required or a function by its name; "
+        f"{json.dumps(choice):.80} is not served here.",
         "tool_choice",
     )

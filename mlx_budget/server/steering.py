@@ -11,9 +11,11 @@ from typing import Any
 from mlx_lm import server
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.constraint import AnswerConstraint
 from ..engine.follower import ReplyFollower
 from ..engine.plain import ReplySampler
 from ..engine.settings import ThinkingBudget
+from .answer_fields import AskedAnswer
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Steering:
         left_out_by: The chat template's arguments that left thinking out, if any did.
         only_counts: Whether only the tokens of the prompt are asked for.
         prompt_tokens: Of the prompt, once they are known.
+        answer: What is asked of its answer, if anything is.
+        constraint: Holds its answer to that, once generation has begun.
     """
 
     request: ThinkingBudget
@@ -37,6 +41,8 @@ class Steering:
     left_out_by: dict[str, Any] | None = None
     only_counts: bool = False
     prompt_tokens: int | None = None
+    answer: AskedAnswer | None = None
+    constraint: AnswerConstraint | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "connection": None}

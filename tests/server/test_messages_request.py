@@ -202,6 +202,22 @@ def test_what_says_nothing_of_the_reply_is_taken():
     )
 
 
+def test_a_format_and_a_tool_to_call_are_what_chat_completions_call_them():
+    schema = {"type": "object"}
+    form = {"type": "json_schema", "schema": schema}
+    expected = {"type": "json_schema", "json_schema": {"schema": schema}}
+    assert read(output_format=form)["response_format"] == expected
+    chat = read(output_config={"format": form, "effort": "low"})
+    assert chat["response_format"] == expected
+    assert chat["output_config"] == {"effort": "low"}
+    assert read(tools=[TOOL], tool_choice={"type": "any"})["tool_choice"] == "required"
+    one = {"type": "tool", "name": "add"}
+    assert read(tools=[TOOL], tool_choice=one)["tool_choice"] == {
+        "type": "function",
+        "function": {"name": "add"},
+    }
+
+
 def test_a_request_needs_a_limit_and_messages():
     with pytest.raises(RequestError, match="no max_tokens"):
         read_messages({"messages": USER})
@@ -236,10 +252,11 @@ def test_what_is_no_text_is_refused_by_name(content, kind):
         ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
         ({"speed": "fast"}, "speed"),
         ({"thread": {"type": "create"}}, "thread"),
-        ({"output_format": {"type": "json_schema"}}, "output_format"),
+        ({"output_format": {"type": "text"}}, "output_format"),
+        ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
         (
             {"output_config": {"format": {"type": "json_schema"}}},
-            "output_config.format",
+            "output_config.format.schema",
         ),
         (
             {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
@@ -248,11 +265,8 @@ def test_what_is_no_text_is_refused_by_name(content, kind):
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0]"),
         ({"tools": [{"name": "add", "input_schema": 5}]}, "tools[0].input_schema"),
         ({"tools": [{"input_schema": {}}]}, "tools[0].name"),
-        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice"),
-        (
-            {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "add"}},
-            "tool_choice",
-        ),
+        ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"stop_sequences": "END"}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"system": [{"type": "image"}]}, "system[0]"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlx_budget.server.answer_fields import read_answer
 from mlx_budget.server.budgets import BudgetPolicy, asked_floor, read_thinking
 from mlx_budget.server.errors import RequestError
 from mlx_budget.server.handler import check_body
@@ -147,6 +148,7 @@ def test_whatever_stands_in_a_place_is_served_or_refused(path, body):
                 check_body(chat)
                 read_thinking(chat, BudgetPolicy())
                 asked_floor(chat)
+                read_answer(chat)
                 json.dumps(chat)
             except RequestError as e:
                 assert str(e) and "\n" not in str(e)

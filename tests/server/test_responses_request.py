@@ -26,6 +26,21 @@ def read(earlier=(), **body) -> dict:
     return read_responses({"input": "Add 2 and 3.", **body}, list(earlier))[0]
 
 
+def test_a_format_and_a_tool_to_call_are_what_chat_completions_call_them():
+    form = {"name": "sum", "schema": {"type": "object"}, "strict": True}
+    text = {"format": {"type": "json_schema", **form}}
+    expected = {"type": "json_schema", "json_schema": form}
+    assert read(text=text)["response_format"] == expected
+    text = {"format": {"type": "json_object"}}
+    assert read(text=text)["response_format"] == {"type": "json_object"}
+    assert read(tools=[TOOL], tool_choice="required")["tool_choice"] == "required"
+    one = {"type": "function", "name": "add"}
+    assert read(tools=[TOOL], tool_choice=one)["tool_choice"] == {
+        "type": "function",
+        "function": {"name": "add"},
+    }
+
+
 def told(*items, earlier=()) -> list[dict]:
     return read(earlier, input=list(items))["messages"]
 
@@ -199,8 +214,7 @@ def test_what_says_nothing_of_the_reply_is_taken():
         ({"max_tokens": 5}, "max_tokens"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [USER]}, "messages"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
@@ -210,11 +224,8 @@ def test_what_says_nothing_of_the_reply_is_taken():
         ({"tools": [{"type": "mcp"}]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{**TOOL, "parameters": 5}]}, "tools[0].parameters"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
-        (
-            {"tools": [TOOL], "tool_choice": {"type": "function", "name": "add"}},
-            "tool_choice",
-        ),
+        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice"),
         ({"instructions": 5}, "instructions"),
         ({"input": 5}, "input"),
         ({"input": []}, "input"),
