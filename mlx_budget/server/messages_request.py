@@ -22,6 +22,12 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "compaction": (),
     "fallbacks": ([],),
     "speed": ("standard",),
+    # What chat completions have in place of fields of this interface, or besides.
+    "stop": (),
+    "max_completion_tokens": (),
+    "response_format": (),
+    "n": (1,),
+    "logprobs": (False,),
 }
 # Edits of the conversation that chat templates do in their own way.
 _EDIT_OF_THINKING = "clear_thinking_"

@@ -36,6 +36,8 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "response_format": (),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
+    "n": (1,),
+    "logprobs": (False,),
 }
 _NOT_INCLUDED = ("message.output_text.logprobs",)
 # What of `reasoning` says how thinking is told; the rest is a budget.

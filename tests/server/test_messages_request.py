@@ -252,6 +252,8 @@ def test_what_is_no_text_is_refused_by_name(content, kind):
         ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
         ({"speed": "fast"}, "speed"),
         ({"thread": {"type": "create"}}, "thread"),
+        ({"stop": ["END"]}, "stop"),
+        ({"n": 2}, "n"),
         ({"output_format": {"type": "text"}}, "output_format"),
         ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
         (
@@ -289,3 +291,50 @@ def test_thinking_is_told_in_one_of_two_ways():
     assert display_of({"thinking": {"display": "omitted"}}) == "omitted"
     with pytest.raises(RequestError, match="thinking.display must be summarized"):
         display_of({"thinking": {"display": "full"}})
+
+
+def test_a_request_as_claude_code_makes_it_is_served():
+    """Fields and kinds as version 2.1.332 sends them; the texts are our own."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1;"}
+    held = {**TOOL, "name": "held", "defer_loading": True}
+    asked = {"type": "text", "text": "Add 2 and 3.", **cached}
+    called = {"type": "thinking", "thinking": "", "signature": seal("I add.")}
+    chat = read_messages(
+        {
+            "model": "demo",
+            "messages": [
+                {"role": "user", "content": [asked]},
+                {"role": "system", "content": "You are on Linux."},
+                {"role": "assistant", "content": [called, CALL]},
+                {
+                    "role": "user",
+                    "content": [
+                        {**RESULT, "content": "5", "is_error": False, **cached}
+                    ],
+                },
+            ],
+            "system": [billing, {"type": "text", "text": "Be brief.", **cached}],
+            "tools": [TOOL, held],
+            "metadata": {"user_id": "{}"},
+            "max_tokens": 32000,
+            "thinking": {"type": "adaptive", "display": "omitted"},
+            "context_management": {
+                "edits": [{"type": "clear_thinking_20251015", "keep": "all"}]
+            },
+            "output_config": {"effort": "high"},
+            "stream": True,
+        }
+    )
+    assert [message["role"] for message in chat["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+    ]
+    assert chat["messages"][0]["content"] == "Be brief."
+    assert chat["messages"][1]["content"] == "Add 2 and 3.\n\nYou are on Linux."
+    assert chat["messages"][2]["reasoning_content"] == "I add."
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["add"]
+    assert chat["thinking"] == {"type": "adaptive"}
+    assert chat["output_config"] == {"effort": "high"}

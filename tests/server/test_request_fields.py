@@ -13,6 +13,7 @@ from mlx_budget.server.budget_fields import (
 )
 from mlx_budget.server.budgets import BudgetPolicy, read_thinking, without_prediction
 from mlx_budget.server.errors import RequestError
+from mlx_budget.server.options import take_options
 
 
 def budget_of(body: dict, default: int | None = 77):
@@ -64,6 +65,11 @@ def test_an_effort_without_a_prediction_is_its_tokens():
         assert without_prediction(asked).tokens == tokens
     auto = ThinkingBudget("auto")
     assert without_prediction(auto) is auto
+
+
+def test_the_tokens_of_efforts_are_an_option_of_the_server():
+    efforts = take_options({"effort": "low=300"}).policy.efforts
+    assert (efforts["low"], efforts["medium"]) == (300, 2048)
 
 
 @pytest.mark.parametrize("text", ["low", "low=", "low=x", "huge=3", "low=3;high=4", ""])

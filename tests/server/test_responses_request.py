@@ -212,6 +212,8 @@ def test_what_says_nothing_of_the_reply_is_taken():
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"max_tokens": 5}, "max_tokens"),
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [USER]}, "messages"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format"),
@@ -278,3 +280,54 @@ def test_a_reply_is_let_go_of_once():
     store.put("a", Stored({}, []))
     assert store.delete("a") and not store.delete("a")
     assert store.get("a") is None
+
+
+def test_a_request_as_codex_makes_it_is_served():
+    """Fields and kinds as version 0.169.0 sends them; the texts are our own."""
+    space = {"type": "namespace", "name": "agents", "description": "", "tools": [TOOL]}
+    sent = {"type": "message", "id": "msg_1"}
+    chat = read(
+        model="demo",
+        stream=True,
+        input=[
+            {**sent, "role": "developer", "content": text("input_text", "Be brief.")},
+            {**sent, "role": "developer", "content": text("input_text", "No.", "Yes.")},
+            {**sent, "role": "user", "content": text("input_text", "On Linux.")},
+            {**sent, "role": "user", "content": text("input_text", "Add 2 and 3.")},
+            {
+                "type": "reasoning",
+                "id": "rs_1",
+                "summary": text("summary_text", "I add."),
+                "content": None,
+                "encrypted_content": seal("I add."),
+            },
+            {**CALL, "id": "fc_1", "status": "completed"},
+            {
+                "type": "function_call_output",
+                "id": "fco_1",
+                "call_id": "call_1",
+                "output": "5",
+            },
+        ],
+        tools=[{**TOOL, "strict": False}, space],
+        tool_choice="auto",
+        parallel_tool_calls=True,
+        reasoning={"summary": "auto"},
+        store=False,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="k",
+        client_metadata={"session_id": "s"},
+    )
+    assert chat["messages"] == [
+        {"role": "system", "content": "Be brief.\n\nNo.\n\nYes."},
+        {"role": "user", "content": "On Linux.\n\nAdd 2 and 3."},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "I add.",
+            "tool_calls": [CALLED],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "5", "name": "add"},
+    ]
+    names = [tool["function"]["name"] for tool in chat["tools"]]
+    assert names == ["add", "agents__add"]
