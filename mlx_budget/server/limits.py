@@ -16,6 +16,7 @@ MEGABYTE = 1 << 20
 # What Python makes of a small body of JSON may be huge: "[]," alone is 64 bytes.
 MOST_VALUES = 1_000_000
 MOST_DEPTH = 100
+_MOST_LEAVING, _SECONDS_TO_LEAVE = 64, 1.0
 # Files of models, libraries and logs.
 _OTHER_FILES = 512
 
@@ -80,7 +81,7 @@ class Limits:
 def allow_files(connections: int) -> None:
     """Lets this process have so many connections open besides its files.
 
-    macOS allows 256 of both together unless it is asked.
+    mlx-lm asks for 2,048 of both together, of which macOS gives 256 by itself.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_FILES
@@ -133,6 +134,8 @@ class Connections:
         # In the order in which they came.
         self._reading: dict[socket.socket, None] = {}
         self._answering: set[socket.socket] = set()
+        # Given up, and not closed yet by the threads that read them.
+        self._leaving: set[socket.socket] = set()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -145,6 +148,10 @@ class Connections:
                 if not self._reading:
                     return False
                 self._give_up(next(iter(self._reading)))
+                # Connections and threads are not to pile up however fast new ones come.
+                self._changed.wait_for(
+                    lambda: len(self._leaving) < _MOST_LEAVING, _SECONDS_TO_LEAVE
+                )
             self._reading[connection] = None
             return True
 
@@ -162,6 +169,7 @@ class Connections:
         with self._changed:
             self._reading.pop(connection, None)
             self._answering.discard(connection)
+            self._leaving.discard(connection)
             self._changed.notify_all()
 
     def give_up_idle(self) -> None:
@@ -177,6 +185,7 @@ class Connections:
 
     def _give_up(self, connection: socket.socket) -> None:
         del self._reading[connection]
+        self._leaving.add(connection)
         try:
             # The thread that reads it finds its end, and closes it.
             connection.shutdown(socket.SHUT_RDWR)

@@ -44,6 +44,16 @@ def read_answer(connection: socket.socket) -> Answer:
     )
 
 
+def read_until(connection: socket.socket, text: bytes) -> bytes:
+    """What comes up to some text and a little more; it has to come."""
+    came = b""
+    while text not in came:
+        data = connection.recv(1 << 16)
+        assert data, came
+        came += data
+    return came
+
+
 def exchange(url: str, data: bytes) -> Answer:
     """The answer to these bytes."""
     with connect(url) as connection:

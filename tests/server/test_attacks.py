@@ -19,6 +19,7 @@ from asking import (
     get,
     post,
     read_answer,
+    read_until,
     request_of,
 )
 from mlx_budget.server import running
@@ -352,9 +353,7 @@ def test_where_all_are_being_answered_others_are_told_to_come_again():
         body = {"messages": MESSAGES, "stream": True, "max_tokens": 2000}
         body["logit_bias"] = {str(token): 100 for token in range(20, 30)}
         first.sendall(request_of("POST", CHAT, json.dumps(body).encode()))
-        came = b""
-        while b"data: " not in came:
-            came += first.recv(1 << 16)
+        read_until(first, b"data: ")
         assert get(url, "/health").status == 503
         first.close()
         begin = time.monotonic()

@@ -13,7 +13,7 @@ import openai
 import pytest
 from click.testing import CliRunner
 
-from asking import CHAT, HONEST, MESSAGES, connect, get, post, request_of
+from asking import CHAT, HONEST, MESSAGES, connect, get, post, read_until, request_of
 from mlx_budget.cli import cli
 from mlx_budget.server import generation, limits, run, running
 from mlx_budget.server.options import NOT_SERVED, take_options
@@ -52,9 +52,7 @@ def test_a_stream_is_ended_with_an_error_event(number):
     with serving("--grace", 0, command=SLOW) as server:
         with connect(server.url) as connection:
             connection.sendall(request_of("POST", CHAT, json.dumps(ENDLESS).encode()))
-            came = b""
-            while b"data: " not in came:
-                came += connection.recv(1 << 16)
+            came = read_until(connection, b"data: ")
             server.process.send_signal(number)
             while data := connection.recv(1 << 16):
                 came += data
@@ -64,6 +62,29 @@ def test_a_stream_is_ended_with_an_error_event(number):
         assert told["message"] == "The server is being stopped."
         assert server.process.wait(SECONDS) == 0
     assert not any("Traceback" in line for line in server.lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "last"),
+    [
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 999}, b"event: error"),
+        ("/v1/responses", {"input": "What is 1 + 1?"}, b"event: response.failed"),
+    ],
+)
+def test_other_streams_are_ended_in_their_own_form(path, body, last):
+    with serving("--grace", 0, command=SLOW) as server:
+        with connect(server.url) as connection:
+            data = json.dumps({**body, "stream": True}).encode()
+            connection.sendall(request_of("POST", path, data))
+            came = read_until(connection, b"delta")
+            server.process.send_signal(signal.SIGTERM)
+            while data := connection.recv(1 << 16):
+                came += data
+        *_, end, rest = came.split(b"\n\n")
+        assert rest == b""
+        assert last in came
+        assert b"The server is being stopped." in end
+        assert server.process.wait(SECONDS) == 0
 
 
 def test_a_reply_that_is_nearly_whole_is_finished():

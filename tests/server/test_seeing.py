@@ -9,7 +9,17 @@ import sys
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from asking import CHAT, HONEST, MESSAGES, SECONDS, connect, get, post, request_of
+from asking import (
+    CHAT,
+    HONEST,
+    MESSAGES,
+    SECONDS,
+    connect,
+    get,
+    post,
+    read_until,
+    request_of,
+)
 from mlx_budget.server import running
 from mlx_budget.server.ledger import Ledger, Record, logger
 from mlx_budget.server.logs import JsonFormatter, set_up_logging
@@ -223,9 +233,7 @@ def test_health_tells_of_slots_and_of_the_thread(url):
     assert health["generation"]["seconds_since_step"] < 10
     with connect(url) as connection:
         connection.sendall(request_of("POST", CHAT, json.dumps(ENDLESS).encode()))
-        came = b""
-        while b"data: " not in came:
-            came += connection.recv(1 << 16)
+        read_until(connection, b"data: ")
         assert get(url, "/health").json()["slots"]["used"] == 1
         assert samples(url)["mlx_budget_requests_generating"] == 1
     with running(api_key="k") as locked:
