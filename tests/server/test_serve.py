@@ -103,7 +103,9 @@ def test_an_effort_is_tokens_where_nothing_predicts_lengths(cutting):
         ask(cutting, reasoning_effort=effort).choices[0].thinking["budget"]
         for effort in ("minimal", "low", "high", "xhigh")
     ]
-    assert told == [128, 512, 8192, 32768]
+    assert told[:2] == [128, 512]
+    # More than the 2,048 tokens of the model's context have room for.
+    assert 1024 < told[2] == told[3] < 2048
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_a_second_turn_reads_the_history_without_its_thinking(client, model, fie
 def test_models_and_health(client, server):
     assert [m.id for m in client.models.list().data].count("demo") == 1
     assert client.models.list().data[0].id == "demo"
-    assert client._client.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert client._client.get(f"{server.url}/health").json()["status"] == "ok"
     assert client._client.get(f"{server.url}/nothing").status_code == 404
 
 
