@@ -172,6 +172,7 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
         )
     read: list[dict[str, Any]] = []
     names: dict[str, str] = {}
+    last = max((i for i, m in enumerate(messages) if _is_users(m)), default=-1)
     for i, message in enumerate(messages):
         field = f"messages[{i}]"
         role = need(message, dict, field, "an object").get("role")
@@ -185,8 +186,7 @@ def _messages(messages: Any) -> list[dict[str, Any]]:
             read += _user(content, f"{field}.content", names)
         elif role == "system":
             _check_settings(message, field)
-            is_later = any(_is_users(later) for later in messages[i + 1 :])
-            if message.get("clear_at") == "next_user_message" and is_later:
+            if message.get("clear_at") == "next_user_message" and i < last:
                 continue
             blocks = content
             if isinstance(content, list):

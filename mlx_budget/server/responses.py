@@ -11,13 +11,8 @@ from typing import Any
 
 from .errors import RequestError
 from .response_store import ResponseStore, Stored
-from .responses_request import (
-    NAMES,
-    name_within,
-    read_responses,
-    read_tools,
-    wants_summary,
-)
+from .responses_input import name_within
+from .responses_request import NAMES, read_responses, read_tools, wants_summary
 from .translation import THINKING, Event, Translation, cached_tokens, seal
 
 # Fields of a request that its reply repeats, and what they are if it has none.

@@ -8,15 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import RequestError
-from .translation import (
-    function_tool,
-    in_turns,
-    need,
-    passed,
-    refuse_fields,
-    tool_call,
-    unseal,
-)
+from .responses_input import name_within, read_input
+from .translation import function_tool, in_turns, need, passed, refuse_fields
 
 WHERE = "the Responses interface"
 # What chat completions call otherwise.
@@ -47,7 +40,6 @@ _TOLD = {
     "context": ("auto", "current_turn", "all_turns"),
     "mode": ("standard",),
 }
-_ITEMS = "message, reasoning, function_call or function_call_output"
 
 
 def read_responses(
@@ -87,7 +79,7 @@ def read_responses(
                 "max_output_tokens",
             )
         chat["max_tokens"] = most
-    messages = [*earlier, *_input(body.get("input"), earlier)]
+    messages = [*earlier, *read_input(body.get("input"), earlier)]
     if not messages:
         raise RequestError("The request has no input.", "input")
     instructions = body.get("instructions")
@@ -147,100 +139,6 @@ def _check_include(include: Any) -> None:
             )
 
 
-def _input(value: Any, earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    calls = [call for m in earlier for call in m.get("tool_calls", ())]
-    names = {call["id"]: call["function"]["name"] for call in calls}
-    read: list[dict[str, Any]] = []
-    # The items of one turn of the assistant's are one message.
-    turn: dict[str, Any] | None = None
-    for i, item in enumerate(need(value, list, "input", "a text or a list of items")):
-        field = f"input[{i}]"
-        kind = need(item, dict, field, "an object").get("type", "message")
-        is_own = kind in ("reasoning", "function_call")
-        is_own |= kind == "message" and item.get("role") == "assistant"
-        if not is_own:
-            turn = None
-        elif turn is None:
-            turn = {"role": "assistant", "content": ""}
-            read.append(turn)
-        if kind == "message":
-            _read_message(item, field, read, turn)
-        elif turn is not None and kind == "reasoning":
-            thought = _thought(item, field)
-            before = turn.get("reasoning_content", "")
-            if thought:
-                turn["reasoning_content"] = (
-                    f"{before}\n{thought}" if before else thought
-                )
-        elif turn is not None and kind == "function_call":
-            arguments = need(item.get("arguments"), str, f"{field}.arguments", "a text")
-            id = item.get("call_id")
-            name = name_within(item.get("namespace"), item.get("name"))
-            call = tool_call(id, name, arguments, field)
-            turn.setdefault("tool_calls", []).append(call)
-            names[call["id"]] = call["function"]["name"]
-        elif kind == "function_call_output":
-            id = need(item.get("call_id"), str, f"{field}.call_id", "a text")
-            text = _text(item.get("output"), f"{field}.output", "\n")
-            message = {"role": "tool", "tool_call_id": id, "content": text}
-            read.append({**message, "name": names[id]} if id in names else message)
-        else:
-            raise RequestError(
-                f"{field}: {kind!r} is not served here, only {_ITEMS}.", field
-            )
-    return read
-
-
-def _read_message(
-    item: Mapping[str, Any],
-    field: str,
-    read: list[dict[str, Any]],
-    turn: dict[str, Any] | None,
-) -> None:
-    role = item.get("role")
-    between = "" if role == "assistant" else "\n\n"
-    text = _text(item.get("content"), f"{field}.content", between)
-    if turn is not None:
-        turn["content"] += text
-    elif role in ("user", "system", "developer"):
-        read.append({"role": "user" if role == "user" else "system", "content": text})
-    else:
-        raise RequestError(
-            f"{field}.role must be user, assistant, system or developer; not {role!r}.",
-            f"{field}.role",
-        )
-
-
-def _text(content: Any, field: str, between: str = "") -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for i, part in enumerate(need(content, list, field, "a text or a list of parts")):
-        where = f"{field}[{i}]"
-        kind = need(part, dict, where, "an object").get("type")
-        if kind not in ("input_text", "output_text", "text", "refusal"):
-            raise RequestError(
-                f"{where}: {kind!r} is not served here, only text.", where
-            )
-        name = "refusal" if kind == "refusal" else "text"
-        texts.append(need(part.get(name), str, f"{where}.{name}", "a text"))
-    return between.join(texts)
-
-
-def _thought(item: Mapping[str, Any], field: str) -> str:
-    """The thinking of an item: what it was, or at least what was told of it."""
-    for name in ("content", "summary"):
-        parts = need(item.get(name) or [], list, f"{field}.{name}", "a list")
-        texts = (part.get("text") for part in parts if isinstance(part, dict))
-        if text := "\n".join(text for text in texts if isinstance(text, str)):
-            return text
-    return unseal(item.get("encrypted_content"))
-
-
 def read_tools(tools: Any) -> list[tuple[str | None, str, dict[str, Any]]]:
     """The tools of a request: namespace if any, name within it, and the tool.
 
@@ -263,12 +161,6 @@ def read_tools(tools: Any) -> list[tuple[str | None, str, dict[str, Any]]]:
             made = _tool({**own, "name": name}, where)
             read.append((space, own["name"], made))
     return read
-
-
-def name_within(namespace: Any, name: Any) -> Any:
-    """What a tool of a namespace is called where there are none."""
-    is_within = isinstance(namespace, str) and isinstance(name, str)
-    return f"{namespace}__{name}" if is_within else name
 
 
 def _tool(tool: Mapping[str, Any], field: str) -> dict[str, Any]:

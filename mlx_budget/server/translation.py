@@ -75,7 +75,10 @@ class Translation(ABC):
             calls_at_once (bool): Whether it may call more than one tool.
         """
         self._calls_at_once = calls_at_once
+        # The part that the last text belongs to, which begins with the first text that
+        # is more than white space; what was held back until then.
         self._part: str | None = None
+        self._is_open = False
         self._held = ""
         self._has_called = False
         self._finish: dict[str, Any] = {}
@@ -155,8 +158,6 @@ class Translation(ABC):
         if is_open:
             yield from self._ended()
 
-    _is_open = False
-
     @abstractmethod
     def _open(self, part: str) -> Iterable[Event]:
         """Begins a part of the reply."""
@@ -230,15 +231,20 @@ def in_turns(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         messages (Iterable[dict]): With texts as their contents.
     """
     told: list[dict[str, Any]] = []
+    texts: list[list[str]] = []  # of each message that is told
+    is_begun = False
     for message in messages:
         role = message["role"]
-        if role == "system" and any(m["role"] != "system" for m in told):
+        if role == "system" and is_begun:
             role = "user"
+        is_begun |= role != "system"
         if told and role == told[-1]["role"] and role in ("system", "user"):
-            content = f"{told[-1]['content']}\n\n{message['content']}"
-            told[-1] = {"role": role, "content": content}
+            texts[-1].append(message["content"])
         else:
             told.append({**message, "role": role})
+            texts.append([message["content"]])
+    for message, parts in zip(told, texts, strict=True):
+        message["content"] = "\n\n".join(parts)
     return told
 
 

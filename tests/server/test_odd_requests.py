@@ -155,3 +155,19 @@ def test_whatever_stands_in_a_place_is_served_or_refused(path, body):
             else:
                 served += 1
     assert served > 0
+
+
+def test_a_conversation_of_very_many_messages_is_read_at_once():
+    """A time that grows with the square of them would be hours."""
+    many = 100_000
+    user = {"role": "user", "content": "x"}
+    system = {"role": "system", "content": "x", "clear_at": "next_user_message"}
+    body = {"messages": [user, system] * many, "max_tokens": 1}
+    chat = TRANSLATED["/v1/messages"](body, ResponseStore()).chat
+    # The last one of the system is still there.
+    assert len(chat["messages"][0]["content"]) == 3 * (many + 1) - 2
+    thought = {"type": "reasoning", "content": [{"type": "x", "text": "x"}]}
+    said = {"role": "assistant", "content": "x"}
+    items = [user, *[thought, said] * many, user]
+    chat = TRANSLATED["/v1/responses"]({"input": items}, ResponseStore()).chat
+    assert len(chat["messages"]) == 3 and len(chat["messages"][1]["content"]) == many
