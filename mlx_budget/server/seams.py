@@ -79,6 +79,11 @@ CALLS = {
         "self.completion_usage_response(",
         "reasoning_text=",
         "self.max_tokens",
+        # The bytes that `telling` knows.
+        'f"data: {json.dumps(resp)}',
+        '"data: [DONE]',
+        'f": keepalive',
+        '{"error": str(e)}',
     ),
     "APIHandler.do_POST": (
         "self.rfile.read(",
