@@ -32,12 +32,15 @@ class BudgetPolicy:
         thinking: What requests get that do not say.
         most: Tokens that no budget passes, if any.
         stop_in_thinking: Whether stop words end a reply in its thinking too.
+        reasoning_field: In which field thinking is told: ``reasoning``,
+            ``reasoning_content``, or ``both``.
         efforts: Tokens of each level, for models whose lengths nothing predicts.
     """
 
     thinking: ThinkingBudget = ThinkingBudget()
     most: int | None = None
     stop_in_thinking: bool = False
+    reasoning_field: str = "both"
     efforts: Mapping[str, int] = field(default_factory=lambda: EFFORT_TOKENS)
 
 

@@ -3,16 +3,20 @@
 Knows replies as they pass: their thinking, stop words and clients; nothing of HTTP.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from mlx_lm import server
 
+from ..engine.scoring import TokenScore
 from . import parts
+from .choice_fields import AskedChoices
 from .errors import PromptCounted, RequestError
 from .generation import BudgetResponseGenerator
 from .ledger import Record
+from .logprobs import LogprobsTeller
 from .steering import SteeredArguments, SteeredRequest, Steering
 from .stops import StopWords
 
@@ -26,6 +30,7 @@ class Exchange:
         default_names (set[str]): Names of the default model.
         stop_in_thinking (bool): Whether stop words end a reply in its thinking too.
         record (Record, optional): Of the request, to be kept.
+        choices (AskedChoices, optional): What is told besides the reply.
 
     Attributes:
         steering: Of the request.
@@ -41,6 +46,7 @@ class Exchange:
         default_names: set[str],
         stop_in_thinking: bool = False,
         record: Record | None = None,
+        choices: AskedChoices | None = None,
     ):
         self._generator = generator
         self._default_names = default_names
@@ -51,6 +57,8 @@ class Exchange:
         self.stops = StopWords(())
         self.context: Any = None
         self._finish_reason: str | None = None
+        self._choices = choices or AskedChoices()
+        self._has_echoed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
@@ -69,8 +77,12 @@ class Exchange:
             RuntimeError: If generation has failed.
         """
         # By one name, so that all its requests share a batch, adapter and predictor.
-        if generation_args.model.model in self._default_names:
-            generation_args.model.model = "default_model"
+        named = generation_args.model
+        if named.model in self._default_names | {"default_model"}:
+            named.model = "default_model"
+            if named.adapter is not None:
+                # By that name it is served with the server's own.
+                named.model = self._generator.cli_args.model
         self.stops = StopWords(generation_args.stop_words)
         generation_args.stop_words = []
         # Who asks for the continuation of a text means all of it.
@@ -82,6 +94,7 @@ class Exchange:
             if progress_callback is not None:
                 progress_callback(processed, total)
 
+        self._prompt_text = request.prompt
         self._record.wait()
         try:
             context, responses = self._generator.generate(
@@ -108,6 +121,27 @@ class Exchange:
         if self.context is None:
             return 0, 0
         return len(self.context.prompt), max(self.context.prompt_cache_count, 0)
+
+    @functools.cached_property
+    def logprobs(self) -> LogprobsTeller | None:
+        """Tells the log-probabilities of the reply, if they are asked for."""
+        if not self._choices.logprobs:
+            return None
+        tokenizer = self._generator.model_provider.tokenizer
+        return LogprobsTeller(tokenizer, self._choices.top_logprobs)
+
+    def echo(self) -> str | None:
+        """The text of the prompt, where it is to be told, once."""
+        if not self._choices.echoes or self._has_echoed:
+            return None
+        self._has_echoed = True
+        if self.logprobs is not None:
+            self.logprobs.take_before(self.steering.prompt_scores or [])
+        if self.steering.prompt_ids is None:
+            return self._prompt_text
+        tokenizer = self._generator.model_provider.tokenizer
+        text: str = tokenizer.decode(list(self.steering.prompt_ids))
+        return text
 
     def thinking(self) -> dict[str, Any] | None:
         """How the reply's thinking went, or None if the model does not think."""
@@ -147,6 +181,7 @@ class Exchange:
             self._finish_reason = response.finish_reason
             self._record.take(response.finish_reason)
             text, is_over = self._read(response, stops)
+            self._score(response)
             if is_over:
                 self._record.finish_reason = "stop"
                 yield replace(response, text=text, finish_reason=None)
@@ -203,6 +238,16 @@ class Exchange:
             return told + text, False
         text, is_over = stops.take(text)
         return told + text, is_over
+
+    def _score(self, response: server.Response) -> None:
+        """Keeps how likely a token of the reply was."""
+        if self.logprobs is None or response.finish_reason == "stop":
+            return
+        top = sorted(response.top_tokens, key=lambda entry: -entry["logprob"])
+        likeliest = tuple((entry["id"], entry["logprob"]) for entry in top)
+        score = TokenScore(response.token, response.logprob, likeliest)
+        reply = self.steering.reply
+        self.logprobs.take(score, reply is not None and reply.is_thinking)
 
     def _check_answer(self) -> None:
         constraint = self.steering.constraint

@@ -9,7 +9,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import Empty, Queue
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
 from ..engine.follower import ReplyFollower
 from ..engine.sampler import knows_lengths, steer
+from ..engine.scoring import score_tokens
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import ask_template
 from ..engine.thinking import markers_of
@@ -216,10 +217,17 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             prompt, segments, types, state, *others = super()._tokenize(
                 tokenizer, request, args
             )
+            steering = request.steering
+            if steering.prompt_ids is not None:
+                prompt = self._checked_ids(steering.prompt_ids)
+                segments = [prompt]
             if not prompt:
                 raise RequestError("The prompt is empty.", "prompt")
             check_tokens(prompt, most)
-            request.steering.prompt_tokens = len(prompt)
+            steering.prompt, steering.prompt_tokens = prompt, len(prompt)
+            if steering.scores is not None:
+                model = self.model_provider.model
+                steering.prompt_scores = score_tokens(model, prompt, steering.scores)
             if request.steering.only_counts:
                 raise RequestError("Nothing is generated for it.")
             args.max_tokens = _within_context(args.max_tokens, len(prompt), most)
@@ -255,6 +263,15 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         # The generator's batch is to be all that keeps it: it ends with its reply.
         args.sampler = sampler
         return prompt, segments, types, state, *others
+
+    def _checked_ids(self, ids: Sequence[int]) -> list[int]:
+        most = self.model_provider.vocabulary_size
+        if outside := [token for token in ids if token >= most]:
+            raise RequestError(
+                f"prompt: {outside[0]} is no token of the model, which has {most:,}.",
+                "prompt",
+            )
+        return list(ids)
 
     def _ask_template(
         self,

@@ -3,14 +3,17 @@
 Knows HTTP and the fields of OpenAI's interface; nothing of models or samplers.
 """
 
+import copy
 import io
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from mlx_lm import server
 
 from .answer_fields import AskedAnswer, read_answer
+from .bodies import check_body
 from .budgets import (
     BudgetPolicy,
     asked_floor,
@@ -18,13 +21,16 @@ from .budgets import (
     limit_of,
     read_thinking,
 )
+from .choice_fields import AskedChoices, read_choices
+from .choice_form import complete, keep_one_call, name_thinking
+from .choices import Choices
 from .error_forms import error_content
 from .errors import PromptCounted, RequestError
 from .exchange import Exchange
 from .guard import Access, Guard
 from .interfaces import CHAT, RESPONSES, TEXT, TRANSLATED
 from .limits import Limits
-from .pages import PagesHandler
+from .models_list import ModelsHandler
 from .response_store import ResponseStore
 from .steering import Steering
 from .telling import Teller
@@ -62,7 +68,7 @@ def make_handler(
     return type("Handler", (BudgetHandler,), own)
 
 
-class BudgetHandler(PagesHandler):
+class BudgetHandler(ModelsHandler):
     """`mlx_lm.server.APIHandler` with thinking budgets; see `make_handler`."""
 
     policy: BudgetPolicy
@@ -71,6 +77,8 @@ class BudgetHandler(PagesHandler):
     response_generator: Any  # the server's, and then `_exchange` in its place
     _exchange: Exchange | None = None
     _asked_answer: AskedAnswer | None = None
+    _choices = AskedChoices()
+    _is_cancelled = _has_called = False
     _asked_path = ""
     _status = 200
 
@@ -109,7 +117,10 @@ class BudgetHandler(PagesHandler):
             for name in ("xtc_probability", "xtc_threshold"):
                 if type(value := getattr(self, name)) is int:
                     setattr(self, name, float(value))  # mlx-lm refuses a 0 or a 1
+            # Its limit is 11; ours was checked.
+            top, self.top_logprobs = self.top_logprobs, -1
             super().validate_model_parameters()
+            self.top_logprobs = top
         except (ValueError, TypeError, OverflowError) as e:
             raise RequestError(str(e)) from None
         thinking = self._thinking
@@ -128,23 +139,78 @@ class BudgetHandler(PagesHandler):
     def handle_completion(
         self, request: server.CompletionRequest, stop_words: list[str]
     ) -> None:
-        translation = self._teller.translation
+        asked = self._choices
+        if asked.count == 1:
+            self._complete(request, stop_words, 0)
+            return
+
+        def make(index: int) -> Callable[["BudgetHandler"], None]:
+            # Its messages are changed on the way to a prompt.
+            own = copy.deepcopy(request)
+            return lambda one: one._complete(own, stop_words, index)
+
+        Choices(self, [make(i) for i in range(asked.count)], asked.n).tell()
+
+    def _complete(
+        self, request: server.CompletionRequest, stop_words: list[str], index: int
+    ) -> None:
+        """Generates the choice with an index, and tells it."""
+        translation, asked = self._teller.translation, self._choices
         steering = Steering(self._thinking, asked_floor(self.body), self.connection)
         steering.answer = self._asked_answer
-        steering.only_counts = translation is not None and translation.only_counts
+        is_count = translation is not None and translation.only_counts
+        steering.only_counts = is_count or asked.only_prompt
+        prompt = asked.prompt(index)
+        if isinstance(prompt, str):
+            request.prompt = prompt
+        else:
+            steering.prompt_ids = prompt
+        if asked.echoes and asked.logprobs:
+            steering.scores = asked.top_logprobs
+        self.seed = asked.seed(self.seed, index)
         self._exchange = Exchange(
             self.response_generator,
             steering,
             self.own_names(),
             self.policy.stop_in_thinking,
             self.record,
+            asked,
         )
         self.response_generator = self._exchange
+        steering.is_over = self._is_cancelled
         try:
             super().handle_completion(request, stop_words)
         except PromptCounted as counted:
             if translation is not None:
-                self._answer(translation.counted(counted.tokens))
+                self.answer(translation.counted(counted.tokens))
+            else:
+                self._tell_prompt(counted.tokens)
+
+    def cancel(self) -> None:
+        """Ends the reply, if it is not yet there."""
+        self._is_cancelled = True
+        if self._exchange is not None:
+            self._exchange.steering.is_over = True
+
+    @property
+    def refusal(self) -> RequestError | None:
+        """Why the request cannot be honoured, once that is known."""
+        return self._exchange.refusal if self._exchange is not None else None
+
+    def _tell_prompt(self, tokens: int) -> None:
+        """Tells a reply of no tokens."""
+        told = self.generate_response("", "length", tokens, 0, 0)
+        if not self.stream:
+            self.answer(told)
+            return
+        self._set_stream_headers(200)
+        self.end_headers()
+        chunks = [told]
+        if (self.stream_options or {}).get("include_usage"):
+            chunks.append(self.completion_usage_response(tokens, 0, 0))
+        for chunk in chunks:
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
 
     def generate_response(
         self,
@@ -167,6 +233,12 @@ class BudgetHandler(PagesHandler):
                 choice["stop_reason"] = self._exchange.stops.found
         told = self._with_details(response)
         translation = self._teller.translation
+        if translation is None:
+            if self._exchange is not None:
+                complete(choice, self._exchange, self.object_type != "text_completion")
+            if self.body.get("parallel_tool_calls") is False:
+                self._has_called = keep_one_call(choice, self._has_called)
+            name_thinking(choice, self.policy.reasoning_field)
         if translation is None or self.stream:
             return told
         return translation.whole(told)
@@ -175,15 +247,12 @@ class BudgetHandler(PagesHandler):
         return self._with_details(super().completion_usage_response(*args, **kwargs))
 
     def do_GET(self) -> None:
-        if (id := self._stored_id()) is not None:
-            if (stored := self.store.get(id)) is None:
-                self._refuse_id(id)
-            else:
-                self._answer(stored.response)
-        elif self.path.startswith("/v1/models"):
-            self.handle_models_request()
-        else:
+        if (id := self._stored_id()) is None:
             super().do_GET()
+        elif (stored := self.store.get(id)) is None:
+            self._refuse_id(id)
+        else:
+            self.answer(stored.response)
 
     def do_DELETE(self) -> None:
         if (id := self._stored_id()) is None:
@@ -191,31 +260,11 @@ class BudgetHandler(PagesHandler):
         elif not self.store.delete(id):
             self._refuse_id(id)
         else:
-            self._answer({"id": id, "object": "response", "deleted": True})
-
-    def handle_models_request(self) -> None:
-        head, listed = b"", []
-        if self.guard.only_model:
-            self._set_completion_headers(200)
-            self.end_headers()
-        else:
-            # Its answer is caught on its way out, for the default model to be put in.
-            client, self.wfile = self.wfile, io.BytesIO()
-            super().handle_models_request()
-            caught, self.wfile = self.wfile.getvalue(), client
-            head, _, body = caught.partition(b"\r\n\r\n")
-            head, listed = head + b"\r\n\r\n", json.loads(body)["data"]
-        names = self.own_names()
-        others = [entry for entry in listed if entry["id"] not in names]
-        own = {"id": self.model, "object": "model", "created": self.created}
-        wanted = self.path.removeprefix("/v1/models").strip("/")
-        data = [own] * (wanted in ("", self.model)) + others
-        answer = {"object": "list", "data": data}
-        self.wfile.write(head + json.dumps(answer).encode())
+            self.answer({"id": id, "object": "response", "deleted": True})
 
     def _set_completion_headers(self, status_code: int = 200) -> None:
         # mlx-lm answers 404 to whatever keeps a request from being generated.
-        refusal = self._refusal()
+        refusal = self.refusal
         if status_code == 404 and refusal is not None:
             status_code = refusal.status
         self._status = status_code
@@ -237,10 +286,11 @@ class BudgetHandler(PagesHandler):
             self._teller.translation = translation
             body = translation.chat
             self.path = CHAT
-        check_body(body)
         is_chat = self.path != TEXT
         if self._teller.translation is None:
             refuse_unserved(body, is_chat)
+        self._choices = read_choices(body, is_chat)
+        check_body(body)
         self._asked_answer = read_answer(body) if is_chat else None
         self._thinking = read_thinking(body, self.policy)
         source = budget_source(body, self.policy)
@@ -293,17 +343,14 @@ class BudgetHandler(PagesHandler):
             error = error.named(translation.names)
         return error_content(error, self._asked_path or self.path)
 
-    def _answer(self, answer: dict[str, Any]) -> None:
+    def answer(self, answer: dict[str, Any]) -> None:
         self._set_completion_headers(200)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
 
-    def _refusal(self) -> RequestError | None:
-        return self._exchange.refusal if self._exchange is not None else None
-
     def _refusal_told(self, message: str) -> bytes:
         """What a client is told where mlx-lm has written a message."""
-        refusal = self._refusal()
+        refusal = self.refusal
         field = refusal.field if refusal is not None else None
         self.record.fail(message)
         return self.told(RequestError(message, field, self._status))
@@ -315,69 +362,3 @@ class BudgetHandler(PagesHandler):
         """The id of the stored response that a path names, if it names one."""
         parent, _, id = self.path.partition("?")[0].rpartition("/")
         return id if parent == RESPONSES and id else None
-
-
-def check_body(body: dict[str, Any]) -> None:
-    """Checks the fields whose types mlx-lm takes for granted.
-
-    Args:
-        body (dict): Of a request.
-
-    Raises:
-        RequestError: Naming the field that is wrong, and what it must be.
-    """
-    for field, is_right, what in _FIELDS:
-        value = body.get(field)
-        if field in body and not is_right(value):
-            raise RequestError(f"{field} must be {what}.", field)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _are_messages(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value)
-        and all(_is_content(m.get("content")) for m in value)
-    )
-
-
-def _is_content(value: object) -> bool:
-    if isinstance(value, list):
-        return all(isinstance(part, dict) and _is_part(part) for part in value)
-    return value is None or isinstance(value, str)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_part(part: dict[str, Any]) -> bool:
-    kind = part.get("type")
-    return isinstance(part.get("text"), str) if kind == "text" else _is_text(kind)
-
-
-def _is_stop(value: object) -> bool:
-    words = value if isinstance(value, list) else [value]
-    return all(isinstance(word, str) and word for word in words)
-
-
-_FIELDS = (
-    ("messages", _are_messages, "a list of one or more messages with role and content"),
-    ("prompt", _is_text, "a text"),
-    ("stop", _is_stop, "a text or a list of texts, none of them empty"),
-    ("max_tokens", _is_count, "a whole number of 1 or more"),
-    ("max_completion_tokens", _is_count, "a whole number of 1 or more"),
-    ("tools", lambda v: isinstance(v, list), "a list"),
-    ("model", _is_text, "a text"),
-    ("chat_template_kwargs", lambda v: isinstance(v, dict), "an object"),
-    ("role_mapping", lambda v: isinstance(v, dict), "an object"),
-    (
-        "stream_options",
-        lambda v: isinstance(v, dict) and isinstance(v.get("include_usage"), bool),
-        "an object with include_usage true or false",
-    ),
-)

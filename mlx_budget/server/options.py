@@ -66,6 +66,11 @@ class ServeOptions:
         "Let stop words end a reply in its thinking too; by default they wait for the "
         "answer.",
     )
+    reasoning_field: str = setting(
+        "both",
+        "In which field chat completions tell thinking.",
+        choices=("reasoning", "reasoning_content", "both"),
+    )
     access: Access = Access()
     limits: Limits = Limits()
     max_tokens: int | None = setting(
@@ -116,6 +121,7 @@ class ServeOptions:
             self.thinking,
             self.max_thinking_budget,
             self.stop_in_thinking,
+            self.reasoning_field,
             read_efforts(self.effort),
         )
 

@@ -170,7 +170,8 @@ class BudgetModelProvider(server.ModelProvider):
     def is_default(self) -> bool:
         """Whether the model that is loaded is the one that is served by default."""
         key = self.model_key
-        return key is not None and key[0] == self.cli_args.model
+        own = self.cli_args.model, self.cli_args.adapter_path
+        return key is not None and key[:2] == own
 
     def take_table(self, table: Predictor) -> None:
         """Guides by a table from here on, where a prior would guide."""

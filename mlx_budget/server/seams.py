@@ -48,6 +48,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "APIHandler.do_GET": ("self",),
     "APIHandler._set_cors_headers": ("self",),
     "APIHandler._set_completion_headers": ("self", "status_code"),
+    "APIHandler._set_stream_headers": ("self",),
     "APIHandler.handle_chat_completions": ("self",),
     "APIHandler.handle_text_completions": ("self",),
     "APIHandler.validate_model_parameters": ("self",),

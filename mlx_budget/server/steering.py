@@ -14,6 +14,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..engine.constraint import AnswerConstraint
 from ..engine.follower import ReplyFollower
 from ..engine.plain import ReplySampler
+from ..engine.scoring import TokenScore
 from ..engine.settings import ThinkingBudget
 from .answer_fields import AskedAnswer
 
@@ -31,6 +32,12 @@ class Steering:
         only_counts: Whether only the tokens of the prompt are asked for.
         prompt_tokens: Of the prompt, once they are known.
         answer: What is asked of its answer, if anything is.
+        prompt_ids: Token ids in place of the prompt's text.
+        prompt: Token ids of the prompt, once they are known.
+        scores: How many of the likeliest tokens are told with the scores of the
+            prompt's tokens; None if these are not told.
+        prompt_scores: These, once they are known.
+        is_over: Whether nobody wants the reply any more.
         constraint: Holds its answer to that, once generation has begun.
     """
 
@@ -43,12 +50,19 @@ class Steering:
     prompt_tokens: int | None = None
     answer: AskedAnswer | None = None
     constraint: AnswerConstraint | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    prompt: list[int] | None = None
+    scores: int | None = None
+    prompt_scores: list[TokenScore] | None = None
+    is_over: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "connection": None}
 
     def has_client(self) -> bool:
         """Whether the client still listens. One that has stopped to send does not."""
+        if self.is_over:
+            return False
         if self.connection is None:
             return True
         poll = select.poll()
