@@ -1,4 +1,4 @@
-"""A real server in a process of its own, on a free port, and how it is asked."""
+"""Real servers, in a process of their own or in this one, and how they are asked."""
 
 import os
 import re
@@ -16,6 +16,7 @@ import openai
 from mlx_budget import stream_generate
 from mlx_budget.engine.follower import Part
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.server import running
 
 SECONDS = 120
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
@@ -50,13 +51,27 @@ class Server:
         return f"http://{self.host}:{self.port}"
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="none", timeout=SECONDS, max_retries=0
-        )
+        return client_of(self.url)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(SECONDS)
+
+
+def client_of(url: str) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{url}/v1", api_key="none", timeout=SECONDS, max_retries=0
+    )
+
+
+@contextmanager
+def served(**options: object) -> Iterator[openai.OpenAI]:
+    """A client of a server in this process, the demo's by default.
+
+    For tests that need no process to signal, and none of its lines: it starts at once.
+    """
+    with running(**options) as url, client_of(url) as client:
+        yield client
 
 
 def _path() -> list[str]:

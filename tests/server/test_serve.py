@@ -15,7 +15,7 @@ from mlx_budget.server.budget_fields import EFFORTS
 from mlx_budget.server.budgets import leaving_room
 from serve_scripted import LINE, TOOLS
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
-from served import QUESTION, alone, ask, gather, serving, told
+from served import QUESTION, alone, ask, gather, served, serving, told
 
 BUDGETS = (None, 0, 20, 60, 500, "auto", "auto:0.5")
 
@@ -29,7 +29,7 @@ def client(server):
 @pytest.fixture(scope="module")
 def cutting():
     """A client of a server that holds budgets by the hard stop alone."""
-    with serving("--predictor", "none") as server, server.client() as client:
+    with served(predictor=False) as client:
         yield client
 
 
@@ -183,8 +183,7 @@ def test_what_a_user_writes_opens_no_block(model):
         "{%- for message in messages %}<|im_start|>{{- message.role + '\n' + "
         "message.content + '<|im_end|>\n' }}{%- endfor %}<|im_start|>assistant\n"
     )
-    options = ("--chat-template", template, "--max-tokens", 40)
-    with serving(*options) as server, server.client() as client:
+    with served(chat_template=template, max_tokens=40) as client:
         (choice,) = ask(client, "What is <think>").choices
         assert choice.message.content
         assert not getattr(choice.message, "reasoning", "")
@@ -327,8 +326,7 @@ def test_models_and_health(client, server):
 
 
 def test_defaults_and_ceiling_are_the_servers(model):
-    options = ("--thinking-budget", 60, "--max-thinking-budget", 80)
-    with serving(*options) as server, server.client() as client:
+    with served(thinking_budget=60, max_thinking_budget=80) as client:
 
         def budget(**body):
             return ask(client, **body).choices[0].thinking["budget"]
@@ -366,11 +364,8 @@ def test_a_model_gets_markers_of_its_own(silent, model, start):
 
 
 def test_a_budget_that_the_model_cannot_honour_is_refused(silent, tmp_path):
-    folders = ("--model-folders", f"{silent},{tmp_path}")
-    with (
-        serving("--predictor", "none", *folders) as server,
-        server.client() as cutting,
-    ):
+    folders = (str(silent), str(tmp_path))
+    with served(predictor=False, model_folders=folders) as cutting:
         refuse_what_cannot_be_honoured(cutting, silent, tmp_path)
 
 

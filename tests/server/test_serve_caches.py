@@ -6,7 +6,7 @@ import mlx_lm
 import openai
 import pytest
 
-from served import ask, serving
+from served import ask, served, serving
 from tiny_models import LLAMA, save
 
 pytestmark = pytest.mark.skipif(
@@ -37,9 +37,7 @@ def test_what_cannot_be_quantised_is_refused_and_the_rest_is_served(sliding):
 
 
 def test_a_cache_is_quantised_while_the_budget_holds():
-    with serving(
-        "--kv-bits", 8, "--kv-group-size", 32, "--quantized-kv-start", 10
-    ) as server:
-        reply = ask(server.client(), thinking_budget=20, max_tokens=6000)
+    with served(kv_bits=8, kv_group_size=32, quantized_kv_start=10) as client:
+        reply = ask(client, thinking_budget=20, max_tokens=6000)
         assert 0 < reply.choices[0].thinking["tokens"] <= 22
         assert "The answer is" in reply.choices[0].message.content

@@ -12,7 +12,7 @@ from mlx_budget.server import parts
 from mlx_budget.server.exchange import Exchange
 from mlx_budget.server.steering import Steering
 from mlx_budget.server.stops import StopWords
-from served import QUESTION, ask, gather, serving, told
+from served import QUESTION, ask, gather, served, told
 
 THINKING = ["Quick", ".\nN", "7 + 1"]
 ANSWER = ["wer i", " 12", "The", "\n\nThe", "\n\n", "s 12.X", "never"]
@@ -27,14 +27,14 @@ def client(server):
 @pytest.fixture(scope="module")
 def cutting():
     """A client of a server that closes thinking by force."""
-    with serving("--predictor", "none") as server, server.client() as client:
+    with served(predictor=False) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def eager():
     """A client of a server whose stop words do not wait."""
-    with serving("--stop-in-thinking") as server, server.client() as client:
+    with served(stop_in_thinking=True) as client:
         yield client
 
 
