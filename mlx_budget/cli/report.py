@@ -17,12 +17,21 @@ MARKDOWN_FILE = "summary.md"
 @click.command()
 @click.argument("folder", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def report(folder: Path, as_json: bool) -> None:
-    """Make tables and plots again from the records of an evaluation."""
-    show_report(folder, as_json)
+@click.option(
+    "--html",
+    "as_page",
+    is_flag=True,
+    help="Make report.html too, one page of all: curves, tables, and every reply.",
+)
+def report(folder: Path, as_json: bool, as_page: bool) -> None:
+    """Make tables and plots again from the records of an evaluation.
+
+    The evaluation may still be at work.
+    """
+    show_report(folder, as_json, as_page)
 
 
-def show_report(folder: Path, as_json: bool) -> None:
+def show_report(folder: Path, as_json: bool, as_page: bool = False) -> None:
     """Makes tables, `summary.json` and plots from the records of a folder."""
     from ..evaluate.folder import read_records, read_settings
     from ..evaluate.plots import NO_PLOTS, draw
@@ -52,4 +61,8 @@ def show_report(folder: Path, as_json: bool) -> None:
     if not plots:
         click.echo(NO_PLOTS, err=True)
     names = ["records.jsonl", "summary.json", *(plot.name for plot in plots)]
+    if as_page:
+        from ..evaluate.page import write_page
+
+        names.append(write_page(folder, records, summary).name)
     click.echo(f"In {folder}: {', '.join(names)}.", err=True)

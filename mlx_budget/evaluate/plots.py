@@ -108,14 +108,14 @@ def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path
 
 
 def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
-    for strategy, group in _by_strategy(arms).items():
+    for strategy, group in by_strategy(arms).items():
         group = sorted(group, key=lambda arm: arm["total_tokens"])
         tokens = [arm["total_tokens"] for arm in group]
         accuracy, low, high = (
             [100 * arm[name] for arm in group]
             for name in ("accuracy", "accuracy_low", "accuracy_high")
         )
-        color, marker = _style(strategy)
+        color, marker = style(strategy)
         is_point = len(group) == 1
         if is_point:
             axes.vlines(tokens, low, high, color=color, linewidth=1)
@@ -145,7 +145,7 @@ def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
 def _draw_length(axes: "Axes", arms: list[Measures]) -> None:
     shown = {
         strategy: sorted(group, key=lambda arm: arm["mean_budget"])
-        for strategy, group in _by_strategy(arms).items()
+        for strategy, group in by_strategy(arms).items()
         if strategy not in _POINTS and all(arm["mean_budget"] for arm in group)
     }
     budgets = [arm["mean_budget"] for group in shown.values() for arm in group]
@@ -157,7 +157,7 @@ def _draw_length(axes: "Axes", arms: list[Measures]) -> None:
     for i, (strategy, group) in enumerate(shown.items()):
         # A little beside each other, so that no range hides another.
         shift = (i - (len(shown) - 1) / 2) * largest / 150
-        color, marker = _style(strategy)
+        color, marker = style(strategy)
         means = [arm["thinking_tokens"] for arm in group]
         # Of a skewed distribution the mean may lie beyond a quantile.
         ranges = [
@@ -211,7 +211,8 @@ def _draw_difficulty(
     axes.legend(fontsize=8, frameon=False, loc="upper left")
 
 
-def _by_strategy(arms: list[Measures]) -> dict[str, list[Measures]]:
+def by_strategy(arms: list[Measures]) -> dict[str, list[Measures]]:
+    """The arms of each strategy, in the order in which strategies are listed."""
     groups: dict[str, list[Measures]] = {}
     for arm in arms:
         groups.setdefault(arm["strategy"], []).append(arm)
@@ -219,5 +220,6 @@ def _by_strategy(arms: list[Measures]) -> dict[str, list[Measures]]:
     return {name: groups[name] for name in names if name in groups}
 
 
-def _style(strategy: str) -> tuple[str, str]:
+def style(strategy: str) -> tuple[str, str]:
+    """The colour of a strategy, and its marker in matplotlib's names."""
     return _STYLES.get(strategy, ("#666666", "."))

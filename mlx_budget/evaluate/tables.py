@@ -5,7 +5,7 @@ are the same whenever the replies are.
 """
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .metrics import Measures
@@ -19,10 +19,10 @@ def table(summary: dict[str, Any]) -> str:
     """All arms, in plain text, and notes; 99 columns if numbers are not very long."""
     if not summary["arms"]:
         return "No reply is finished."
-    notes = (textwrap.fill(note, WIDTH) for note in _notes(summary))
+    said = (textwrap.fill(note, WIDTH) for note in notes(summary))
     arms = summary["arms"]
     spent = _plain(_token_columns(arms), arms)
-    return "\n".join([_plain(_ARM_COLUMNS, arms), "", spent, "", *notes]).rstrip()
+    return "\n".join([_plain(_ARM_COLUMNS, arms), "", spent, "", *said]).rstrip()
 
 
 def comparison_table(summary: dict[str, Any]) -> str:
@@ -39,42 +39,62 @@ def markdown(summary: dict[str, Any]) -> str:
     """What `table` and `comparison_table` show, as GitHub Markdown."""
     arms = summary["arms"]
     tables = [_pipes(_ARM_COLUMNS, arms), _pipes(_token_columns(arms), arms)]
-    blocks = [*tables, *_notes(summary)]
+    blocks = [*tables, *notes(summary)]
     if summary["comparisons"]:
         blocks.append(_pipes(_COMPARISON_COLUMNS, summary["comparisons"]))
     return "\n\n".join(blocks)
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
-    notes = []
+def rows(
+    summary: dict[str, Any],
+) -> Iterator[tuple[list[str], list[bool], list[tuple[str, ...]]]]:
+    """The tables for other media: headers, which columns are texts, and cells.
+
+    Those of the arms, of their tokens, and of the comparisons if there are any.
+    """
+    arms = summary["arms"]
+    for columns, items in (
+        (_ARM_COLUMNS, arms),
+        (_token_columns(arms), arms),
+        (_COMPARISON_COLUMNS, summary["comparisons"]),
+    ):
+        if items:
+            headers = [name.replace("\n", " ") for name in columns]
+            are_texts = [name in _TEXTS for name in columns]
+            yield headers, are_texts, _cells(columns, items)
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What there is to say below the tables, a sentence each."""
+    said = []
     most = max((arm["n"] for arm in summary["arms"]), default=0)
     begun = [
         f"{a['arm']} ({a['n']} of {most})" for a in summary["arms"] if a["n"] < most
     ]
     if begun:
-        notes.append(f"Not finished, and short replies come first: {', '.join(begun)}.")
+        said.append(f"Not finished, and short replies come first: {', '.join(begun)}.")
     if ungraded := sum(arm["grading_problems"] for arm in summary["arms"]):
         answers = "1 answer" if ungraded == 1 else f"{ungraded} answers"
-        notes.append(f"{answers} could not be graded.")
+        said.append(f"{answers} could not be graded.")
     loops = sum(round(arm["closed_by_loop"] * arm["n"]) for arm in summary["arms"])
     if loops:
         replies = "1 reply was" if loops == 1 else f"{loops} replies were"
-        notes.append(f"The thinking of {replies} closed because it was in a loop.")
+        said.append(f"The thinking of {replies} closed because it was in a loop.")
     found = summary["strategies"]
     if areas := [s for s in found if s["area"] is not None and s["budgets"]]:
         end = f"{areas[0]['to_tokens']:.0f}"
         what = f"Mean accuracy over 0 to {end} tokens of all kinds"
-        notes.append(f"{what}: {_areas(areas, 'area')}.")
+        said.append(f"{what}: {_areas(areas, 'area')}.")
     if areas := [s for s in found if s["budget_area"] is not None]:
         ends = f"{areas[0]['from_budget']:.0f} to {areas[0]['to_budget']:.0f} tokens"
         what = f"Mean accuracy over budgets of {ends}"
-        notes.append(f"{what}: {_areas(areas, 'budget_area')}.")
+        said.append(f"{what}: {_areas(areas, 'budget_area')}.")
     correlation = summary["predictions"]["rank_correlation"]
     if correlation is not None:
         what = "the predicted length with the thinking tokens without a budget"
         n = summary["predictions"]["n"]
-        notes.append(f"Rank correlation of {what}: {correlation:.2f} (n = {n}).")
-    return notes
+        said.append(f"Rank correlation of {what}: {correlation:.2f} (n = {n}).")
+    return said
 
 
 def _areas(strategies: list[Measures], name: str) -> str:
