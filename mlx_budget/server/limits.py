@@ -16,7 +16,7 @@ MEGABYTE = 1 << 20
 # What Python makes of a small body of JSON may be huge: "[]," alone is 64 bytes.
 MOST_VALUES = 1_000_000
 MOST_DEPTH = 100
-_MOST_LEAVING, _SECONDS_TO_LEAVE = 64, 1.0
+_MOST_LEAVING, _SECONDS_TO_LEAVE = 64, 0.5
 # Files of models, libraries and logs.
 _OTHER_FILES = 512
 

@@ -32,7 +32,9 @@ from .steering import take_sampler
 
 # For replies that were told to end, and then for the generation thread.
 _SECONDS_TO_END = 2.0
-_SECONDS_TO_JOIN = 1.5
+_SECONDS_TO_JOIN = 1.0
+# The same in a program that goes on.
+_SECONDS_TO_JOIN_WITHIN = 60.0
 
 
 class Service:
@@ -151,13 +153,17 @@ class Service:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop(self._limits.grace_seconds if kind is None else 0)
+        grace = self._limits.grace_seconds if kind is None else 0
+        self.stop(grace, _SECONDS_TO_JOIN_WITHIN)
 
-    def stop(self, grace_seconds: float) -> None:
+    def stop(
+        self, grace_seconds: float, join_seconds: float = _SECONDS_TO_JOIN
+    ) -> None:
         """Stops listening, lets replies end, and ends those that do not.
 
         Args:
             grace_seconds (float): That replies get to end by themselves.
+            join_seconds (float): That the generation thread then gets.
         """
         if self._is_stopped:
             return
@@ -171,7 +177,7 @@ class Service:
             if not listener.connections.wait_until_none(grace_seconds):
                 self.generator.ends_replies = True
                 listener.connections.wait_until_none(_SECONDS_TO_END)
-        if not self.generator.stop_within(_SECONDS_TO_JOIN):
+        if not self.generator.stop_within(join_seconds):
             logging.warning("Generation has not come to its end.")
         self._ends.close()
 

@@ -65,7 +65,7 @@ def test_those_that_give_way_are_closed_before_many_more_come(pairs):
 
     thread = threading.Thread(target=take_all)
     thread.start()
-    thread.join(0.5)
+    thread.join(0.2)
     assert len(taken) < 70
     for connection in ours[:40]:
         connections.drop(connection)

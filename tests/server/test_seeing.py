@@ -5,6 +5,7 @@ import logging
 import queue
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,8 +21,9 @@ from asking import (
     read_until,
     request_of,
 )
-from mlx_budget.server import running
+from mlx_budget.server import pages, running
 from mlx_budget.server.ledger import Ledger, Record, logger
+from mlx_budget.server.limits import Limits
 from mlx_budget.server.logs import JsonFormatter, set_up_logging
 from mlx_budget.server.metrics import Metrics, make_metrics
 from served import serving
@@ -239,6 +241,40 @@ def test_health_tells_of_slots_and_of_the_thread(url):
     with running(api_key="k") as locked:
         assert get(locked, "/health").json() == {"status": "ok"}
         assert get(locked, "/health", x_api_key="k").json()["model"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("status", "waits", "seconds", "told", "is_alive"),
+    [
+        ("ok", True, pages.STALLED_SECONDS + 1, "stalled", False),
+        ("ok", True, 1, "ok", True),
+        ("ok", False, pages.STALLED_SECONDS + 1, "ok", True),
+        ("loading", True, pages.STALLED_SECONDS + 1, "loading", True),
+    ],
+)
+def test_health_tells_of_a_thread_that_moves_no_more(
+    monkeypatch, status, waits, seconds, told, is_alive
+):
+    """Where nobody waits nothing has to move."""
+    ledger = Ledger()
+    if waits:
+        ledger.open().wait()
+    monkeypatch.setattr(Record, "idle_seconds", seconds)
+    generator = SimpleNamespace(
+        status=status, seconds_since_step=seconds, is_healthy=True
+    )
+    handler = SimpleNamespace(
+        response_generator=generator,
+        ledger=ledger,
+        model="demo",
+        slots=2,
+        limits=Limits(),
+        server=SimpleNamespace(connections=[1]),
+    )
+    health = pages.PagesHandler._health(handler)
+    assert health["status"] == told
+    assert health["generation"]["alive"] == is_alive
+    assert health["waiting"] == waits
 
 
 def test_a_client_that_hangs_up_is_told_of(url, lines):
