@@ -42,6 +42,8 @@ class _Pipe:
         """Nothing is kept back."""
 
 
+# Choices of one request that are generated, or wait to be, at a time.
+_AT_A_TIME = 32
 _kinds: dict[type, type] = {}
 
 
@@ -76,6 +78,7 @@ class Choices:
             threading.Thread(target=self._run, args=(i, one, make), daemon=True)
             for i, (one, make) in enumerate(zip(self._ones, run, strict=True))
         ]
+        self._begun = 0
         self._told: dict[int, dict[str, Any]] = {}
         self._usage: dict[int, dict[str, Any]] = {}
         self._has_begun = False
@@ -87,14 +90,15 @@ class Choices:
             RequestError: If one of them cannot be generated.
             ConnectionError: If the client has hung up.
         """
-        for thread in self._threads:
-            thread.start()
+        for _ in range(_AT_A_TIME):
+            self._begin_next()
         try:
             left = len(self._ones)
             while left:
                 index, told = self._queue.get()
                 if told is None:
                     left -= 1
+                    self._begin_next()
                 elif isinstance(told, BaseException):
                     raise told
                 else:
@@ -103,9 +107,15 @@ class Choices:
             # The others look at the connection, which is closed after this.
             for one in self._ones:
                 one.cancel()
-            for thread in self._threads:
+            for thread in self._threads[: self._begun]:
                 thread.join()
         self._end()
+
+    def _begin_next(self) -> None:
+        """Begins a choice, if there is one more."""
+        if self._begun < len(self._threads):
+            self._threads[self._begun].start()
+            self._begun += 1
 
     def _put(self, index: int, data: bytes) -> None:
         self._queue.put((index, data))

@@ -62,6 +62,29 @@ def test_a_stream_tells_which_choice_each_piece_is_of(client):
     assert chunk.usage.completion_tokens > 0 and not chunk.choices
 
 
+def test_more_choices_than_are_begun_at_a_time_are_all_told(client):
+    reply = client.completions.create(model="demo", prompt="2 + 3", n=40, max_tokens=2)
+    assert len({choice.text for choice in reply.choices}) == 1
+    assert [choice.index for choice in reply.choices] == [*range(40)]
+
+
+def test_each_choice_has_an_answer_by_the_schema(client):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2, 3, 4, 5, 6]}}}
+    schema |= {"required": ["a"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    asked = {"n": 6, "temperature": 1.5, "seed": 1, "thinking_budget": 5}
+    told = contents(ask(client, response_format=form, max_tokens=200, **asked))
+    assert len({json.loads(text)["a"] for text in told}) > 1
+
+
+def test_a_client_that_hangs_up_ends_all_its_choices(endless):
+    with serving("--decode-concurrency", 2) as server, server.client() as client:
+        with ask(client, n=2, stream=True, **endless) as stream:
+            next(iter(stream))
+        # Both slots are free again, or this would wait for ever.
+        assert contents(ask(client, n=2, thinking_budget=0))
+
+
 def test_one_refusal_is_that_of_all_choices(client):
     with pytest.raises(openai.BadRequestError, match="logit_bias") as refused:
         ask(client, n=3, logit_bias={"100000": 1.0})
