@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .. import demo
 from ..engine.fields import check_numbers, setting
 from .errors import RequestError
 
@@ -282,15 +283,17 @@ class Guard:
                 field,
                 404,
             )
-        if ".." not in name and _HUB_NAME.fullmatch(name):
+        try:
+            # A name of the Hub may be that of a folder here as well, which is loaded.
+            is_folder = name != demo.NAME and Path(name).exists()
+            place = Path(name).resolve()
+        except (OSError, ValueError):
+            is_folder, place = False, None
+        if ".." not in name and not is_folder and _HUB_NAME.fullmatch(name):
             return
-        for folder in self._access.model_folders:
-            root = Path(folder).resolve()
-            try:
-                if (root / name).resolve().is_relative_to(root):
-                    return
-            except (OSError, ValueError):
-                pass
+        roots = (Path(folder).resolve() for folder in self._access.model_folders)
+        if place is not None and any(map(place.is_relative_to, roots)):
+            return
         raise RequestError(
             f"{field}: {_short(name)} is no name on the Hub, and no folder in one that "
             "the server was started with (--model-folders).",

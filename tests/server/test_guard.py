@@ -272,16 +272,20 @@ def test_names_of_the_hub_and_of_the_served_model_pass():
     LOCAL.check_fields({"model": 5, "chat_template_kwargs": [1]}, set())
 
 
-def test_folders_can_be_opened(tmp_path):
+def test_folders_can_be_opened(tmp_path, monkeypatch):
     (tmp_path / "models" / "one").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
     (tmp_path / "models" / "link").symlink_to(tmp_path / "secret")
     guard = Guard(Access(model_folders=(str(tmp_path / "models"),)))
-    for name in ("one", str(tmp_path / "models" / "one")):
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/one", "./models/one", str(tmp_path / "models" / "one")):
         guard.check_fields({"model": name}, set())
-    for name in ("../secret", str(tmp_path / "secret"), str(tmp_path / "models/link")):
+    secret = ("secret", "./secret", "models/../secret", "models/link")
+    for name in (*secret, str(tmp_path / "secret"), str(tmp_path / "models/link")):
         with pytest.raises(RequestError):
             guard.check_fields({"model": name}, set())
+    (tmp_path / "demo").mkdir()
+    guard.check_fields({"model": "demo"}, set())  # the built-in one all the same
 
 
 def test_one_model_is_all_there_is_if_that_is_asked_for():
