@@ -56,7 +56,8 @@ _LEAD = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[.!])\s+(?=\S)|(?<=\?)\s+(?![Nn]o\b)(?=\S)|\n+")
 _UNSURE = re.compile(
-    r"(?:or|alternatively|maybe|perhaps|possibly|otherwise|"
+    r"(?:or|alternatively|maybe|perhaps|possibly|otherwise|another (?:possibility|"
+    r"possible|answer|option|solution)|"
     r"(?:but\s+)?(?:it\s+)?(?:could|might|may)(?:\s+also)?\s+be)\b",
     re.IGNORECASE,
 )
@@ -254,6 +255,7 @@ def _with_bound(text: str, value: Box) -> str:
     """A value with the words around it that make a bound of it."""
     bound = re.search(
         r"(?:a (?:minimum|maximum) of|(?:(?<=number )|(?<=numbers ))(?:above|below)|"
+        r"(?:(?<= is )|(?<='s )|(?<= are )|(?<= be ))(?:over|above|under|below)|"
         r"(?:more|greater|larger|higher|less|fewer|smaller|lower) than"
         r"(?: or equal to)?|at least|at most|up to|no (?:more|less|fewer) than)"
         r"[\s*$]*$",

@@ -19,16 +19,18 @@ _TERM = r"[^<>=,;]+?"
 _SYMBOL = r"[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?"
 
 NEGATION = (
-    r"(?:not|\w+n't|cannot|never|neither|nor|hardly|scarcely|without|besides|excluding|"
+    r"(?:not|\w+n't|cannot|never|neither|nor|hardly|scarcely|besides|excluding|"
+    r"without(?! (?:a )?doubt)|"
     r"(?:any|every|all)\w*(?: \w+)? but|other than|except(?: for)?|far from|no longer|"
-    r"no way|rather than|instead of|wrong|incorrect|doubt|unlikely|unequal|"
+    r"no way|rather than|instead of|wrong|incorrect|(?<!no )(?<!without )doubt|"
+    r"unlikely|unequal|"
     r"differ(?:s|ent) from)"
 )
 # What may stand between "not" and the value that it denies.
 NEGATED = (
     rf"\b{NEGATION}(?:\s+(?:be|equal|equals|to|is|it|its|it's|the|a|an|i|think|believe|"
     r"say|that|this|true|final|correct|right|answer|exactly|just|simply|really|quite|"
-    r"always|necessarily|actually|option|choice|by|as|of|value|number|sure|case|exceed|"
+    r"always|necessarily|actually|option|choice|by|as|of|value|number|sure|case|exceed|only|"
     r"[a-z]\s*=)"
     r"(?!\w))*"
 )
