@@ -19,7 +19,9 @@ def table(summary: dict[str, Any]) -> str:
     """All arms, in plain text, and notes; 99 columns if numbers are not very long."""
     if not summary["arms"]:
         return "No reply is finished."
-    said = (textwrap.fill(note, WIDTH) for note in notes(summary))
+    said = (
+        textwrap.fill(note, WIDTH, break_on_hyphens=False) for note in notes(summary)
+    )
     arms = summary["arms"]
     spent = _plain(_token_columns(arms), arms)
     return "\n".join([_plain(_ARM_COLUMNS, arms), "", spent, "", *said]).rstrip()
