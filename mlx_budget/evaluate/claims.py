@@ -54,12 +54,23 @@ _LEAD = re.compile(
     r"value|total|number|root)s?\s+)?(?:is|are|=|:|equals)\s+",
     re.IGNORECASE,
 )
+# Words about what the answer is, and those that stand before a day, a place or a time.
+_SAID = re.compile(
+    r"(?!.*\b(?:if|whether|unsure|unclear|doubt|guess|sure|know|say|not|never|cannot|\w+n't)\b)"
+    r"[\w ,']{1,80}\b(?:is|was|are|were|be)\s+(?=\S)",
+    re.I,
+)
+_PLACE = re.compile(r"(?:on|in|at)\s+(?:an?\s+|the\s+)?(?=[A-Z])")
 _SENTENCE_END = re.compile(r"(?<=[.!])\s+(?=\S)|(?<=\?)\s+(?![Nn]o\b)(?=\S)|\n+")
 _UNSURE = re.compile(
     r"(?:or|alternatively|maybe|perhaps|possibly|otherwise|another (?:possibility|"
     r"possible|answer|option|solution)|"
     r"(?:but\s+)?(?:it\s+)?(?:could|might|may)(?:\s+also)?\s+be)\b",
     re.IGNORECASE,
+)
+# What numbers the answers between which a reply does not decide.
+_NUMBERED = re.compile(
+    r"\b(?:option|possibility|candidate|alternative|scenario)\s+\w{1,5}\s*[:.)]", re.I
 )
 # What joins two values, between the end of one and the beginning of the next.
 _UNITS = r"(?:(?!(?:or|and|to|is|so|then|but)\b)[A-Za-z][\w.^\\{}]*\s*){0,3}"
@@ -193,6 +204,7 @@ def _boxes_joined(gap: str, before: str) -> str | None:
 
 
 def _worded(text: str) -> Claim | None:
+    text = _NUMBERED.sub("or", text)
     sentences = [s.strip() for s in _SENTENCE_END.split(text) if s.strip()]
     denied: list[Box] = []
     anchored = [i for i, s in enumerate(sentences) if _ANCHOR.search(s)]
@@ -364,9 +376,9 @@ def _of_words(sentences: list[str]) -> Claim | None:
     text = (anchored or sentences)[-1]
     if anchored:
         text = text[list(_ANCHOR.finditer(text))[-1].end() :]
-    elif match := _LEAD.match(text):
+    elif match := _LEAD.match(text) or _SAID.match(text):
         text = text[match.end() :]
-    text = plain(text).rstrip("!?")
+    text = _PLACE.sub("", plain(text)).rstrip("!?")
     if match := re.match(r"(yes|no|true|false)\s*[,;]", text, re.I):
         text = match[1]
     return Claim(read(text), text) if text else None

@@ -222,6 +222,7 @@ def _is_words(text: str) -> bool:
 
 def _without_names(right: str, answer: str) -> tuple[str, str]:
     """Both without the "x =" that only one of them has, or both have alike."""
+    right, answer = _name_first(right), _name_first(answer)
     sides = [_EQUATION.fullmatch(text) for text in (right, answer)]
     names = [s["left"] if s and _is_name(s["left"]) else None for s in sides]
     if all(names) and names[0] != names[1] and not all(len(n or "") > 8 for n in names):
@@ -231,6 +232,15 @@ def _without_names(right: str, answer: str) -> tuple[str, str]:
         for s, name, text in zip(sides, names, (right, answer), strict=True)
     ]
     return found[0].strip(), found[1].strip()
+
+
+def _name_first(text: str) -> str:
+    """An equation with its name on the left, if "5 = x" has it on the right."""
+    sides = _EQUATION.fullmatch(text)
+    if sides and re.fullmatch("[A-Za-z]", sides["right"].strip()):
+        if read_quantity(sides["left"]):
+            return f"{sides['right'].strip()} = {sides['left']}"
+    return text
 
 
 def _is_name(text: str) -> bool:

@@ -52,6 +52,7 @@ _SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad)(?![A-Za-z]))", " "),
         (r"(?<=\S)~(?=[A-Za-z\\])", " "),
         (r"\\%", "%"),
+        (r"\bwithin (-?[\d.]+) of (-?[\d.]*\d)", r"\2 \\pm \1"),
         (r"\^\s*(-\d+)", r"^{\1}"),
     )
 )
@@ -60,6 +61,14 @@ _NO_SOLUTION = re.compile(
     re.I,
 )
 _ALL_NUMBERS = re.compile(r"(?:all|any) (?:real )?numbers?|all reals", re.I)
+# Parts in words, each with the number that it is.
+_PARTS = (
+    (re.compile(r"(?:an?|one)[ -]half", re.I), r"\frac{1}{2}"),
+    (re.compile(r"(?:an?|one)[ -](?:quarter|fourth)", re.I), r"\frac{1}{4}"),
+    (re.compile(r"three[ -](?:quarters|fourths)", re.I), r"\frac{3}{4}"),
+    (re.compile(r"(?:an?|one)[ -]third", re.I), r"\frac{1}{3}"),
+    (re.compile(r"two[ -]thirds", re.I), r"\frac{2}{3}"),
+)
 _NUMBER_NAMES = {
     name: str(number)
     for names, step in (
@@ -200,6 +209,11 @@ def plain(formula: str) -> str:
         return r"\emptyset"
     if _ALL_NUMBERS.fullmatch(text) or text == r"\mathbb{R}":
         return r"(-\infty,\infty)"
+    for words, part in _PARTS:
+        if words.fullmatch(text):
+            return part
+    text = re.sub(rf"^half an? (?={MULTIPLIER})", "0.5 ", text, flags=re.I)
+    text = re.sub(rf"^an? (?=(?:{MULTIPLIER})\b)", "1 ", text, flags=re.I)
     name, _, rest = text.partition(" ")
     if name.lower() in _NUMBER_NAMES and not re.match(r"of\b|or\b|and\b", rest):
         return f"{_NUMBER_NAMES[name.lower()]} {rest}".strip()
