@@ -7,6 +7,7 @@ Runs in environments of their own, against a server of the built-in model:
     mlx-budget serve --port 8080 &
     inspect/bin/python benchmarks/serve_evals.py --harness inspect --port 8080
     lmeval/bin/python benchmarks/serve_evals.py --harness lm-eval --port 8080
+    lmeval/bin/python benchmarks/serve_evals.py --harness lm-eval-choices --port 8080
 """
 
 import json
@@ -23,6 +24,7 @@ import click
 
 from recorder import recording
 
+DEMO = Path(__file__).parents[1] / "mlx_budget" / "demo" / "model"
 PROBLEMS = Path(__file__).parents[1] / "mlx_budget" / "demo" / "problems.jsonl"
 TASK = """\
 task: sums
@@ -47,6 +49,24 @@ filter_list:
       - function: take_first
 metric_list:
   - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+"""
+CHOICES = """\
+task: guesses
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {file}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "<|im_start|>user\\n{{{{question}}}}<|im_end|>\\n<|im_start|>assistant\\n\
+<think>\\n{{{{thinking}}}}</think>\\n\\nThe answer is"
+doc_to_choice: choices
+doc_to_target: 0
+target_delimiter: " "
+metric_list:
+  - metric: acc
     aggregation: mean
     higher_is_better: true
 """
@@ -124,7 +144,38 @@ def lm_eval_scores(url: str, problems: list[dict[str, str]]) -> Iterator[Score]:
         yield f"chat, {way}", found[1] if found else done.stderr[-160:]
 
 
+def lm_eval_guesses(url: str, problems: list[dict[str, str]]) -> Iterator[Score]:
+    """lm-eval's choices between a right and a wrong answer, over text completions.
+
+    Behind a thought that says the answer, and behind one that says the wrong one.
+    """
+    for way, thought in (("the answer thought", "answer"), ("the other", "wrong")):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "problems.jsonl")
+            with file.open("w") as out:
+                for p in problems:
+                    told: dict[str, Any] = {**p, "wrong": str(int(p["answer"]) + 1)}
+                    told["choices"] = [f"{told[k]}." for k in ("answer", "wrong")]
+                    told["thinking"] = f"So {told[thought]}.\n**Final Answer**\n"
+                    out.write(json.dumps(told) + "\n")
+            Path(folder, "guesses.yaml").write_text(CHOICES.format(file=file))
+            program = str(Path(sys.executable).parent / "lm_eval")
+            model = f"model=demo,base_url={url}/v1/completions,num_concurrent=1"
+            model += f",tokenizer={DEMO},tokenizer_backend=huggingface,max_length=2048"
+            command = [program, "--model", "local-completions", "--batch_size", "4"]
+            command += ["--model_args", model, "--tasks", "guesses"]
+            done = subprocess.run(
+                [*command, "--include_path", folder],
+                env={**os.environ, "OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1"},
+                capture_output=True,
+                text=True,
+            )
+        found = re.search(r"\|acc\s*\|\W+\|\s*([\d.]+)", done.stdout)
+        yield f"text completions, {way}", found[1] if found else done.stderr[-400:]
+
+
 HARNESSES = {"inspect": inspect_scores, "lm-eval": lm_eval_scores}
+HARNESSES["lm-eval-choices"] = lm_eval_guesses
 
 
 @click.command()
