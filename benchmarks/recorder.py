@@ -27,19 +27,20 @@ def recording(port: int, requests: list[dict[str, Any]]) -> Iterator[str]:
             for name, value in response.getheaders():
                 self.send_header(name, value)
             self.end_headers()
+            found: dict[str, Any] = {
+                "path": f"{self.command} {self.path}",
+                "headers": dict(self.headers),
+                "body": body.decode(),
+                "status": response.status,
+                "reply": "",
+            }
+            requests.append(found)
             reply = b""
             while data := response.read1(1 << 16):
+                # Written down before the client has it, and may go on.
                 reply += data
+                found["reply"] = reply.decode(errors="replace")
                 self.wfile.write(data)
-            requests.append(
-                {
-                    "path": f"{self.command} {self.path}",
-                    "headers": dict(self.headers),
-                    "body": body.decode(),
-                    "status": response.status,
-                    "reply": reply.decode(),
-                }
-            )
 
         do_GET = do_HEAD = do_POST = forward
 
