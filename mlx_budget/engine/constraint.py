@@ -66,6 +66,7 @@ class AnswerConstraint:
         self._openings: list[tuple[int, ...]] = []
         self._header: tuple[int, ...] = ()
         self._calls: list[tuple[int, ...]] = []
+        self._no_calls: mx.array | None = None  # all tokens but those that begin one
         self._place = _Place.BEFORE
         if tracker is not None:
             self._read_markers(tracker)
@@ -103,11 +104,14 @@ class AnswerConstraint:
         if self._place is _Place.THINKING:
             if not (starts := self._unwanted_calls(size)):
                 return logprobs
-            mask = np.ones(size, bool)
-            mask[starts] = False
+            if self._no_calls is None:
+                kept = np.ones(size, bool)
+                kept[starts] = False
+                self._no_calls = mx.array(kept)
+            mask = self._no_calls
         else:
-            mask = self._mask(size)
-        rest = mx.where(mx.array(mask), logprobs.astype(mx.float32), -mx.inf)
+            mask = mx.array(self._mask(size))
+        rest = mx.where(mask, logprobs.astype(mx.float32), -mx.inf)
         return rest - mx.logsumexp(rest, axis=-1, keepdims=True)
 
     def _read_markers(self, tracker: ThinkingTracker) -> None:

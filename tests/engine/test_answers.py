@@ -179,6 +179,18 @@ def test_no_tool_is_called_in_place_of_an_answer(thinker):
     assert json.loads(last.reply.split()[1]) == {"a": 5}
 
 
+def test_no_tool_is_called_from_thinking_in_place_of_an_answer(tmp_path):
+    added = ("<think>", "</think>", "<tool_call>")
+    tokenizer = make_tokenizer(
+        tmp_path, tiny_vocabulary(), template=THINKING, eos="<|end|>", added=added
+    )
+    last = scripted(tokenizer, "<think>", "I add<tool_call> 2", json_schema=OBJECT)
+    assert "<tool_call>" not in last.reply.text
+    assert json.loads(last.reply.split()[1]) == {"a": 5}
+    free = scripted(tokenizer, "<think>", "I add<tool_call> 2")
+    assert "<tool_call>" in free.reply.text
+
+
 def test_all_of_a_reply_without_thinking_follows_the_schema(talker):
     last = scripted(talker, "The answer is 5.", json_schema=OBJECT)
     assert json.loads(last.reply.text) == {"a": 5}
