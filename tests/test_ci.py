@@ -33,11 +33,11 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 def test_the_oldest_versions_are_those_that_pyproject_allows():
     lists = re.findall(
-        r"^(?:dependencies|eval|serve|train) = (\[.*?\n?\])$",
+        r"^(?:dependencies|eval|serve|structured|train) = (\[.*?\n?\])$",
         read("pyproject.toml"),
         re.M | re.S,
     )
-    assert len(lists) == 4
+    assert len(lists) == 5
     floors = re.findall(r"\"([\w-]+)[^\">]*>=([\d.]+)", "".join(lists))
     oldest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", read(".ci/oldest.txt"), re.M))
     assert {name for name, _ in floors} == set(oldest)
