@@ -202,3 +202,9 @@ def test_an_import_from_outside_is_found(write) -> None:
     assert imports_from_outside(package) == [
         "mlx_budget.demo imports recipes.demo.make"
     ]
+
+
+def test_no_two_test_files_have_the_same_name():
+    """pytest imports them by their names alone."""
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

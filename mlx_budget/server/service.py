@@ -169,7 +169,8 @@ class Service:
             return
         self._is_stopped = True
         if (listener := self._listener) is not None:
-            logging.info("The server ends.")
+            if grace_seconds:  # else an error has ended it, and says so
+                logging.info("The server ends.")
             listener.shutdown()
             listener.server_close()
             listener.connections.give_up_idle()
