@@ -241,7 +241,8 @@ class ThinkingTracker:
         if is_other or not self._may_begin(tools[0], longest):
             return ()
         start = tools[0].start
-        if 2 * len(longest) <= len(start) and not self._has_added_token(longest):
+        finder = MarkerFinder(self._tokenizer, longest)
+        if 2 * len(longest) <= len(start) and not finder.has_added_token:
             return ()
         return self._encode(start[len(longest) :])
 
@@ -359,10 +360,6 @@ class ThinkingTracker:
     def _is_mentioned(self, length: int) -> bool:
         before = self._tokenizer.decode(self._block[:-length])
         return _is_mention(before, self.markers)
-
-    def _has_added_token(self, text: str) -> bool:
-        added = self._tokenizer.added_tokens_decoder
-        return any(token in added for token in self._encode(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))

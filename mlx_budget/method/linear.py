@@ -99,7 +99,7 @@ class LinearPredictor(TablePredictor):
     def _shift(
         self, mean: mx.array, variance: mx.array, encoding: mx.array, rows: mx.array
     ) -> tuple[mx.array, mx.array]:
-        is_certain = mx.array(self._certain > 0)[rows]
+        is_certain = self._is_certain[rows]
         return (
             mx.where(is_certain, mean, mean + encoding),
             mx.where(is_certain, variance, variance * self.probe.spread),

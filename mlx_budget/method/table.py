@@ -167,6 +167,7 @@ class TablePredictor(Predictor):
         # Of each row, L where it is certain, else 0; the last is that of all others.
         self._certain = np.append(certain.certain_lengths(self._sums().sum(-1)), 0)
         self._certain[self._closing_row] = 1
+        self._is_certain = mx.array(self._certain > 0)
         self.vocab_size = vocab_size
         if vocab_size is not None:
             self._rows = self._rows_of(vocab_size)

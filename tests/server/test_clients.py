@@ -20,7 +20,7 @@ MESSAGES = [{"role": "user", "content": QUESTION}]
 BUDGET = 60
 EXTRA = {"extra_body": {"thinking_budget": BUDGET}}
 ENABLED = {"type": "enabled", "budget_tokens": BUDGET}
-LOW = {"effort": "low", "summary": "auto"}
+LITELLM = {"model": "openai/demo", "api_key": "none"}
 RIGHT = "12"
 
 
@@ -49,9 +49,8 @@ def test_litellm_chats(asked, options, budget, stream):
     litellm = pytest.importorskip("litellm")
     url, requests = asked
     reply = litellm.completion(
-        model="openai/demo",
+        **LITELLM,
         api_base=f"{url}/v1",
-        api_key="none",
         messages=MESSAGES,
         max_tokens=500,
         stream=stream,
@@ -70,9 +69,8 @@ def test_litellm_asks_for_responses(asked):
     litellm = pytest.importorskip("litellm")
     url, requests = asked
     reply = litellm.responses(
-        model="openai/demo",
+        **LITELLM,
         api_base=f"{url}/v1",
-        api_key="none",
         input=QUESTION,
         max_output_tokens=500,
         **EXTRA,
@@ -82,18 +80,19 @@ def test_litellm_asks_for_responses(asked):
     assert budget_told(requests) == BUDGET
 
 
+def chat_model(openai, url: str, **options):
+    """The server's model, as LangChain has it."""
+    return openai.ChatOpenAI(
+        model="demo", base_url=f"{url}/v1", api_key="none", **options
+    )
+
+
 @pytest.mark.parametrize("is_response", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 def test_langchain_chats(asked, is_response, stream):
     openai = pytest.importorskip("langchain_openai")
     url, requests = asked
-    model = openai.ChatOpenAI(
-        model="demo",
-        base_url=f"{url}/v1",
-        api_key="none",
-        use_responses_api=is_response,
-        **EXTRA,
-    )
+    model = chat_model(openai, url, use_responses_api=is_response, **EXTRA)
     if stream:
         first, *rest = model.stream(QUESTION)
         message = sum(rest, first)
@@ -114,9 +113,7 @@ def test_langchain_gives_structured_output(asked):
 
         value: int = pydantic.Field(ge=0, le=99)
 
-    model = openai.ChatOpenAI(
-        model="demo", base_url=f"{url}/v1", api_key="none", **EXTRA
-    )
+    model = chat_model(openai, url, **EXTRA)
     found = model.with_structured_output(Result, method="json_schema").invoke(QUESTION)
     assert isinstance(found, Result)
     assert budget_told(requests) == BUDGET
@@ -125,9 +122,7 @@ def test_langchain_gives_structured_output(asked):
 def test_langchain_names_a_level(asked):
     openai = pytest.importorskip("langchain_openai")
     url, requests = asked
-    model = openai.ChatOpenAI(
-        model="demo", base_url=f"{url}/v1", api_key="none", reasoning_effort="low"
-    )
+    model = chat_model(openai, url, reasoning_effort="low")
     assert RIGHT in model.invoke(QUESTION).text
     assert 0 < budget_told(requests) < 200
 
