@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from .. import demo
+from ..engine.budgets import read_budget
 from ..engine.fields import Option, all_options_of, take
 from ..engine.settings import (
     ANSWER_TOKENS,
@@ -81,14 +82,6 @@ class Shown(click.Option):
         return {**extra, "default": self._shown} if self._shown else extra
 
 
-def read_budget(text: str) -> int | str:
-    """A budget as it was typed; the settings say what is wrong with one that is."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
-
-
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -115,7 +108,7 @@ def _read_schema(text: str) -> str:
 
 # Fields whose text is not simply a number, a path or a word.
 _TYPES: dict[str, click.ParamType] = {
-    "thinking_budget": Read("N|LOW-HIGH|auto|auto:SHARE", read_budget),
+    "thinking_budget": Read("budget", read_budget),
     "chat_template_config": Read("json", _json_object),
     "json_schema": Read("FILE|JSON", _read_schema),
 }

@@ -17,6 +17,7 @@ from ..method.predictor import Predictor
 from .answers import AnswerFormat
 from .budgets import BudgetLike
 from .context import context_length
+from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .plain import ReplySampler
@@ -206,7 +207,7 @@ def stream_batch_generate(
         "thinking_budget",
         thinking_budget,
         prompts,
-        lambda b: replace(thinking, tokens=b),
+        lambda b: for_predictor(replace(thinking, tokens=b), predictor),
     )
     limits = _Values("max_tokens", max_tokens, prompts, check_limit)
     draws = _Values("seed", seed, prompts, lambda s: replace(sampling, seed=s))

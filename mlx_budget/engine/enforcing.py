@@ -12,6 +12,13 @@ def knows_lengths(predictor: Predictor | bool | None) -> bool:
     return isinstance(predictor, Predictor) and predictor.knows_lengths
 
 
+def for_predictor(
+    thinking: ThinkingBudget, predictor: Predictor | bool | None
+) -> ThinkingBudget:
+    """The same, where a level is its tokens unless the predictor foretells lengths."""
+    return thinking if knows_lengths(predictor) else thinking.without_prediction()
+
+
 def check_enforceable(
     thinking: ThinkingBudget, predictor: Predictor | bool | None
 ) -> None:
@@ -23,11 +30,13 @@ def check_enforceable(
             "predictor must be a Predictor, None for a prior, or False for the hard "
             f"stop alone; not {predictor!r}. `mlx_budget.load` returns one."
         )
+    thinking = for_predictor(thinking, predictor)
     if isinstance(thinking.tokens, AutoBudget) and not knows_lengths(predictor):
         raise ValueError(
             f"The thinking budget {thinking.tokens} is a share of what a predictor "
-            "expects, and there is none: name one with --predictor, make one with "
-            "`mlx-budget train`, or give the budget in tokens."
+            "expects, and there is none that knows lengths: name one with --predictor, "
+            "make one with `mlx-budget learn`, or give the budget in tokens or as a "
+            "level such as low."
         )
     has_budget = thinking.tokens is not None
     if has_budget and predictor is False and thinking.hard_stop is None:

@@ -19,6 +19,7 @@ from .answers import AnswerFormat
 from .caches import check_quantisable
 from .context import context_length
 from .drafts import check_draftable
+from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .markers import markers_of
@@ -112,6 +113,7 @@ def stream_generate(
     """
     loop: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, loop), take(Sampling, loop)
+    thinking = for_predictor(thinking, predictor)
     answer = take(AnswerFormat, loop)
     if not answer.is_free:
         for name in ("draft_model", "sampler"):

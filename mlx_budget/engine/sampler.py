@@ -23,7 +23,7 @@ from .constrained import ConstrainedSampler
 from .constraint import AnswerConstraint
 from .context import context_length
 from .draws import EndOfReply, TokenDraw, read_token
-from .enforcing import check_enforceable, knows_lengths
+from .enforcing import check_enforceable, for_predictor, knows_lengths
 from .fields import take
 from .follower import Step
 from .guide import Guide
@@ -78,8 +78,10 @@ def make_budget_sampler(
         thinking_budget (int, str or tuple, optional): Tokens of thinking: None or -1
             for no budget, 0 to close thinking at once, N > 0 to steer to N tokens;
             "auto" for as many as the predictor expects this question to take (the
-            median at the first thinking token), "auto:0.63" for that share of them;
-            (800, 1000) or "800-1000" for a length between the two.
+            median at the first thinking token), "auto:0.63" or "63%" for that share of
+            them; (800, 1000) or "800-1000" for a length between the two; "low",
+            "medium", "high" and the other levels of `mlx_budget.engine.budgets.EFFORTS`
+            for a share of what the predictor expects, or tokens where none does.
         budget_mode (str): What N tokens mean: "at-most" so many, as in the paper, or
             "about" so many, which are used as well.
         min_thinking_tokens (int): Fewest tokens of thinking, with a budget or without.
@@ -147,6 +149,7 @@ def steer(
         # What is asked for is an answer.
         thinking = replace(thinking, answer_anyway=True)
     check_enforceable(thinking, predictor)
+    thinking = for_predictor(thinking, predictor)
     markers = find_markers(tokenizer, thinking.start, thinking.end)
     ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
     if not ids:

@@ -22,6 +22,7 @@ from .budgets import (
     Budget,
     BudgetLike,
     BudgetRange,
+    Effort,
     about,
     check_budget,
 )
@@ -48,9 +49,11 @@ class ThinkingBudget:
 
     Attributes:
         tokens: Tokens of thinking: None (or -1) for no budget, 0 to close thinking at
-            once, N > 0 to steer to N; an `AutoBudget` (or "auto", "auto:0.63") for a
-            share of what the predictor expects of the question; a `BudgetRange` (or
-            two numbers, or "800-1000") to steer to a length between two.
+            once, N > 0 to steer to N; an `AutoBudget` (or "auto", "auto:0.63", "63%")
+            for a share of what the predictor expects of the question; an `Effort` (or
+            "low", "medium", "high" and the other levels) for such a share too, or for
+            tokens where nothing predicts lengths; a `BudgetRange` (or two numbers, or
+            "800-1000") to steer to a length between two.
         hard_stop: Past the budget thinking is closed at the first newline, and at
             ``hard_stop * tokens`` wherever it is. None leaves it to guidance alone, as
             in the paper.
@@ -80,9 +83,10 @@ class ThinkingBudget:
 
     tokens: Budget = setting(
         None,
-        "Tokens to think: -1 for no budget, 0 to answer at once; 800-1000 for between "
-        "800 and 1,000; auto for as many as the predictor expects of the question, "
-        "auto:0.63 for 63 % of them.",
+        "Tokens to think, such as 500: 0 to answer at once, -1 for no budget; 800-1000 "
+        "for between 800 and 1,000; a level: low, medium or high (also none, minimal, "
+        "xhigh, max); auto for as many as the predictor expects of the question, 50% "
+        "or auto:0.5 for half of them.",
         keyword="thinking_budget",
         flags=("--thinking-budget", "--reasoning-budget"),
         off="--no-thinking",
@@ -247,6 +251,15 @@ class ThinkingBudget:
         if not isinstance(self.tokens, AutoBudget):
             return self
         return replace(self, tokens=max(self.tokens.tokens(median), self.least))
+
+    def without_prediction(self) -> "ThinkingBudget":
+        """The same for a model whose lengths nothing predicts: a level is its tokens.
+
+        A share stays one, which cannot be kept then.
+        """
+        if not isinstance(self.tokens, Effort):
+            return self
+        return replace(self, tokens=max(self.tokens.in_tokens, self.least))
 
     def check_room(self, max_tokens: int) -> None:
         """Raises a ValueError if a reply of so many tokens, or -1, cannot think enough.

@@ -7,10 +7,17 @@ the server's own limits, of HTTP or of models.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ..engine.settings import MAX_BUDGET, AutoBudget, Budget, check_budget
+from ..engine.budgets import (
+    EFFORT_TOKENS,
+    EFFORTS,
+    MAX_BUDGET,
+    Budget,
+    budget_of_level,
+    check_budget,
+    with_tokens,
+)
 from .errors import RequestError
 
 TEMPLATE = "chat_template_kwargs"
@@ -79,41 +86,6 @@ _KNOWN = {
     *_OBJECTS,
 }
 
-# How much of the predicted length each level may think.
-EFFORTS: dict[str, float | None] = {
-    "none": 0.0,
-    "minimal": 0.2,
-    "low": 0.4,
-    "medium": 0.7,
-    "high": 1.0,
-    "xhigh": 1.5,
-    "max": None,
-}
-# Tokens of each level for models whose lengths nothing predicts.
-EFFORT_TOKENS = {
-    "minimal": 128,
-    "low": 512,
-    "medium": 2048,
-    "high": 8192,
-    "xhigh": 32768,
-}
-
-
-@dataclass(frozen=True)
-class Effort(AutoBudget):
-    """The budget of a level: a share of the predicted length, or else tokens.
-
-    Attributes:
-        without: Tokens of thinking for a model whose lengths nothing predicts.
-    """
-
-    without: int = 0
-
-    @property
-    def in_tokens(self) -> int:
-        """The budget where there is no prediction, under its ceiling."""
-        return self.without if self.most is None else min(self.without, self.most)
-
 
 def read_efforts(text: str) -> dict[str, int]:
     """Tokens of levels, as they are written on a command line.
@@ -158,7 +130,7 @@ def asked_budget(
             with another.
     """
     _check_known(body)
-    numbers = {f: _read_number(f, v) for f, v in _given(body, FIELDS)}
+    numbers = {f: _read_number(f, v, efforts) for f, v in _given(body, FIELDS)}
     levels = {f: _read_level(f, v, efforts) for f, v in _given(body, EFFORT_FIELDS)}
     switches: dict[str, bool] = {}
     for field, value in _given(body, SWITCHES):
@@ -280,15 +252,13 @@ def _choice(field: str, value: Any, known: Mapping[Any, Any]) -> Any:
 
 
 def _read_level(field: str, value: Any, efforts: Mapping[str, int]) -> Budget:
-    share = _choice(field, value, EFFORTS)
-    if not share:
-        return None if share is None else 0
-    return Effort(share, without=efforts[value])
+    _choice(field, value, EFFORTS)
+    return budget_of_level(value, efforts)
 
 
-def _read_number(field: str, value: object) -> Budget:
+def _read_number(field: str, value: object, efforts: Mapping[str, int]) -> Budget:
     try:
-        return check_budget(value)
+        return with_tokens(check_budget(value), efforts)
     except ValueError as e:
         message = str(e).replace("thinking_budget", field, 1)
         if field not in message:

@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..engine.budgets import EFFORT_TOKENS, BudgetRange
 from ..engine.context import UNKNOWN_LENGTH
-from ..engine.settings import (
-    ANSWER_TOKENS,
-    BudgetRange,
-    ThinkingBudget,
-)
-from .budget_fields import EFFORT_TOKENS, Effort, asked_budget
+from ..engine.settings import ANSWER_TOKENS, ThinkingBudget
+from .budget_fields import asked_budget
 from .errors import RequestError
 
 # Of max_tokens, thinking under a budget leaves this share for the answer, or as many
@@ -62,19 +59,9 @@ def limit_of(thinking: ThinkingBudget, is_open: bool = False) -> int | None:
 
 def _room_for(thinking: ThinkingBudget) -> int:
     """Room for thinking and an answer."""
-    if not isinstance(thinking.tokens, Effort):
-        return thinking.max_tokens
     # Whether there is a prediction is not known yet.
-    other = without_prediction(thinking)
-    return max(thinking.max_tokens, other.max_tokens)
-
-
-def without_prediction(thinking: ThinkingBudget) -> ThinkingBudget:
-    """The same for a model whose lengths nothing predicts: a level is its tokens."""
-    if not isinstance(thinking.tokens, Effort):
-        return thinking
-    tokens = max(thinking.tokens.in_tokens, thinking.least)
-    return replace(thinking, tokens=tokens)
+    without = thinking.without_prediction()
+    return max(thinking.max_tokens, without.max_tokens)
 
 
 def leaving_room(

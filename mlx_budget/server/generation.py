@@ -24,8 +24,9 @@ from ..engine.closing import closing_of
 from ..engine.context import check_length, check_tokens, check_unicode, context_length
 from ..engine.drafts import check_draftable
 from ..engine.draws import TokenDraw
+from ..engine.enforcing import for_predictor
 from ..engine.follower import ReplyFollower
-from ..engine.sampler import knows_lengths, steer
+from ..engine.sampler import steer
 from ..engine.scoring import score_tokens
 from ..engine.settings import MAX_SEED, PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import ask_template
@@ -33,7 +34,7 @@ from ..engine.thinking import markers_of
 from ..method.predictor import Predictor
 from . import parts
 from .budget_fields import check_template_arguments
-from .budgets import leaving_room, without_prediction
+from .budgets import leaving_room
 from .errors import RequestError
 from .provider import BudgetModelProvider
 from .steering import SteeredArguments, SteeredRequest
@@ -359,8 +360,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         steering = request.steering
         start, end = self.model_provider.named_markers
         thinking = replace(steering.request, start=start, end=end)
-        if not knows_lengths(self.model_provider.predictor):
-            thinking = without_prediction(thinking)
+        thinking = for_predictor(thinking, self.model_provider.predictor)
         markers, forced = markers_of(tokenizer, thinking), 0
         if markers is not None and not thinking.is_free:
             close = closing_of(tokenizer, markers, prompt, thinking.message)

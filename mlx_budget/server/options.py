@@ -1,9 +1,10 @@
 """What a server is told when it starts. Knows options; nothing of what they do."""
 
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..engine.budgets import EFFORT_TOKENS, with_tokens
 from ..engine.fields import check_numbers, keywords_of, setting, take_all
 from ..engine.settings import (
     ANSWER_TOKENS,
@@ -13,7 +14,7 @@ from ..engine.settings import (
     Sampling,
     ThinkingBudget,
 )
-from .budget_fields import EFFORT_TOKENS, read_efforts
+from .budget_fields import read_efforts
 from .budgets import MAX_TOKENS, BudgetPolicy
 from .guard import Access
 from .limits import Limits
@@ -117,12 +118,14 @@ class ServeOptions:
     @property
     def policy(self) -> BudgetPolicy:
         """How thinking is treated."""
+        efforts = read_efforts(self.effort)
+        budget = with_tokens(self.thinking.tokens, efforts)
         return BudgetPolicy(
-            self.thinking,
+            replace(self.thinking, tokens=budget),
             self.max_thinking_budget,
             self.stop_in_thinking,
             self.reasoning_field,
-            read_efforts(self.effort),
+            efforts,
         )
 
     def namespace(self) -> Namespace:

@@ -2,9 +2,8 @@
 
 import pytest
 
-from mlx_budget.engine.budgets import BudgetRange
+from mlx_budget.engine.budgets import BudgetRange, Effort
 from mlx_budget.engine.settings import ThinkingBudget
-from mlx_budget.server.budget_fields import Effort
 from mlx_budget.server.budgets import (
     BudgetPolicy,
     asked_floor,

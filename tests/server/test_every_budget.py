@@ -9,8 +9,9 @@ import urllib.request
 
 import pytest
 
+from mlx_budget.engine.budgets import Effort
 from mlx_budget.engine.settings import ThinkingBudget
-from mlx_budget.server.budget_fields import Effort, check_template_arguments
+from mlx_budget.server.budget_fields import check_template_arguments
 from mlx_budget.server.budgets import BudgetPolicy, read_thinking
 from mlx_budget.server.errors import RequestError
 from mlx_budget.server.handler import check_body

@@ -2,16 +2,15 @@
 
 import pytest
 
+from mlx_budget.engine.budgets import EFFORTS, Effort
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
 from mlx_budget.server.budget_fields import (
     EFFORT_FIELDS,
-    EFFORTS,
     FIELDS,
-    Effort,
     check_template_arguments,
     read_efforts,
 )
-from mlx_budget.server.budgets import BudgetPolicy, read_thinking, without_prediction
+from mlx_budget.server.budgets import BudgetPolicy, read_thinking
 from mlx_budget.server.errors import RequestError
 from mlx_budget.server.options import take_options
 
@@ -62,9 +61,9 @@ def test_an_effort_without_a_prediction_is_its_tokens():
     for effort, tokens in (("minimal", 128), ("low", 300), ("high", 1000)):
         asked = read_thinking({"reasoning_effort": effort}, policy)
         assert isinstance(asked.tokens, AutoBudget)
-        assert without_prediction(asked).tokens == tokens
+        assert asked.without_prediction().tokens == tokens
     auto = ThinkingBudget("auto")
-    assert without_prediction(auto) is auto
+    assert auto.without_prediction() is auto
 
 
 def test_the_tokens_of_efforts_are_an_option_of_the_server():

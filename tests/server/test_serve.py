@@ -9,9 +9,9 @@ import openai
 import pytest
 
 from mlx_budget import demo
+from mlx_budget.engine.budgets import EFFORTS
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
-from mlx_budget.server.budget_fields import EFFORTS
 from mlx_budget.server.budgets import leaving_room
 from serve_scripted import LINE, TOOLS
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
