@@ -74,9 +74,9 @@ class AutoBudget:
         is_number = isinstance(share, Real) and not isinstance(share, bool)
         if not is_number or not 0 < share <= 100:
             raise ValueError(
-                f"A thinking_budget that is a share of the predicted length must be "
-                f"above 0 and at most 100, not {self.written or repr(share)}: 63% and "
-                f"auto:0.63 are the same."
+                f"The share of an automatic budget in thinking_budget must be above 0 "
+                f"and at most 100, not {self.written or repr(share)}: auto:0.63 is 63 "
+                f"% of the predicted length."
             )
 
     def __str__(self) -> str:

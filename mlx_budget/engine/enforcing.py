@@ -34,7 +34,7 @@ def check_enforceable(
     if isinstance(thinking.tokens, AutoBudget) and not knows_lengths(predictor):
         raise ValueError(
             f"The thinking budget {thinking.tokens} is a share of what a predictor "
-            "expects, and there is none that knows lengths: name one with --predictor, "
+            "expects, and there is none: name one with --predictor, "
             "make one with `mlx-budget learn`, or give the budget in tokens or as a "
             "level such as low."
         )

@@ -68,7 +68,7 @@ def test_other_words_are_refused_with_what_is_allowed(text):
 
 @pytest.mark.parametrize("text", ["0%", "10001%", "auto:0"])
 def test_a_share_of_nothing_is_refused(text):
-    with pytest.raises(ValueError, match="thinking_budget .* must be above 0"):
+    with pytest.raises(ValueError, match="thinking_budget must be above 0"):
         read_budget(text)
 
 
