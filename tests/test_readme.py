@@ -1,217 +1,163 @@
-"""The README's commands and Python run, as a reader would run them.
+"""The README as its reader uses it: pasted into a Mac's default shell, line by line.
 
-Knows how a Markdown file fences its code, and nothing of what the commands do. A block
-that is new is run, or fails: only what a table here names is left out, with its reason.
+The shell is zsh without anybody's settings, in a terminal of its own. Installers are
+stand-ins that write down what they were asked (`.ci/package.py` runs the real ones). A
+Hub on loopback serves the built-in model under the names of big ones.
 """
 
-import itertools
+import json
 import os
 import re
-import shlex
-import subprocess
+import shutil
+import socket
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import mlx.core as mx
 import pytest
 
-from mlx_budget import demo
-from server.served import SECONDS, serving
+from documents import (
+    PLAIN_MODELS,
+    REPOSITORY,
+    commands_of,
+    fenced_blocks,
+    plain_model,
+    read,
+    words_of,
+    write_inputs,
+)
+from fake_hub import FakeHub
+from shell import Zsh
 
-README = Path(__file__).parents[1] / "README.md"
-# Commands that hold one of these are not run.
-NOT_RUN = {
-    "--hf-path": "needs the Hub",
-    "--model Qwen3-8B-BG-4bit": "needs a checkpoint of the Hub",
-    "--predictor qwen3-8b-predictor": "needs a checkpoint of the Hub",
-    "--task gsm8k": "needs the Hub",
-    "pip install": "installs what runs here; .ci/run runs it",
-}
-# What is put in place of what.
+needs_zsh = pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+SHELL = [block for block in fenced_blocks("README.md") if block.language == "bash"]
+INSTALLERS = ("uv", "pipx", "git", "pip", "pytest", "python3")
+# What is put in place of what: hours, by minutes; a port that others may use, by ours.
 REPLACED = {
-    # The reader's own model and prompts, and a checkpoint of the Hub.
-    "--model MODEL": "--model demo",
-    '"Qwen3-8B-BG-4bit"': '"demo"',
-    ", prompts, predictor": ", [prompt] * 3, predictor",
-    # Two questions and one arm in place of minutes.
-    "--output run ": "--output run --limit 2 --budgets 60 --strategies guidance ",
-    "--output run-mine": "--output run-mine --budgets 60 --strategies guidance",
-    "--hours 2": "--data short.jsonl --sizes table --held-out-prompts 2",
-    # The status of an error must be seen.
+    "--hours 2": "--data prompts.jsonl --sizes table --held-out-prompts 2",
     "curl ": "curl --fail --silent --show-error ",
 }
-# Files that the commands read, and how many of the built-in problems they hold.
-INPUTS = {"questions.jsonl": 2, "prompts.jsonl": 4}
-# What commands that read standard input are told.
-TYPED = "What is 2 + 3 + 4 - 1?\n"
 
 
-class Block(NamedTuple):
-    """A fenced block: the number of its first line, its language and its text."""
-
-    line: int
-    language: str
-    text: str
+def is_installing(command: str) -> bool:
+    return words_of(command)[0] in (*INSTALLERS, "cd", "source")
 
 
-def fenced_blocks(text: str) -> list[Block]:
-    """The fenced blocks of a Markdown file, in their order."""
-    return [
-        Block(text.count("\n", 0, found.start()) + 1, found[1], found[2])
-        for found in re.finditer(
-            r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
-        )
-    ]
+def is_serving(block) -> bool:
+    return block.text.startswith("mlx-budget serve")
 
 
-def commands_of(block: str) -> list[tuple[str, str]]:
-    """The commands of a shell block, each with the output that the block shows.
-
-    Only what follows a command behind the prompt ``$`` is output.
-    """
-    commands: list[tuple[str, str]] = []
-    console = block.startswith("$ ")
-    rest = block.splitlines(keepends=True)
-    while rest:
-        command = rest.pop(0)
-        if console and not command.startswith("$ "):
-            commands[-1] = (commands[-1][0], commands[-1][1] + command)
-            continue
-        while command.endswith("\\\n") or is_open(command):
-            command += rest.pop(0)
-        if shlex.split(command, comments=True):
-            commands.append((command.removeprefix("$ "), ""))
-    return commands
-
-
-def is_open(command: str) -> bool:
-    """Whether a quotation goes on in the next line."""
-    try:
-        shlex.split(command, comments=True)
-    except ValueError:
-        return True
-    return False
-
-
-def is_run(command: str) -> bool:
-    return not any(part in command for part in NOT_RUN)
-
-
-def replace(text: str) -> str:
-    for old, new in REPLACED.items():
-        text = text.replace(old, new)
-    return text
-
-
-BLOCKS = fenced_blocks(README.read_text(encoding="utf-8"))
-SHELL = [block for block in BLOCKS if block.language == "bash"]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
-COMMANDS = [pair for block in SHELL for pair in commands_of(block.text)]
-
-
-def shown_by(block: Block) -> str:
-    """The output that the README shows in a block of its own, or an empty string.
-
-    A block without a language shows what the last shell block before it prints.
-    """
-    for before, after in itertools.pairwise(BLOCKS):
-        if before is block and not after.language:
-            return after.text
-    return ""
-
-
-def run(command: list[str], folder: Path, stdin: str) -> str:
-    """What a command prints, run in a folder with our commands on the path."""
-    found = subprocess.run(
-        command,
-        cwd=folder,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        },
-    )
-    assert found.returncode == 0, f"{command[-1]}\n{found.stderr}"
-    return found.stdout
-
-
-def assert_shown(printed: str, shown: str) -> None:
-    """Checks output against the README, whose numbers are those of the CPU build."""
-    if shown and mx.default_device() == mx.cpu:
-        assert printed == shown
-    elif shown:
-        assert printed
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = plain_model(tmp_path_factory.mktemp("hub") / "plain")
+    with FakeHub({name: folder for name in PLAIN_MODELS}) as hub:
+        yield hub
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where a reader stands, with the files that the README takes as given."""
-    problems = demo.PROBLEMS_FILE.read_text(encoding="utf-8").splitlines()
-    # The built-in model thinks briefly about short ones.
-    short = sorted(problems, key=len)
-    for name, chosen in (
-        *((name, problems[:count]) for name, count in INPUTS.items()),
-        ("short.jsonl", [p.replace('"question"', '"prompt"') for p in short[:14]]),
-    ):
-        (tmp_path / name).write_text("\n".join(chosen), encoding="utf-8")
-    return tmp_path
+def zsh(hub, tmp_path):
+    """A shell in an empty folder, with our commands on its path."""
+    write_inputs(tmp_path)
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in INSTALLERS:
+        stub = stubs / name
+        stub.write_text(f'#!/bin/sh\necho "{name} $@" >> "{tmp_path}/asked"\n{FAKES}')
+        stub.chmod(0o755)
+    environment = {
+        **os.environ,
+        **hub.environment(tmp_path / "home"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    with Zsh(tmp_path, environment) as shell:
+        yield shell
 
 
+# A comment that the shell hands over is refused, as the real ones would; and what git
+# and python3 leave behind, the next lines find.
+FAKES = """\
+case " $*" in *" #"*) exit 1;; esac
+case "$(basename "$0") $1" in
+    "git clone") mkdir mlx-budget;;
+    "python3 -m") mkdir -p "$3/bin"; : > "$3/bin/activate";;
+esac
+"""
+
+
+@needs_zsh
 @pytest.mark.parametrize(
     "block",
-    [b for b in SHELL if any(is_run(c) for c, _ in commands_of(b.text))],
+    [b for b in SHELL if not is_serving(b) and "curl" not in b.text],
     ids=lambda block: f"line-{block.line}",
 )
-def test_the_commands_run_and_print_what_is_shown(block, folder):
-    printed = ""
-    with ExitStack() as servers:
-        address = ""
-        for command, shown in commands_of(block.text):
-            if not is_run(command):
-                continue
-            command = replace(command)
-            if command.startswith("mlx-budget serve"):
-                options = shlex.split(command, comments=True)[2:]
-                server = servers.enter_context(serving(*options))
-                address = f"{server.host}:{server.port}"
-                continue
-            if address:
-                command = command.replace("127.0.0.1:8080", address)
-            output = run(["bash", "-c", command], folder, TYPED)
-            assert_shown(output, shown)
-            printed += output
-    assert_shown(printed, shown_by(block))
+def test_each_block_can_be_pasted(block, zsh):
+    text = block.text
+    for old, new in REPLACED.items():
+        text = text.replace(old, new)
+    commands = commands_of(text)
+    if is_installing(commands[0]):
+        zsh.run('PATH="$PWD/stubs:$PATH"')
+    assert [zsh.run(command) for command in commands] == [0] * len(commands)
+    if is_installing(commands[0]):
+        asked = (zsh.folder / "asked").read_text().splitlines()
+        assert len(asked) >= len(
+            [c for c in commands if not c.startswith(("cd", "so"))]
+        )
+    if mx.default_device() == mx.cpu:
+        for line in shown_behind(block):
+            assert line in zsh.screen
 
 
-def test_the_python_runs_from_top_to_bottom(folder):
-    code = replace("\n".join(block.text for block in PYTHON))
-    assert run([sys.executable, "-c", code], folder, "")
+@needs_zsh
+def test_what_is_served_answers_the_next_block(zsh, hub, tmp_path):
+    serve = next(block for block in SHELL if is_serving(block))
+    ask = SHELL[SHELL.index(serve) + 1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    zsh.type(serve.text.rstrip("\n") + f" --port {port}\n")
+    zsh.until(f"Serving at http://127.0.0.1:{port}/v1")
+    asked = ask.text.replace("8080", str(port))
+    for old, new in REPLACED.items():
+        asked = asked.replace(old, new)
+    with Zsh(tmp_path, zsh.environment) as other:
+        assert other.run(asked.rstrip("\n") + " > reply.json\n") == 0
+    reply = json.loads((tmp_path / "reply.json").read_text())
+    budget = json.loads(re.search(r"-d '(.*)'", ask.text, re.S)[1])["thinking_budget"]
+    (choice,) = reply["choices"]
+    assert choice["message"]["content"]
+    assert choice["thinking"]["budget"] == budget
+    zsh.type("\x03")
+    assert zsh.status() == 0
 
 
-def test_each_block_is_of_a_kind_that_is_run_or_compared():
-    assert {block.language for block in BLOCKS} <= {"bash", "python", ""}
-    for before, after in itertools.pairwise(BLOCKS):
-        assert after.language or before.language == "bash", after
+def shown_behind(block) -> list[str]:
+    """The lines that the README shows in a block of its own behind this one."""
+    blocks = fenced_blocks("README.md")
+    after = blocks[blocks.index(block) + 1 :][:1]
+    return [
+        line
+        for shown in after
+        if not shown.language
+        for line in shown.text.splitlines()
+        if line
+    ]
 
 
-def test_no_exception_outlives_its_block():
-    whole = "".join(command for command, _ in COMMANDS)
-    for part in NOT_RUN:
-        assert part in whole
-    whole += "".join(block.text for block in PYTHON)
-    for old in REPLACED:
+def test_the_clone_line_and_the_tools_name_the_repository():
+    whole = "".join(block.text for block in SHELL)
+    for command in ("uv tool install git+", "pipx install git+", "git clone "):
+        assert command + REPOSITORY in whole
+
+
+def test_no_stand_in_outlives_what_it_stands_for():
+    whole = "".join(block.text for block in SHELL)
+    for old in (*REPLACED, *PLAIN_MODELS):
         assert old in whole
 
 
-def test_commands_are_split_where_a_shell_splits_them():
-    block = "# A comment.\none --a \\\n  'b\nc'  # more\n\ntwo \"$x\"\n"
-    assert commands_of(block) == [
-        ("one --a \\\n  'b\nc'  # more\n", ""),
-        ('two "$x"\n', ""),
-    ]
-    assert commands_of("$ one\n1\n2\n$ two\n") == [("one\n", "1\n2\n"), ("two\n", "")]
+def test_pictures_and_links_are_absolute():
+    # The README is shown on PyPI as well, where nothing lies beside it.
+    targets = re.findall(r"\]\(([^)]+)\)", read("README.md"))
+    assert [t for t in targets if not t.startswith(("https://", "#"))] == []
