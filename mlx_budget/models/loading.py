@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
+from mlx.utils import tree_map
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model
@@ -87,8 +88,7 @@ def load(
         )[:2]
         check_vocabulary(tokenizer)
     if path == demo.FOLDER:
-        # Its 8 bits make it small, not fast.
-        model = dequantize_model(model)
+        model = unpack_demo(model)
     if not lazy:
         _settle(model)
     if predictor is None and is_predictor_folder(path):
@@ -98,6 +98,23 @@ def load(
     if isinstance(predictor, Predictor):
         check_fits(predictor, model)
     return model, tokenizer, predictor
+
+
+def unpack_demo(model: nn.Module) -> nn.Module:
+    """The built-in model with weights of 32 bits: its 8 make it small, not fast.
+
+    On the CPU the columns of a matrix are contiguous: a layer multiplies by the
+    transpose, and the BLAS of MLX's CPU build is twice as fast where it reads that in
+    order. The sums are the same to the last bit.
+    """
+    model = dequantize_model(model)
+    if mx.default_device() == mx.cpu:
+        model.update(tree_map(_transposed_in_memory, model.parameters()))
+    return model
+
+
+def _transposed_in_memory(weight: mx.array) -> mx.array:
+    return mx.contiguous(weight.T).T if weight.ndim == 2 else weight
 
 
 def _settle(model: nn.Module) -> None:

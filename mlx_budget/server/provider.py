@@ -12,7 +12,6 @@ from typing import Any
 
 from mlx_lm import server
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import dequantize_model
 
 from .. import demo
 from ..engine.caches import check_quantisable
@@ -22,7 +21,12 @@ from ..engine.sampler import check_enforceable
 from ..engine.settings import ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor, is_predictor_folder
-from ..models.loading import check_fits, fetch_model, load_predictor
+from ..models.loading import (
+    check_fits,
+    fetch_model,
+    load_predictor,
+    unpack_demo,
+)
 from .budgets import BudgetPolicy
 
 # What no prompt and no reply has, for mlx-lm to look for.
@@ -124,7 +128,7 @@ class BudgetModelProvider(server.ModelProvider):
         self.model_key = None
         check_quantisable(self.model, self.loop_options, tokens=0)
         if folder == demo.FOLDER:
-            self.model = dequantize_model(self.model)
+            self.model = unpack_demo(self.model)
         self.named_markers = None, None
         if model_path == self.cli_args.model:
             self.named_markers = (

@@ -8,10 +8,11 @@ import mlx.core as mx
 import mlx_lm
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.utils import dequantize_model
 
 from conversions import REFERENCE
 from counting import counting
-from mlx_budget import load, stream_generate
+from mlx_budget import demo, load, stream_generate
 
 
 @pytest.fixture
@@ -221,3 +222,12 @@ def test_code_in_a_folder_runs_only_when_trusted(copy, tmp_path):
 def test_the_built_in_model_has_no_revisions():
     with pytest.raises(ValueError, match="names on the Hub; demo is built in"):
         load("demo", revision="main")
+
+
+def test_the_built_in_model_has_the_weights_of_its_file():
+    """However they lie in memory."""
+    stored = dequantize_model(mlx_lm.load(str(demo.FOLDER))[0])
+    found = dict(tree_flatten(load("demo")[0].parameters()))
+    expected = dict(tree_flatten(stored.parameters()))
+    assert found.keys() == expected.keys()
+    assert all(mx.array_equal(found[k], expected[k]) for k in expected)
