@@ -29,7 +29,7 @@ from ..method.encoder_predictor import EncoderPredictor
 from . import base_model
 from .fetching import check_vocabulary
 from .loading import check_fits
-from .lookup import Config, look_up
+from .lookup import Config, Found, look_up
 from .model_card import write_model_card
 from .reference_predictor import (
     cast,
@@ -109,14 +109,8 @@ def convert(
         hub.check_name(upload_repo)
     with appearing_folder(mlx_path) as folder:
         # What can be checked before a download is checked before it.
-        found = look_up(hf_path, revision)
-        config = found.read_config()
-        check_reference(found)
-        if not predictor_only:
-            found.fetch(hub.SMALL_FILES)
-        elif config.get("model_file"):
-            found.fetch(("*.py",))
-        source = found.folder
+        found = _fetch(hf_path, revision, predictor_only)
+        source, config = found.folder, found.read_config()
         classes = base_model.find_classes(source, hf_path, config, trust_remote_code)
         empty = base_model.make_empty(source, hf_path, classes)
         made_for = source.resolve().name if hub.is_local(hf_path) else hf_path
@@ -130,9 +124,10 @@ def convert(
         if quantize:
             # Of weights that are not there: says whether it can be done.
             _quantize(empty, config, q_bits, q_group_size, q_mode, quant_predicate)
-        if upload_repo is not None:
+        files = found.predictor_files if predictor_only else found.shards
+        if upload_repo is not None and found.bytes_of(files):
             hub.check_login(upload_repo)
-        found.fetch_large(found.predictor_files if predictor_only else found.shards)
+        found.fetch_large(files)
         fill_predictor(predictor, found, dtype)
         if predictor_q_bits is not None:
             predictor = predictor.quantize(predictor_q_bits)
@@ -155,6 +150,15 @@ def convert(
     if upload_repo is not None:
         _upload(mlx_path, upload_repo)
     return mlx_path
+
+
+def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Found:
+    """A checkpoint of the reference, its weights not downloaded yet."""
+    found = look_up(hf_path, revision)
+    found.read_config()
+    check_reference(found)
+    found.fetch(("*.py",) if predictor_only else hub.SMALL_FILES)
+    return found
 
 
 def _cast(

@@ -12,6 +12,7 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
+from ..engine.settings import ModelSource
 from ..files import hub
 from ..files.shards import find_shards
 from ..files.tensors import read_header
@@ -53,15 +54,14 @@ def fetch(
     trust_remote_code: bool = False,
     tokenizer_config: dict[str, Any] | None = None,
     model_config: dict[str, Any] | None = None,
-    check: Check | None = None,
+    check: Check = lambda _: None,
 ) -> tuple[Path, Predictor | bool | None]:
     """Downloads a model and its predictor, once all that can be checked has been.
 
     Args:
         name, predictor, revision, trust_remote_code, tokenizer_config, model_config: As
             in `mlx_budget.load`.
-        check (Callable, optional): Called before weights are downloaded, and only then,
-            to refuse what cannot be done with the model.
+        check (Callable): As of `look_ahead`.
 
     Returns:
         tuple: The model's folder and the predictor, None or False.
@@ -71,20 +71,12 @@ def fetch(
     """
     found = find_model(name, revision, trust_remote_code)
     config = {**found.read_config(), **(model_config or {})}
-    source = _source_of(predictor, found)
-    ready: Predictor | bool | None
-    if source is not None:
-        source.check_sizes(sizes_of(config))
-        ready = source.load() if source.is_here else _Promised()
-    else:
-        ready = None if isinstance(predictor, str | Path) else predictor
-    if not found.is_here or isinstance(ready, _Promised):
+    ready, source = _find_predictor(predictor, found, config)
+    if not found.is_here or source is not None:
         found.fetch(hub.SMALL_FILES)
-        ahead = _look_ahead(found, config, ready, tokenizer_config, trust_remote_code)
-        if check is not None:
-            check(ahead)
+        check(_read_ahead(found, config, ready, tokenizer_config, trust_remote_code))
         hub.check_space(found.name, found.bytes_missing)
-    if source is not None and isinstance(ready, _Promised):
+    if source is not None:
         ready = source.load()
     folder = found.fetch(hub.MODEL_FILES)
     for shard in find_shards(folder):
@@ -92,13 +84,53 @@ def fetch(
     return folder, ready
 
 
-def _source_of(
-    predictor: str | Path | Predictor | bool | None, found: Found
-) -> PredictorSource | None:
-    """Where a predictor is to be had, if that is not at hand."""
-    if predictor is None and found.has_predictor:
-        return PredictorSource(found)  # of the same commit
-    return find_predictor(predictor) if isinstance(predictor, str | Path) else None
+def look_ahead(source: ModelSource, check: Check) -> None:
+    """Checks what is asked of a model, if weights have to be downloaded for it.
+
+    Args:
+        source (ModelSource): The model and its predictor.
+        check (Callable): Raises a ValueError if what is asked for cannot be done with
+            the model. It is not called where all weights are here already: whatever
+            loads them will say so soon enough.
+
+    Raises:
+        ValueError: As `mlx_budget.load`, as far as can be told, or what ``check``
+            raised.
+    """
+    found = find_model(source.model, source.revision, source.trust_remote_code)
+    config = found.read_config()
+    predictor, missing = _find_predictor(source.predictor, found, config)
+    check_adapter(source.adapter_path)
+    if not found.is_here or missing is not None:
+        found.fetch(hub.SMALL_FILES)
+        check(_read_ahead(found, config, predictor, None, source.trust_remote_code))
+
+
+def check_adapter(folder: str | None) -> None:
+    """Raises a ValueError if there are no adapters in a folder that was named."""
+    if folder is not None and not Path(folder, "adapter_config.json").exists():
+        raise ValueError(
+            f"There is no adapter folder {folder}: an adapter_config.json has to be in "
+            "it."
+        )
+
+
+def _find_predictor(
+    predictor: str | Path | Predictor | bool | None, found: Found, config: Config
+) -> tuple[Predictor | bool | None, PredictorSource | None]:
+    """The predictor, and where it is to be had if it is not here.
+
+    Raises:
+        ValueError: If there is none, or it was made for another model.
+    """
+    if isinstance(predictor, str | Path):
+        source = find_predictor(predictor)
+    elif predictor is None and found.has_predictor:
+        source = PredictorSource(found)  # of the same commit
+    else:
+        return predictor, None
+    source.check_sizes(sizes_of(config))
+    return (source.load(), None) if source.is_here else (_Promised(), source)
 
 
 def find_model(
@@ -135,7 +167,7 @@ def check_vocabulary(tokenizer: TokenizerWrapper) -> None:
         raise ValueError("its tokenizer has no vocabulary")
 
 
-def _look_ahead(
+def _read_ahead(
     found: Found,
     config: Config,
     predictor: Predictor | bool | None,

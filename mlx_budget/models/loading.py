@@ -21,7 +21,7 @@ from ..engine.recorder import HiddenStateRecorder
 from ..engine.settings import ModelSource
 from ..method.predictor import Predictor
 from .base_model import one_line
-from .fetching import Check, check_vocabulary, fetch, load_predictor
+from .fetching import check_adapter, check_vocabulary, fetch, load_predictor
 
 __all__ = ["check_fits", "load", "load_predictor", "load_source"]
 
@@ -36,7 +36,6 @@ def load(
     lazy: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    check: Check | None = None,
 ) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
     """Loads a model, its tokenizer and its predictor.
 
@@ -55,7 +54,6 @@ def load(
         lazy (bool): Whether to leave the model's weights unread until they are used.
         revision (str, optional): Branch, tag or commit on the Hub.
         trust_remote_code (bool): Whether code in the repository may run.
-        check (Callable, optional): As of `fetching.fetch`.
 
     Returns:
         tuple: The model, its tokenizer, and the predictor, None or False.
@@ -64,12 +62,7 @@ def load(
         ValueError: In one line, if anything cannot be found or read, or if the
             predictor does not fit the model.
     """
-    if adapter_path is not None:
-        if not Path(adapter_path, "adapter_config.json").exists():
-            raise ValueError(
-                f"There is no adapter folder {adapter_path}: an adapter_config.json "
-                "has to be in it."
-            )
+    check_adapter(adapter_path)
     path, predictor = fetch(
         path_or_hf_repo,
         predictor,
@@ -77,7 +70,6 @@ def load(
         trust_remote_code=trust_remote_code,
         tokenizer_config=tokenizer_config,
         model_config=model_config,
-        check=check,
     )
     with one_line(f"{path_or_hf_repo} cannot be loaded"):
         model, tokenizer = mlx_lm.load(

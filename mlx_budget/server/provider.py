@@ -138,7 +138,7 @@ class BudgetModelProvider(server.ModelProvider):
             model_path,
             given if is_default or given is False else None,
             trust_remote_code=trust,
-            check=self._check_default if is_default else None,
+            check=self._check_default if is_default else lambda _: None,
         )
         super()._load(str(folder), adapter_path, draft_model_path)
         # Known by its name again only when all of it is there.
