@@ -23,7 +23,7 @@ from ..method.predictor import Predictor
 from .base_model import one_line
 from .fetching import check_adapter, check_vocabulary, fetch, load_predictor
 
-__all__ = ["check_fits", "load", "load_predictor", "load_source"]
+__all__ = ["check_fits", "load", "load_predictor", "load_source", "unpack_demo"]
 
 
 def load(
