@@ -7,17 +7,22 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyte
 
 from mlx_budget import demo, load, stream_generate
 from mlx_budget.engine.prompts import encode_chat
 
 FIRST, SECOND = "What is 7 + 1 + 5 - 9 + 8?", "What is 6 - 2?"
 PATIENCE = 120  # seconds
+COLUMNS, LINES = 120, 60
 
 
 def first_reply() -> str:
@@ -41,10 +46,19 @@ def copy_demo(folder: Path, **changes: dict) -> Path:
 
 
 class Terminal:
-    """The command in a terminal of its own."""
+    """The command in a terminal of its own.
 
-    def __init__(self, *args, stdout=None):
+    Attributes:
+        seen: What came and `until` did not take.
+        cache: The folder that the command has for the user's cache.
+    """
+
+    def __init__(self, *args, stdout=None, term="xterm", folder=None):
         self._fd, theirs = pty.openpty()
+        self._cache = TemporaryDirectory()
+        self.cache = Path(self._cache.name)
+        size = struct.pack("HHHH", LINES, COLUMNS, 0, 0)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
 
         def take_terminal() -> None:
             os.setsid()
@@ -57,11 +71,17 @@ class Terminal:
             stdin=theirs,
             stdout=stdout or theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "TERM": term,
+                "MLX_BUDGET_CACHE": self._cache.name,
+            },
+            cwd=folder,
             preexec_fn=take_terminal,
         )
         os.close(theirs)
-        self.seen = ""
+        self.seen = self._all = ""
 
     def __enter__(self) -> "Terminal":
         return self
@@ -70,6 +90,7 @@ class Terminal:
         self._process.kill()
         self._process.wait()
         os.close(self._fd)
+        self._cache.cleanup()
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
@@ -86,21 +107,25 @@ class Terminal:
                 except OSError:  # it has ended
                     pass
             assert piece, f"{pattern!r} did not come: {self.seen[-500:]}"
-            self.seen += piece.decode("utf-8", "replace")
+            self._take(piece)
         before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return before
 
-    def interrupt(self) -> None:
-        """Presses Ctrl-C once the program waits: just before, Python misses it."""
-        while select.select([self._fd], [], [], 0.5)[0]:
-            self.seen += os.read(self._fd, 4096).decode("utf-8", "replace")
-        self.type("\x03")
-
     def exit_code(self) -> int:
-        self.seen = ""
         try:
-            while os.read(self._fd, 4096):
-                pass
+            while piece := os.read(self._fd, 4096):
+                self._take(piece)
         except OSError:
             pass
         return self._process.wait(PATIENCE)
+
+    def screen(self) -> list[str]:
+        """The lines that a person sees by now."""
+        screen = pyte.Screen(COLUMNS, LINES)
+        pyte.Stream(screen).feed(self._all)
+        return screen.display
+
+    def _take(self, piece: bytes) -> None:
+        text = piece.decode("utf-8", "replace")
+        self.seen += text
+        self._all += text

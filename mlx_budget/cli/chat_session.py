@@ -4,14 +4,16 @@ Knows what a person types and is shown; nothing of caches or how options are par
 """
 
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
 import click
 
+from ..engine.budgets import read_budget
 from ..engine.conversation import Conversation
 from ..engine.fields import keywords_of
 from ..engine.generate import BudgetResponse, thinking_line
@@ -27,28 +29,11 @@ from ..engine.settings import (
 from ..engine.template import switch_line
 from ..interrupts import raise_again
 from ..models.loading import load_source
-from .options import read_budget
+from .chat_commands import HELP, LETTERS
+from .chat_files import ChatFiles
+from .chat_prompt import Prompt, open_prompt
 from .prior import learned_prior, sharpened
 from .terminal import ReplyPrinter
-
-_SIGN = ">> "
-_LETTERS = {"q": "/quit", "r": "/reset", "h": "/help"}
-_HELP = """\
-/budget N          think for about N tokens; 0 answers at once
-/budget 80-100     for 80 to 100 tokens
-/budget auto       for as many as the predictor expects of each question
-/budget auto:0.63  for 63 % of them
-/budget off        without a budget
-/thinking show     show the thinking; /thinking hide leaves it out
-/stats on          statistics after each reply; /stats off leaves them out
-/system TEXT       set the system prompt; /system off leaves it out
-/reset or r        forget the history
-/help or h         show this list
-/quit or q         end the chat, as Ctrl-D does
-Alone, /budget, /thinking, /stats and /system tell how they are set. A message that
-begins with a slash, or is one of those letters, needs a space before it. Ctrl-C ends a
-reply: what came of its answer stays in the history, and a turn without an answer is
-forgotten, its question too."""
 
 
 def run_chat(
@@ -58,6 +43,9 @@ def run_chat(
     template: PromptOptions,
     *,
     learn_prior: bool = False,
+    load: str | None = None,
+    given: Collection[str] = (),
+    history: bool = True,
     hide_thinking: bool = False,
     verbose: bool = True,
     **options: Any,
@@ -70,6 +58,10 @@ def run_chat(
         sampling (Sampling): How replies are drawn, with a seed for each turn as
             `Conversation` gives them.
         template (PromptOptions): How the chat becomes a prompt.
+        load (str, optional): File of a saved chat to go on with.
+        given (Collection): Keywords of the options that the user gave, which what was
+            saved does not change.
+        history (bool): Whether a terminal remembers what is typed for the next chat.
         hide_thinking (bool): Whether to show answers only.
         verbose (bool): Whether to print statistics on stderr.
         options: The other options of `stream_generate`.
@@ -90,25 +82,31 @@ def run_chat(
     raise_again()
     chat = Chat(
         conversation,
+        open_prompt(history),
+        ChatFiles(conversation, source, given),
         conversation.check_budget(budget),
         hide_thinking,
         verbose,
         learned,
     )
+    if load is not None:
+        chat.load(load)
     chat.run(f"Chat with {source.model}: /help lists the commands, /quit ends it.")
 
 
 class Chat:
-    """Takes lines from standard input: messages, and commands that begin with a slash.
+    """Takes what a prompt reads: messages, and commands that begin with a slash.
 
     Replies go to standard output, all else to standard error. On a terminal Ctrl-C
-    ends a reply, and twice in a row at the prompt it ends the chat; where the input
-    comes from elsewhere it ends the program, as usual.
+    ends a reply, and twice in a row at the empty prompt it ends the chat; where the
+    input comes from elsewhere it ends the program, as usual.
     """
 
     def __init__(
         self,
         conversation: Conversation,
+        prompt: Prompt,
+        files: ChatFiles,
         budget: Budget = None,
         hide_thinking: bool = False,
         verbose: bool = True,
@@ -119,15 +117,18 @@ class Chat:
         self._budget = budget
         self._hide_thinking = hide_thinking
         self._verbose = verbose
-        self._is_interactive = sys.stdin.isatty()
+        self._prompt = prompt
+        self._files = files
         self._is_over = False
         self._commands: dict[str, Callable[[str], None]] = {
             "/budget": self._set_budget,
             "/thinking": self._set_thinking,
             "/stats": self._set_statistics,
             "/system": self._set_system_prompt,
+            "/save": self._save,
+            "/load": self.load,
             "/reset": self._reset,
-            "/help": lambda _: _say(_HELP),
+            "/help": lambda _: _say(HELP),
             "/quit": self._quit,
         }
 
@@ -135,23 +136,34 @@ class Chat:
         """Takes lines until the chat is over."""
         if self._is_interactive:
             _say(greeting)
-            _edit_lines()
-        interrupts = 0
         while not self._is_over:
             try:
-                line = _read_line(self._is_interactive)
-                interrupts = 0
-                self._take(line)
+                self._take(self._read())
             except ValueError as e:
                 if os.environ.get("MLX_BUDGET_DEBUG"):
                     raise
                 _say(f"Error: {' '.join(str(e).split())}")
+            except KeyboardInterrupt:  # of one too many in a reply
+                if not self._is_interactive:
+                    raise
+
+    @property
+    def _is_interactive(self) -> bool:
+        return self._prompt.is_interactive
+
+    def _read(self) -> str | None:
+        """The next message; None at the end, which a second Ctrl-C in a row is too."""
+        was_pressed = False
+        while True:
+            try:
+                return self._prompt.read()
             except KeyboardInterrupt:
                 if not self._is_interactive:
                     raise
-                interrupts += 1
-                self._is_over = interrupts == 2
-                _say("" if self._is_over else "\nCtrl-C once more ends the chat.")
+                if was_pressed and not self._prompt.was_touched:
+                    return None
+                _say("\nCtrl-C once more ends the chat.")
+                was_pressed = True
 
     def _take(self, line: str | None) -> None:
         if line is None:
@@ -159,17 +171,30 @@ class Chat:
             if self._is_interactive:
                 _say("")
             return
-        text = line.strip()
-        if line.startswith("/") or line.rstrip() in _LETTERS:
-            name, *argument = _LETTERS.get(text, text).split(maxsplit=1)
-            if name not in self._commands:
-                raise ValueError(
-                    f"There is no command {name!r}: /help lists them. Put a space "
-                    "before a message that begins with a slash."
-                )
-            self._commands[name](*argument or [""])
-        elif text:
+        if (command := self._command_in(line)) is not None:
+            name, argument = command
+            self._commands[name](argument)
+        elif text := _without_blank_lines(line):
             self._answer(text)
+
+    def _command_in(self, line: str) -> tuple[str, str] | None:
+        """A command and its argument; None for a message.
+
+        Raises:
+            ValueError: If there is no such command.
+        """
+        text = line.strip()
+        if not line.startswith("/") and line.rstrip() not in LETTERS:
+            return None
+        name, *argument = LETTERS.get(text, text).split(maxsplit=1)
+        if name in self._commands:
+            return name, "".join(argument)
+        if "\n" in text:  # a pasted path or comment
+            return None
+        raise ValueError(
+            f"There is no command {name!r}: /help lists them. Put a space before a "
+            "message that begins with a slash."
+        )
 
     def _answer(self, question: str) -> None:
         before = len(self._conversation.messages)
@@ -240,8 +265,21 @@ class Chat:
             self._conversation.system_prompt = None if text == "off" else text
         _say(f"System prompt: {self._conversation.system_prompt or 'none'}")
 
+    def _save(self, name: str) -> None:
+        _say(self._files.save(name, self._budget))
+
+    def load(self, name: str) -> None:
+        """Goes on with a saved chat in place of this one.
+
+        Raises:
+            ValueError: If it cannot be loaded. The chat stays as it was.
+        """
+        self._budget, told = self._files.load(name, self._budget)
+        _say(f"{told} Thinking budget: {_shown(self._budget)}")
+
     def _reset(self, _: str) -> None:
         self._conversation.reset()
+        self._files.forget()
         _say("The history is forgotten.")
 
     def _quit(self, _: str) -> None:
@@ -264,6 +302,17 @@ def _say_what_is_kept(
         _say("There was no answer: this turn is forgotten.")
 
 
+def _without_blank_lines(text: str) -> str:
+    """A message without what is blank around it.
+
+    Of several lines the first keeps its indentation: it may be code.
+    """
+    stripped = text.strip()
+    if "\n" not in stripped:
+        return stripped
+    return re.sub(r"\A(?:[^\S\n]*\n)+", "", text).rstrip()
+
+
 def _shown(budget: Budget) -> str:
     if budget is None:
         return "off"
@@ -277,38 +326,6 @@ def _choice(command: str, text: str, yes: str, no: str, now: bool) -> bool:
     if text not in (yes, no):
         raise ValueError(f"{command} takes {yes} or {no}, not {text!r}.")
     return text == yes
-
-
-def _edit_lines() -> None:
-    """Makes ``input`` edit lines and remember them, where Python was built to."""
-    try:
-        import readline  # noqa: F401
-    except ImportError:
-        pass
-
-
-def _read_line(is_interactive: bool) -> str | None:
-    """The next line, or None at the end of standard input.
-
-    Raises:
-        ValueError: If it is not UTF-8 text.
-    """
-    try:
-        if is_interactive and sys.stdout.isatty():
-            line = input(_SIGN)
-        else:
-            if is_interactive:
-                click.echo(_SIGN, nl=False, err=True)
-            read = sys.stdin.buffer.readline()
-            if not read:
-                return None
-            line = read.decode("utf-8")
-        line.encode("utf-8")
-    except EOFError:
-        return None
-    except UnicodeError:
-        raise ValueError("That line is not UTF-8 text.") from None
-    return line
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Knows chat templates, and when to read, keep and go back; nothing of terminals, 
 how a cache does it.
 """
 
-import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -19,7 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..method.predictor import Predictor
 from .caches import READING, ConversationCache, check_quantisable, common_prefix
 from .context import context_length
-from .fields import keywords_of, take
+from .fields import check_limit, keywords_of, take
 from .follower import ReplyFollower
 from .generate import BudgetResponse, stream_generate
 from .messages import Chat, Message
@@ -35,7 +34,8 @@ from .settings import (
     check_budget,
 )
 from .template import ask_template
-from .thinking import ThinkingTracker, find_markers, markers_of
+from .thinking import find_markers, markers_of
+from .turns import Turn, TurnWriter
 
 
 class _Stopped(Exception):
@@ -60,7 +60,8 @@ class Conversation:
     thinking never led to one leaves nothing behind.
 
     Attributes:
-        messages: The history, as messages for the chat template.
+        turns: The history.
+        asked: Turns that were asked for, forgotten ones too: the seed counts them.
         system_prompt: Put before the history, if any.
         prompt_tokens: Tokens of the last turn's whole prompt, cached ones included.
         switch: The arguments with which the template did what the budget of the last
@@ -106,15 +107,28 @@ class Conversation:
         self._processors = options.pop("logits_processors", None) or []
         self._reading = {name: options[name] for name in READING if name in options}
         self._loop = options
-        self._markers = markers_of(tokenizer, self._thinking)
+        self._writer = TurnWriter(tokenizer, markers_of(tokenizer, self._thinking))
         check_quantisable(model, {**options, "max_kv_size": max_kv_size}, tokens=0)
         self._cache = ConversationCache(model, max_kv_size)
         self._most_tokens = context_length(model, tokenizer, max_kv_size)
         self.system_prompt = system_prompt
-        self.messages: Chat = []
+        self.turns: list[Turn] = []
+        self.asked = 0
         self.prompt_tokens = 0
         self.switch: dict[str, Any] | None = None
-        self._turn = 0
+
+    @property
+    def messages(self) -> Chat:
+        """The history, as messages for the chat template."""
+        return [m for turn in self.turns for m in self._writer.messages_of(turn)]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was asked of all replies, by keyword; not their budget."""
+        keywords = keywords_of(self._thinking) | keywords_of(self._sampling)
+        del keywords["thinking_budget"]
+        keywords["chat_template_config"] = self._template_config
+        return keywords | {"max_tokens": self._loop.get("max_tokens")}
 
     @property
     def read_again(self) -> int:
@@ -128,9 +142,53 @@ class Conversation:
 
     def reset(self) -> None:
         """Forgets the history, and the cache with it."""
-        self.messages = []
-        self._turn = 0
+        self.turns = []
+        self.asked = 0
         self._cache.clear()
+
+    def go_on_from(
+        self,
+        turns: list[Turn],
+        asked: int,
+        system_prompt: str | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Takes another history in place of its own.
+
+        What the cache has read of it is not read again.
+
+        Args:
+            turns (list): The history.
+            asked (int): Turns that were asked for.
+            system_prompt (str, optional): Put before it.
+            options (dict): As `options` gives them; what is left out has its default.
+
+        Raises:
+            ValueError: If an option is invalid or unknown, or the chat template cannot
+                render the history. All stays as it was.
+        """
+        rest = dict(options)
+        thinking, sampling = take(ThinkingBudget, rest), take(Sampling, rest)
+        template_config = rest.pop("chat_template_config", None) or {}
+        if not isinstance(template_config, dict):
+            raise ValueError("chat_template_config must be an object.")
+        max_tokens = check_limit(rest.pop("max_tokens", None))
+        if rest:
+            raise ValueError(f"there is no option {next(iter(rest))!r}.")
+        writer = TurnWriter(self._tokenizer, markers_of(self._tokenizer, thinking))
+        messages = [m for turn in turns for m in writer.messages_of(turn)]
+        if messages:
+            encode_chat(
+                self._tokenizer,
+                [*messages, {"role": "user", "content": "x"}],
+                system_prompt=system_prompt,
+                chat_template_config=template_config,
+                most_tokens=self._most_tokens,
+            )
+        self.turns, self.asked, self.system_prompt = turns, asked, system_prompt
+        self._thinking, self._sampling, self._writer = thinking, sampling, writer
+        self._template_config = template_config
+        self._loop["max_tokens"] = max_tokens
 
     def check_budget(self, budget: BudgetLike) -> Budget:
         """The budget as `mlx_budget.engine.settings.check_budget` gives it.
@@ -225,12 +283,18 @@ class Conversation:
         if reply is not None:
             # What may be the beginning of a marker is read before it is yielded.
             cache.tokens = [*ids, *said, *reply.tokens[len(said) :]]
-        message = None if reply is None else self._message(reply, ids[-last:])
-        if message is not None:
-            self.messages = [*asked, message]
+        turn = reply and self._writer.turn_of(question, reply, ids[-last:])
+        if turn:
+            turn = replace(
+                turn,
+                thinking_budget=response.thinking_budget,
+                thinking_tokens=response.thinking_tokens,
+                closed_by=response.closed_by,
+            )
+            self.turns = [*self.turns, turn]
 
     def _sampling_of_turn(self) -> Sampling:
-        turn, self._turn = self._turn, self._turn + 1
+        turn, self.asked = self.asked, self.asked + 1
         if (seed := self._sampling.seed) is None:
             return self._sampling
         return replace(self._sampling, seed=(seed + turn) % (MAX_SEED + 1))
@@ -270,7 +334,7 @@ class Conversation:
             return []
         text = asked[-1]["content"].lstrip()
         other = {"role": "user", "content": "y" if text.startswith("x") else "x"}
-        replies = self._likely_replies(ids[-last:])
+        replies = self._writer.likely_replies(ids[-last:])
 
         def shared_with(*messages: Message) -> int:
             try:
@@ -281,20 +345,6 @@ class Conversation:
         forgotten = shared_with(*asked[:-1], other)
         kept = min(shared_with(*asked, reply, other) for reply in replies)
         return sorted({forgotten, kept} - {0})
-
-    def _likely_replies(self, prompt: list[int]) -> Chat:
-        """Messages as `_message` makes them, with and without thinking."""
-        field, markers = _thinking_field(self._tokenizer), self._markers
-        if field is not None:
-            messages = [{"content": "x", field: thinking} for thinking in ("x", "")]
-        elif markers is None:
-            messages = [{"content": "x"}]
-        else:
-            opening = self._opening(prompt)
-            begin = f"{opening or markers.start}x{markers.end}"
-            texts = [f"{begin}x", f"{begin}\n\nx", *([] if opening else ["x"])]
-            messages = [{"content": text} for text in texts]
-        return [{"role": "assistant", **message} for message in messages]
 
     def _processors_of(
         self, ids: list[int], held: int, keeps_at_end: bool
@@ -322,36 +372,6 @@ class Conversation:
             processors.append(keep_once)
         return processors
 
-    def _message(self, reply: ReplyFollower, prompt: list[int]) -> Message | None:
-        """A reply as a message of the history, or None if it has no answer.
-
-        A template that names a field for thinking gets thinking and answer apart; any
-        other gets them as they came, the opening marker included.
-        """
-        thinking, answer = reply.split()
-        field = _thinking_field(self._tokenizer)
-        if field == "thinking":
-            # gpt-oss heads each part with its channel.
-            thinking = thinking.rpartition("<|message|>")[2]
-            answer = answer.rpartition("<|message|>")[2]
-        if not answer.strip():
-            return None
-        if field is not None:
-            answer = answer.lstrip("\n")
-            return {"role": "assistant", "content": answer, field: thinking}
-        return {"role": "assistant", "content": self._opening(prompt) + reply.text}
-
-    def _opening(self, prompt: list[int]) -> str:
-        """How the prompt itself opens thinking, as some templates make it do."""
-        markers = self._markers
-        if markers is None or not markers.start:
-            return ""
-        if not ThinkingTracker(self._tokenizer, markers, prompt).thinking:
-            return ""
-        text = self._tokenizer.decode(prompt)
-        begin = text.rfind(markers.start)
-        return text[begin:] if begin >= 0 else markers.start
-
 
 def _add_to_prompt(response: BudgetResponse, tokens: int, seconds: float) -> None:
     """Counts what was read of the prompt before the response's own loop read on."""
@@ -359,16 +379,3 @@ def _add_to_prompt(response: BudgetResponse, tokens: int, seconds: float) -> Non
         seconds += response.prompt_tokens / response.prompt_tps
         response.prompt_tokens += tokens
         response.prompt_tps = response.prompt_tokens / seconds
-
-
-def _thinking_field(tokenizer: TokenizerWrapper) -> str | None:
-    """The field of a message that the chat template reads thinking from, if any."""
-    source = tokenizer.chat_template
-    if source is None or "reasoning_content" in str(source):
-        # mlx-lm's own renderers, which are not templates, read this one too.
-        return "reasoning_content"
-    found = re.search(
-        r"""\b(?:message|msg|m)(?:\.|\.get\(['"]|\[['"])(reasoning|thinking)\b""",
-        str(source),
-    )
-    return found[1] if found else None

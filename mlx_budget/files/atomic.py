@@ -20,15 +20,21 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def appearing_file(file: Path) -> Iterator[IO[bytes]]:
-    """A file to fill, which appears only once the block has ended well."""
+def appearing_file(file: Path, is_private: bool = False) -> Iterator[IO[bytes]]:
+    """A file to fill, which appears only once the block has ended well.
+
+    Args:
+        file (Path): The file, there or not.
+        is_private (bool): Whether nobody but the user may read it.
+    """
     with tempfile.NamedTemporaryFile(
         dir=file.parent, prefix=f".{file.name}.", suffix=_UNFINISHED, delete=False
     ) as f:
         try:
             yield f
             f.flush()
-            os.fchmod(f.fileno(), 0o666 & ~_umask())
+            if not is_private:  # as it was made
+                os.fchmod(f.fileno(), 0o666 & ~_umask())
             os.replace(f.name, file)
         except BaseException:
             Path(f.name).unlink(missing_ok=True)
@@ -36,28 +42,24 @@ def appearing_file(file: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def appearing_folder(path: Path, option: str = "--mlx-path") -> Iterator[Path]:
+def appearing_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which appears at ``path`` only once the block has ended well.
 
     What a killed run left behind is removed by the next one for the same path.
-
-    Args:
-        path (Path): The folder.
-        option (str): What names another place for it.
 
     Raises:
         ValueError: If ``path`` exists already or cannot be made, or the disk is full.
     """
     if os.path.lexists(path):
         raise ValueError(
-            f"The output folder {path} exists already: choose another with {option}, "
+            f"The output folder {path} exists already: choose another with --mlx-path, "
             "or remove it first."
         )
-    check_output_folder(path, option)
+    check_output_folder(path, "--mlx-path")
     missing = [parent for parent in path.parents if not parent.exists()]
     hidden = f".{path.name}.", _UNFINISHED
     try:
-        with full_disk_in_one_line(path, f"or choose another disk with {option}"):
+        with full_disk_in_one_line(path, "or choose another disk with --mlx-path"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked_folder(path.parent, *hidden) as partial:
                 yield partial

@@ -1,6 +1,7 @@
-"""The command `chat` in a terminal: budgets, interrupts, where the output goes."""
+"""The command `chat` in a terminal: what is typed and shown, interrupts, a file."""
 
 import re
+import stat
 
 import pytest
 
@@ -19,42 +20,40 @@ def endless(tmp_path_factory):
     )
 
 
-def test_two_turns_in_a_terminal_with_a_budget_each():
-    with Terminal() as terminal:
+def test_a_chat_in_a_terminal(tmp_path):
+    with Terminal(folder=tmp_path) as terminal:
         terminal.until("/quit ends it")
         for question, budget in ((FIRST, 60), (SECOND, 20)):
             terminal.until(">> ")
-            terminal.type(f"/budget {budget}\n")
+            terminal.type(f"/budg\t{budget}\r")
             terminal.until(f"Thinking budget: {budget} tokens.*\n(.*\n)*?.*>> ")
-            terminal.type(f"{question}\n")
+            terminal.type(f"{question}\r")
             reply = terminal.until(
                 rf"Thinking: \d+ of {budget} tokens, closed by the .*\n"
             )
             assert "\x1b[2m" in reply
             assert "The answer is " in reply.split("\x1b[0m")[-1]
             terminal.until("tokens-per-sec")
+        # Pasted lines are one question, whatever is in them.
         terminal.until(">> ")
-        terminal.type("/quit\n")
+        terminal.type("/budget 0\r")
+        terminal.until(r"Thinking budget: 0 tokens(.*\n)*?.*>> ")
+        terminal.type("\x1b[200~What is\r/quit\rq\r6 - 2?\x1b[201~\r")
+        terminal.until(r"Answer: \d+ tokens(.*\n)*?.*>> ")
+        terminal.type("/save chats.json\r")
+        terminal.until(r"Saved in chats.json: 3 turns\.(.*\n)*?.*>> ")
+        terminal.type("/load ch\t\r")
+        terminal.until(r"Loaded chats.json: 3 turns\.(.*\n)*?.*>> ")
+        terminal.type("/quit\r")
         assert terminal.exit_code() == 0
+        screen = terminal.screen()
+        assert any(line.startswith(".. /quit") for line in screen)
+        (history,) = terminal.cache.rglob("chat_history")
+        assert stat.S_IMODE(history.stat().st_mode) == 0o600
+        assert FIRST in history.read_text()
 
 
-def test_an_interrupt_while_it_thinks_forgets_the_turn(endless):
-    # A marker that the model never writes leaves time to interrupt its thinking.
-    with Terminal("--model", endless, "--thinking-end-token", "@@@@") as terminal:
-        for _ in range(2):
-            terminal.until(">> ")
-            terminal.type(f"{FIRST}\n")
-            terminal.until(r"Thinking: \d\d tokens")
-            terminal.type("\x03")
-            terminal.until("Interrupted: this turn is forgotten.")
-            terminal.until(r"Thinking: \d+ tokens, interrupted")
-            terminal.until("Answer: 0 tokens; prompt: 22 tokens")
-        terminal.until(">> ")
-        terminal.type("/quit\n")
-        assert terminal.exit_code() == 0
-
-
-def test_an_interrupted_answer_is_kept(endless):
+def test_interrupts_end_replies_and_at_the_empty_prompt_the_chat(endless):
     with Terminal("--model", endless, "--thinking-budget", 20) as terminal:
         for question in (FIRST, SECOND):
             terminal.until(">> ")
@@ -69,38 +68,46 @@ def test_an_interrupted_answer_is_kept(endless):
         first, second = ({"role": "user", "content": x} for x in (FIRST, SECOND))
         assert whole >= len(encode_chat(tokenizer, [first, kept, second]))
         assert new < whole
+        # A half-typed word is cleared and counts for nothing.
         terminal.until(">> ")
-        terminal.type("/quit\n")
+        terminal.type("\x03")
+        terminal.until(r"Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
+        terminal.type("half a wo\x03\x03")
+        terminal.until(r"Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
+        terminal.type("/stats\r")
+        terminal.until(r"Statistics: on(.*\n)*?.*>> ")
+        terminal.type("\x03")
+        terminal.until(r"Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
+        terminal.type("\x03")
         assert terminal.exit_code() == 0
 
 
-def test_interrupts_at_the_prompt(endless):
-    with Terminal("--model", endless) as terminal:
-        terminal.until(">> ")
-        terminal.type("What is")
-        terminal.interrupt()
-        terminal.until("Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
-        terminal.type("/stats\n")
-        terminal.until("Statistics: on(.*\n)*?.*>> ")
-        terminal.interrupt()
-        terminal.until("Ctrl-C once more ends the chat.(.*\n)*?.*>> ")
-        terminal.interrupt()
-        assert terminal.exit_code() == 0
-
-
-def test_ctrl_d_ends_the_chat(endless):
-    with Terminal("--model", endless) as terminal:
+def test_an_interrupt_while_it_thinks_forgets_the_turn(endless):
+    # A marker that the model never writes leaves time to interrupt its thinking.
+    args = "--model", endless, "--thinking-end-token", "@@@@"
+    with Terminal(*args, term="dumb") as terminal:
+        for _ in range(2):
+            terminal.until(">> ")
+            terminal.type(f"{FIRST}\n")
+            terminal.until(r"Thinking: \d\d tokens")
+            terminal.type("\x03")
+            terminal.until("Interrupted: this turn is forgotten.")
+            terminal.until(r"Thinking: \d+ tokens, interrupted")
+            terminal.until("Answer: 0 tokens; prompt: 22 tokens")
         terminal.until(">> ")
         terminal.type("\x04")
         assert terminal.exit_code() == 0
+        assert not list(terminal.cache.iterdir())
 
 
 def test_replies_may_go_to_a_file(tmp_path):
     with (tmp_path / "replies").open("wb") as file:
-        with Terminal("--thinking-budget", 60, stdout=file) as terminal:
+        args = "--thinking-budget", 60, "--no-history"
+        with Terminal(*args, stdout=file) as terminal:
             terminal.until(">> ")
             terminal.type(f"{FIRST}\n")
             terminal.until("tokens-per-sec(.*\n)*?.*>> ")
             terminal.type("\x04")
             assert terminal.exit_code() == 0
+            assert not list(terminal.cache.iterdir())
     assert (tmp_path / "replies").read_text() == first_reply() + "\n"
