@@ -12,7 +12,8 @@ HEAD = """\
 # The command line
 
 What `mlx-budget --help` and `mlx-budget COMMAND --help` print, made by
-`python docs/make_cli.py`.
+`python docs/make_cli.py`. [configuration.md](configuration.md) says how to give options
+defaults of your own, and how a shell completes them.
 """
 
 

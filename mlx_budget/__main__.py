@@ -3,12 +3,12 @@
 import os
 
 
-def main(args: list[str] | None = None, name: str = "mlx-budget") -> None:
+def main(name: str = "mlx-budget", command: str | None = None) -> None:
     """Runs a command and ends the process.
 
     Args:
-        args (list[str], optional): In place of those of the process.
         name (str): What help calls the program.
+        command (str, optional): The only command of the program, if it has one.
     """
     try:
         from .interrupts import leave_at_once
@@ -19,7 +19,8 @@ def main(args: list[str] | None = None, name: str = "mlx-budget") -> None:
     # Only now, since it takes a while.
     from .cli import cli
 
-    cli(args, prog_name=name)
+    program = cli if command is None else cli.commands[command]
+    program(prog_name=name)
 
 
 if __name__ == "__main__":

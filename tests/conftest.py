@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,10 @@ from conversions import REFERENCE, fixture_config, fixture_weights, write_folder
 from mlx_budget import Predictor, convert, load
 from mlx_budget.train import TrainOptions, train
 from trainings import STEPS, sum_chats, write_chats
+
+# The defaults that a developer has set are not those of the tests, nor of the commands
+# that these start.
+os.environ["MLX_BUDGET_CONFIG"] = os.devnull
 
 
 def pytest_collection_finish() -> None:

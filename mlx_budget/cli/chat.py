@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from .. import demo
 from ..engine.fields import all_options_of
 from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
+from .command import Command
 from .options import (
     HIDE_THINKING_OPTION,
     MAX_KV_SIZE_OPTION,
@@ -18,10 +19,11 @@ from .options import (
     options_from,
     tell_of_demo,
 )
+from .parameters import command_option
 from .prior import LEARN_PRIOR_OPTION
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource, thinking=ThinkingBudget(answer_anyway=True))
 @LEARN_PRIOR_OPTION
 @HIDE_THINKING_OPTION
@@ -31,16 +33,18 @@ from .prior import LEARN_PRIOR_OPTION
 @options_from(template=PromptOptions, without=["ignore_chat_template"])
 @MAX_KV_SIZE_OPTION
 @PREFILL_OPTION
-@click.option(
+@command_option(
     "--load",
     type=click.Path(dir_okay=False),
+    group="Prompt",
     help="Go on with the chat in a file of /save: with its model, budget and settings, "
     "unless they are given.",
 )
-@click.option(
+@command_option(
     "--history/--no-history",
     default=True,
     show_default=True,
+    group="Output",
     help="Remember what is typed, for the arrow keys, in a private file in the user's "
     "cache.",
 )

@@ -7,71 +7,99 @@ import click
 
 from ..engine.settings import ModelSource
 from ..interrupts import raise_again
-from .options import COUNT, Shown, options_from
+from .command import Command
+from .completion import complete_model
+from .options import options_from
+from .parameters import COUNT, command_option
 from .progress import bars_until_stopped
 
 
-@click.command()
-@click.option(
+@click.command(cls=Command)
+@command_option(
     "--hf-path",
     "--model",
     "hf_path",
+    shell_complete=complete_model,
     required=True,
+    group="Model",
     help="Folder or Hub name of the Budget Guidance checkpoint.",
 )
-@click.option(
-    "--mlx-path", default="mlx_model", show_default=True, help="Folder to make."
+@command_option(
+    "--mlx-path",
+    default="mlx_model",
+    show_default=True,
+    group="Output",
+    help="Folder to make.",
 )
-@click.option("-q", "--quantize", is_flag=True, help="Quantise the language model.")
-@click.option("--q-bits", type=int, cls=Shown, shown="4", help="Bits per weight.")
-@click.option(
-    "--q-group-size", type=int, cls=Shown, shown="64", help="Quantisation group."
+@command_option(
+    "-q",
+    "--quantize",
+    is_flag=True,
+    group="Quantisation",
+    help="Quantise the language model.",
 )
-@click.option(
+@command_option(
+    "--q-bits", type=int, shown="4", group="Quantisation", help="Bits per weight."
+)
+@command_option(
+    "--q-group-size",
+    type=int,
+    shown="64",
+    group="Quantisation",
+    help="Quantisation group.",
+)
+@command_option(
     "--q-mode",
     type=click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]),
     default="affine",
     show_default=True,
+    group="Quantisation",
     help="Quantisation mode.",
 )
-@click.option(
+@command_option(
     "--quant-predicate",
     type=click.Choice(["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"]),
+    group="Quantisation",
     help="Mixed-bit quantisation recipe.",
 )
-@click.option(
+@command_option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32"]),
-    cls=Shown,
     shown="as they are",
+    group="Quantisation",
     help="Type of the weights that are not quantised.",
 )
-@click.option(
+@command_option(
     "--predictor-q-bits",
     type=click.Choice(["none", "4", "8"]),
-    cls=Shown,
     shown="8 with -q, else none",
+    group="Predictor",
     help="Bits per weight of the predictor.",
 )
-@click.option(
+@command_option(
     "--predictor-heads",
     type=COUNT,
-    cls=Shown,
     shown="its width / 64",
+    group="Predictor",
     help="Attention heads of the predictor.",
 )
-@click.option(
+@command_option(
     "--predictor-only",
     is_flag=True,
+    group="Predictor",
     help="Write the predictor alone, for any build of its base model; from the Hub, "
     "download only the shards that hold it.",
 )
-@click.option(
+@command_option(
     "--tokenizer",
+    shell_complete=complete_model,
+    group="Model",
     help="Folder or Hub name to take the tokenizer from: the base model, when the "
     "checkpoint has none.",
 )
-@click.option("--upload-repo", help="Hub repository to upload the result to.")
+@command_option(
+    "--upload-repo", group="Output", help="Hub repository to upload the result to."
+)
 @options_from(source=ModelSource, only=["revision", "trust_remote_code"])
 def convert(source: ModelSource, predictor_q_bits: str | None, **options: Any) -> None:
     """Convert a Budget Guidance checkpoint for mlx-lm."""

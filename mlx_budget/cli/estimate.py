@@ -12,25 +12,26 @@ import click
 
 from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource, PromptOptions, ThinkingBudget
+from .command import Command
 from .options import (
     DATA_HELP,
     JSON_OPTION,
-    PATH,
     PREFILL_OPTION,
     PROMPT_HELP,
     options_from,
     read_prompt,
     tell_of_demo,
 )
+from .parameters import PATH, command_option
 
 if TYPE_CHECKING:
     from ..engine.estimate import ThinkingEstimate
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource)
-@click.option("--prompt", "-p", help=PROMPT_HELP)
-@click.option("--data", type=PATH, help=DATA_HELP)
+@command_option("--prompt", "-p", group="Prompt", help=PROMPT_HELP)
+@command_option("--data", type=PATH, group="Prompt", help=DATA_HELP)
 @options_from(thinking=ThinkingBudget, only=["thinking_start", "thinking_end"])
 @options_from(template=PromptOptions)
 @PREFILL_OPTION

@@ -15,7 +15,10 @@ from ..evaluate.arms import parse_budgets
 from ..evaluate.options import EvaluateOptions
 from ..evaluate.strategies import parse_strategies
 from ..interrupts import raise_again
-from .options import COUNT, PATH, Read, Shown, options_from, tell_of_demo
+from .command import Command
+from .completion import complete_task
+from .options import options_from, tell_of_demo
+from .parameters import COUNT, PATH, Read, command_option
 from .progress import bars_until_stopped
 from .report import show_report
 
@@ -28,41 +31,48 @@ _TYPES = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource)
-@click.option(
+@command_option(
     "--task",
-    cls=Shown,
     shown="demo, with the built-in model",
+    shell_complete=complete_task,
+    group="Questions",
     help="gsm8k, math-500, aime-2024 or aime-2025 from the Hub, demo, the built-in "
     "problems, or lm-eval:NAME, a task of the LM Evaluation Harness or a YAML file of "
     "one.",
 )
-@click.option(
+@command_option(
     "--data",
     type=PATH,
+    group="Questions",
     help="File of questions in place of a task: .jsonl, .json, .csv, .tsv or .parquet "
     "with question and answer, and choices where it is one of several.",
 )
-@click.option(
+@command_option(
     "--instruction",
-    cls=Shown,
     shown="the task's own, such as asking for \\boxed{}",
+    group="Questions",
     help="Text to put behind each question.",
 )
-@click.option(
+@command_option(
     "--output",
     type=PATH,
     required=True,
+    group="Output",
     help="Folder for records, summary and plots; one that is there is gone on with.",
 )
-@click.option("--limit", type=COUNT, help="Take the first so many questions.")
+@command_option(
+    "--limit", type=COUNT, group="Questions", help="Take the first so many questions."
+)
 @options_from(
     options=EvaluateOptions,
     without=["thinking_budget", "budget_mode", "min_thinking_tokens"],
     types=_TYPES,
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@command_option(
+    "--json", "as_json", is_flag=True, group="Output", help="Print the summary as JSON."
+)
 def evaluate(
     source: ModelSource,
     task: str | None,

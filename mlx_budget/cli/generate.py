@@ -20,8 +20,8 @@ from ..engine.settings import (
     check_kv_options,
 )
 from ..interrupts import raise_again
+from .command import Command
 from .options import (
-    COUNT,
     HIDE_THINKING_OPTION,
     JSON_OPTION,
     KV_OPTIONS,
@@ -35,6 +35,7 @@ from .options import (
     read_prompt,
     tell_of_demo,
 )
+from .parameters import COUNT, command_option
 from .prior import LEARN_PRIOR_OPTION, learned_prior, sharpened
 from .terminal import ReplyPrinter
 
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from ..engine.priors import LearnedPrior
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource)
-@click.option("--prompt", "-p", required=True, help=PROMPT_HELP)
+@command_option("--prompt", "-p", required=True, group="Prompt", help=PROMPT_HELP)
 @options_from(thinking=ThinkingBudget, answer=AnswerFormat)
 @LEARN_PRIOR_OPTION
 @HIDE_THINKING_OPTION
@@ -55,26 +56,33 @@ if TYPE_CHECKING:
 @VERBOSE_OPTION
 @MAX_TOKENS_OPTION
 @options_from(sampling=Sampling, template=PromptOptions)
-@click.option("--prefill-response", help="How the reply shall begin.")
-@click.option(
+@command_option("--prefill-response", group="Prompt", help="How the reply shall begin.")
+@command_option(
     "--extra-eos-token",
     multiple=True,
+    group="Output",
     help="Another token that ends the reply, in its thinking too unless "
     "--answer-anyway lets it answer.",
 )
 @MAX_KV_SIZE_OPTION
 @KV_OPTIONS
 @PREFILL_OPTION
-@click.option(
+@command_option(
     "--prompt-cache-file",
+    group="Prompt",
     help="KV cache saved by `mlx_lm.cache_prompt`, to go on from.",
 )
-@click.option("--draft-model", help="Speculative decoding; not with a budget.")
-@click.option(
+@command_option(
+    "--draft-model",
+    group="Memory and speed",
+    help="Speculative decoding; not with a budget.",
+)
+@command_option(
     "--num-draft-tokens",
     type=COUNT,
     default=3,
     show_default=True,
+    group="Memory and speed",
     help="Tokens to draft at a time.",
 )
 def generate(

@@ -12,7 +12,9 @@ from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
 from ..interrupts import raise_again
 from ..train.learn_options import LearnOptions
-from .options import PATH, options_from
+from .command import Command
+from .options import options_from
+from .parameters import PATH, command_option
 from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from ..train.traces import TraceStats
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource, without=["predictor"], required=["model"])
-@click.option(
+@command_option(
     "--output",
     type=PATH,
     required=True,
+    group="Output",
     help="Predictor folder to make; a run that is there is gone on with.",
 )
 @options_from(options=LearnOptions)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -24,62 +24,15 @@ from ..engine.settings import (
     ModelSource,
     ThinkingBudget,
 )
+from .completion import COMPLETIONS
+from .naming import origin_of
+from .parameters import COUNT, PATH, Decorated, Read, command_option, together
 
-# A command's function, or a decorator of one.
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-Decorator = Callable[[Decorated], Decorated]
-
-COUNT = click.IntRange(min=1)
 DATA_HELP = (
     "File of prompts: .jsonl, .json, .csv, .tsv or .parquet with prompt, question, "
     "problem or messages, or .txt with a prompt on each line; or a dataset on the Hub, "
     "or a file or folder in one, as owner/name/path."
 )
-
-
-class Read(click.ParamType):
-    """What a function makes of an option's text; a ValueError of its is the user's."""
-
-    def __init__(self, name: str, read: Callable[[str], Any]):
-        self.name = name
-        self._read = read
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        """The value of a text; defaults may be values already."""
-        return self._read(value) if isinstance(value, str) else value
-
-
-class _Path(click.Path):
-    """A path; an empty one would be the folder that the user is in."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
-        """The path of a text; defaults are paths already."""
-        if value == "":
-            self.fail("It is empty; is a variable not set?", parameter, context)
-        return super().convert(value, parameter, context)
-
-
-PATH = _Path()
-
-
-class Shown(click.Option):
-    """An option whose help tells its default in words.
-
-    Args:
-        shown (str): The words; empty to show no default.
-    """
-
-    def __init__(self, *args: Any, shown: str, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._shown = shown
-
-    def get_help_extra(self, ctx: click.Context) -> Any:
-        """What help puts in brackets."""
-        extra = super().get_help_extra(ctx)
-        return {**extra, "default": self._shown} if self._shown else extra
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -158,17 +111,24 @@ def options_from(
             is_required = default is MISSING or option.keyword in required
             has_default = not (is_required or option.shown or default is None)
             if option.off:
-                run = click.option(option.off, is_flag=True, help=option.off_help)(run)
-            run = click.option(
+                run = command_option(
+                    option.off,
+                    is_flag=True,
+                    help=option.off_help,
+                    group=option.group,
+                )(run)
+            run = command_option(
                 *option.flags,
                 option.keyword,
-                cls=Shown,
+                group=option.group,
+                is_secret=option.is_secret,
                 shown="" if is_required else option.shown or _in_help(default, option),
                 type=types.get(option.keyword) or _type_of(field, option),
                 is_flag=True if field.type is bool else None,
                 required=is_required,
                 envvar=option.variable,
                 help=option.help,
+                shell_complete=COMPLETIONS.get(option.keyword),
                 **({"default": default} if has_default else {}),
             )(run)
         # As with click's own decorators, the name keeps its type.
@@ -181,14 +141,23 @@ def _take_asked(options: list[Option], given: dict[str, Any]) -> dict[str, Any]:
     """Takes the fields' options out of all; returns those that the user gave."""
     asked = {}
     for option in options:
-        value = given.pop(option.keyword)
-        if is_given(option.keyword):
-            asked[option.keyword] = value
-        if option.off and given.pop(option.off.lstrip("-").replace("-", "_")):
-            if option.keyword in asked:
+        keyword, off = option.keyword, option.off.lstrip("-").replace("-", "_")
+        value = given.pop(keyword)
+        if is_given(keyword):
+            asked[keyword] = value
+        if option.off and given.pop(off):
+            if keyword not in asked or _beats(off, keyword):
+                asked[keyword] = option.off_value
+            elif not _beats(keyword, off):
                 raise ValueError(f"Give {option.flags[0]} or {option.off}, not both.")
-            asked[option.keyword] = option.off_value
     return asked
+
+
+def _beats(one: str, other: str) -> bool:
+    """Whether one option's value comes from where it counts more than another's."""
+    context = click.get_current_context()
+    ranks = {p.name: origin_of(context, p).rank for p in context.command.params}
+    return ranks[one] > ranks[other]
 
 
 def is_given(name: str) -> bool:
@@ -229,66 +198,65 @@ def _type_of(field: Field, option: Option) -> click.ParamType | None:
     return click.STRING
 
 
-def together(*options: Decorator) -> Decorator:
-    """One decorator of many options, in the order in which help shall list them."""
-
-    def decorate(command: Decorated) -> Decorated:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 PROMPT_HELP = "The question; - reads stdin."
-MAX_TOKENS_OPTION = click.option(
+MAX_TOKENS_OPTION = command_option(
     "--max-tokens",
     "-m",
-    cls=Shown,
     type=click.IntRange(min=-1),
     shown=f"what thinking can take and {ANSWER_TOKENS:,} more; {UNBOUNDED_TOKENS:,} if "
     "nothing bounds it",
+    group="Output",
     help="Most tokens to generate, thinking included; -1 for no limit.",
 )
-JSON_OPTION = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object."
+JSON_OPTION = command_option(
+    "--json", "as_json", is_flag=True, group="Output", help="Print one JSON object."
 )
-HIDE_THINKING_OPTION = click.option(
-    "--hide-thinking", is_flag=True, help="Show the answer only."
+HIDE_THINKING_OPTION = command_option(
+    "--hide-thinking", is_flag=True, group="Output", help="Show the answer only."
 )
-VERBOSE_OPTION = click.option(
+VERBOSE_OPTION = command_option(
     "--verbose",
     type=bool,
     default=True,
     show_default=True,
+    group="Output",
     help="Whether to print statistics on stderr.",
 )
-MAX_KV_SIZE_OPTION = click.option(
-    "--max-kv-size", type=COUNT, help="Most tokens in the KV cache."
+MAX_KV_SIZE_OPTION = command_option(
+    "--max-kv-size",
+    type=COUNT,
+    group="Memory and speed",
+    help="Most tokens in the KV cache.",
 )
-PREFILL_OPTION = click.option(
+PREFILL_OPTION = command_option(
     "--prefill-step-size",
     type=COUNT,
     default=PREFILL_STEP_SIZE,
     show_default=True,
+    group="Memory and speed",
     help="Prompt tokens to process at a time.",
 )
 KV_OPTIONS = together(
-    click.option(
-        "--kv-bits", type=click.IntRange(2, 8), help="Bits of a quantised KV cache."
+    command_option(
+        "--kv-bits",
+        type=click.IntRange(2, 8),
+        group="Memory and speed",
+        help="Bits of a quantised KV cache.",
     ),
-    click.option(
+    command_option(
         "--kv-group-size",
         type=COUNT,
         default=64,
         show_default=True,
+        group="Memory and speed",
         help="Group of a quantised KV cache.",
     ),
-    click.option(
+    command_option(
         "--quantized-kv-start",
         type=click.IntRange(min=0),
         default=5000,
         show_default=True,
+        group="Memory and speed",
         help="Step from which the KV cache is quantised.",
     ),
 )

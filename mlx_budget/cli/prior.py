@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..engine.settings import ModelSource, ThinkingBudget
+from .parameters import command_option
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from ..engine.priors import LearnedPrior
     from ..method.predictor import Predictor
 
-LEARN_PRIOR_OPTION = click.option(
+LEARN_PRIOR_OPTION = command_option(
     "--learn-prior",
     is_flag=True,
+    group="Thinking",
     help="Count the lines of replies without a budget, and how long thinking went on, "
     "for the prior of a model without a predictor. Numbers are kept, in the user's "
     "cache, and no text.",

@@ -9,18 +9,22 @@ from pathlib import Path
 import click
 
 from ..interrupts import raise_again
-from .options import PATH
+from .command import Command
+from .parameters import PATH, command_option
 
 MARKDOWN_FILE = "summary.md"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option(
+@command_option(
+    "--json", "as_json", is_flag=True, group="Output", help="Print the summary as JSON."
+)
+@command_option(
     "--html",
     "as_page",
     is_flag=True,
+    group="Output",
     help="Make report.html too, one page of all: curves, tables, and every reply.",
 )
 def report(folder: Path, as_json: bool, as_page: bool) -> None:

@@ -10,7 +10,9 @@ import click
 
 from ..server.logs import FORMATS, set_up_logging
 from ..server.options import NOT_SERVED, ServeOptions
-from .options import PATH, Read, options_from, tell_of_demo
+from .command import Command
+from .options import options_from, tell_of_demo
+from .parameters import PATH, Read, command_option
 
 
 def _bytes(text: str) -> int:
@@ -29,27 +31,30 @@ _TYPES = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(asked=ServeOptions(), without=NOT_SERVED, types=_TYPES)
-@click.option(
+@command_option(
     "--learn",
     type=PATH,
+    group="Predictor",
     help="In idle time let the model think about built-in prompts, as `mlx-budget "
     "learn --output` would, into this folder: from 50 replies on a table of them "
     "guides, and `mlx-budget learn` makes more of them.",
 )
-@click.option(
+@command_option(
     "--log-level",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]),
     default="INFO",
     show_default=True,
+    group="Output",
     help="What to log on stderr.",
 )
-@click.option(
+@command_option(
     "--log-format",
     type=click.Choice(FORMATS),
     default=FORMATS[0],
     show_default=True,
+    group="Output",
     help="Lines of text, or JSON objects.",
 )
 def serve(

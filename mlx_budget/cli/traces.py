@@ -14,20 +14,23 @@ from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource
 from ..interrupts import raise_again
 from ..train.options import TraceOptions
-from .options import DATA_HELP, PATH, options_from
+from .command import Command
+from .options import DATA_HELP, options_from
+from .parameters import PATH, command_option
 from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
     from ..train.traces import TraceStats
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource, without=["predictor"], required=["model"])
-@click.option("--data", type=PATH, required=True, help=DATA_HELP)
-@click.option(
+@command_option("--data", type=PATH, required=True, group="Data", help=DATA_HELP)
+@command_option(
     "--output",
     type=PATH,
     required=True,
+    group="Output",
     help="File of chat records to write (*.jsonl); one that is there is gone on with.",
 )
 @options_from(options=TraceOptions)

@@ -9,7 +9,9 @@ import click
 
 from ..interrupts import raise_again
 from ..train.options import TrainOptions
-from .options import Read, options_from
+from .command import Command
+from .options import options_from
+from .parameters import Read
 from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def _positions(text: str) -> str | int:
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(
     options=TrainOptions, types={"positions": Read("newline|all|N", _positions)}
 )

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .fields import setting
 
@@ -36,6 +36,8 @@ class AnswerFormat:
         schema: A JSON schema as JSON text, a dict or a pydantic model class; None for
             an answer as the model likes. It becomes JSON text.
     """
+
+    GROUP: ClassVar[str] = "Output"
 
     schema: Any = setting(
         None,

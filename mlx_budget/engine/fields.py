@@ -39,6 +39,8 @@ class Option:
         shown: What help shows as the default where that is not the field's own
             value, such as "a tenth of all".
         variable: Of the environment, which gives the option where the user does not.
+        group: Under which help lists it; by default that of its class, ``GROUP``.
+        is_secret: Whether nobody else is to see its value.
     """
 
     help: str = ""
@@ -53,6 +55,8 @@ class Option:
     words: dict[str, Any] = field(default_factory=dict)
     shown: str = ""
     variable: str | None = None
+    group: str = ""
+    is_secret: bool = False
 
 
 def setting(default: Any = MISSING, help: str = "", **option: Any) -> Any:
@@ -64,14 +68,15 @@ def setting(default: Any = MISSING, help: str = "", **option: Any) -> Any:
 def options_of(settings: Any) -> Iterator[tuple[dataclasses.Field, Option]]:
     """The fields of a settings class or value that are options, in order.
 
-    Names that follow from the field's own are filled in. Fields that hold other
-    settings are no options themselves.
+    Names that follow from the field's own are filled in, and the class's group. Fields
+    that hold other settings are no options themselves.
     """
     for f in dataclasses.fields(settings):
         if isinstance(option := f.metadata.get(_METADATA), Option):
             keyword = option.keyword or f.name
             flags = option.flags or (f"--{keyword.replace('_', '-')}",)
-            yield f, replace(option, keyword=keyword, flags=flags)
+            group = option.group or getattr(settings, "GROUP", "")
+            yield f, replace(option, keyword=keyword, flags=flags, group=group)
 
 
 def like(settings: type, name: str, default: Any = _ITS_OWN, **option: Any) -> Any:

@@ -12,7 +12,7 @@ import operator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from .budgets import (
     ABOUT,
@@ -80,6 +80,8 @@ class ThinkingBudget:
     Raises:
         ValueError: Naming the value that is not allowed.
     """
+
+    GROUP: ClassVar[str] = "Thinking"
 
     tokens: Budget = setting(
         None,
@@ -312,6 +314,8 @@ class Sampling:
         ValueError: Naming the value that is not allowed.
     """
 
+    GROUP: ClassVar[str] = "Sampling"
+
     temp: float = setting(0.0, "Temperature; 0 takes the likeliest token.", least=0)
     top_p: float = setting(1.0, "Top-p.", least=0, most=1)
     min_p: float = setting(0.0, "Min-p.", least=0, most=1)
@@ -368,6 +372,8 @@ class PromptOptions:
         ignore_chat_template: Whether to use the text as it is.
     """
 
+    GROUP: ClassVar[str] = "Prompt"
+
     system_prompt: str | None = setting(None, "System prompt for the chat template.")
     chat_template_config: dict[str, Any] | None = setting(
         None,
@@ -391,6 +397,8 @@ class ModelSource:
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether code that comes with the model may run.
     """
+
+    GROUP: ClassVar[str] = "Model"
 
     model: str = setting(
         "demo",

@@ -4,7 +4,7 @@ Knows the options and their limits; nothing of how a run uses them.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..engine.fields import check_numbers, keywords_of, setting
 from ..engine.settings import (
@@ -47,34 +47,46 @@ class EvaluateOptions:
         ValueError: Naming the option that is not allowed.
     """
 
+    GROUP: ClassVar[str] = "Questions"
+
     strategies: tuple[str, ...] = setting(
-        DEFAULT_STRATEGIES, f"Comma-separated, or all: {', '.join(STRATEGIES)}."
+        DEFAULT_STRATEGIES,
+        f"Comma-separated, or all: {', '.join(STRATEGIES)}.",
+        group="Thinking",
     )
     budgets: tuple[BudgetRequest, ...] = setting(
         parse_budgets(DEFAULT_BUDGETS),
         "Comma-separated: tokens, or shares of the mean without a budget.",
+        group="Thinking",
     )
     num_samples: int = setting(
         1, "Replies to each question, for each strategy and budget.", least=1
     )
-    batch_size: int = setting(8, "Most replies to generate at a time.", least=1)
+    batch_size: int = setting(
+        8, "Most replies to generate at a time.", least=1, group="Memory and speed"
+    )
     max_tokens: int = setting(
         UNBOUNDED_TOKENS,
         "Most tokens of a reply, thinking included.",
         flags=("--max-tokens", "-m"),
         least=1,
+        group="Replies",
     )
     max_answer_tokens: int | None = setting(
         None,
         "Most tokens of a reply behind its closing marker, the same in all arms.",
         least=1,
         shown="no limit of their own",
+        group="Replies",
     )
     sampling: Sampling = Sampling(temp=0.6, seed=0)
     thinking: ThinkingBudget = ThinkingBudget()
     prompt: PromptOptions = PromptOptions()
     prefill_step_size: int = setting(
-        PREFILL_STEP_SIZE, "Prompt tokens to process at a time.", least=1
+        PREFILL_STEP_SIZE,
+        "Prompt tokens to process at a time.",
+        least=1,
+        group="Memory and speed",
     )
 
     def __post_init__(self) -> None:

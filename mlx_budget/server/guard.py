@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from .. import demo
@@ -61,6 +61,8 @@ class Access:
         model_folders: In which lie other models that requests may name.
     """
 
+    GROUP: ClassVar[str] = "Access"
+
     host: str = setting("127.0.0.1", "Address.")
     port: int = setting(8080, "Port; 0 for any that is free.", least=0, most=65535)
     allowed_origins: tuple[str, ...] = setting(
@@ -80,6 +82,7 @@ class Access:
         "Key that each request must bring. Others can see the options of a command: "
         "the environment variable MLX_BUDGET_API_KEY is safer.",
         variable="MLX_BUDGET_API_KEY",
+        is_secret=True,
     )
     without_key: bool = setting(
         False,

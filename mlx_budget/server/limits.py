@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..engine.fields import check_numbers, setting
 from .errors import RequestError
@@ -33,6 +34,8 @@ class Limits:
         send_seconds: In which a client must take what is sent to it.
         grace_seconds: In which replies may end by themselves when the server ends.
     """
+
+    GROUP: ClassVar[str] = "Limits"
 
     connections: int = setting(
         256,

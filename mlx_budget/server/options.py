@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ..engine.budgets import EFFORT_TOKENS, with_tokens
 from ..engine.fields import check_numbers, keywords_of, setting, take_all
@@ -44,6 +44,8 @@ class ServeOptions:
         template: Arguments of the chat template.
     """
 
+    GROUP: ClassVar[str] = "Replies"
+
     source: ModelSource = ModelSource()
     thinking: ThinkingBudget = ThinkingBudget(answer_anyway=True)
     learn_prior: bool = setting(
@@ -51,21 +53,25 @@ class ServeOptions:
         "Count the lines of replies without a budget, and how long thinking went on, "
         "for the prior of a model without a predictor. Numbers are kept, in the "
         "user's cache, and no text.",
+        group="Thinking",
     )
     max_thinking_budget: int | None = setting(
         None,
         "Ceiling of every request's budget, and the budget of those without one.",
         least=0,
+        group="Thinking",
     )
     effort: str = setting(
         ",".join(f"{level}={tokens}" for level, tokens in EFFORT_TOKENS.items()),
         "Tokens of thinking for the levels that requests name (reasoning_effort and "
         "the like), where no predictor tells how long a question takes.",
+        group="Thinking",
     )
     stop_in_thinking: bool = setting(
         False,
         "Let stop words end a reply in its thinking too; by default they wait for the "
         "answer.",
+        group="Thinking",
     )
     reasoning_field: str = setting(
         "both",
@@ -82,34 +88,55 @@ class ServeOptions:
         f"{ANSWER_TOKENS:,} more",
     )
     sampling: Sampling = Sampling()
-    chat_template: str = setting("", "Chat template for the tokenizer.")
+    chat_template: str = setting("", "Chat template for the tokenizer.", group="Prompt")
     use_default_chat_template: bool = setting(
-        False, "Use the tokenizer's default chat template if it has none."
+        False,
+        "Use the tokenizer's default chat template if it has none.",
+        group="Prompt",
     )
     template: PromptOptions = PromptOptions(chat_template_config={})
     decode_concurrency: int = setting(
-        32, "Most replies to generate at a time.", least=1
+        32, "Most replies to generate at a time.", least=1, group="Memory and speed"
     )
-    prompt_concurrency: int = setting(8, "Most prompts to process at a time.", least=1)
+    prompt_concurrency: int = setting(
+        8, "Most prompts to process at a time.", least=1, group="Memory and speed"
+    )
     prefill_step_size: int = setting(
-        PREFILL_STEP_SIZE, "Prompt tokens to process at a time.", least=1
+        PREFILL_STEP_SIZE,
+        "Prompt tokens to process at a time.",
+        least=1,
+        group="Memory and speed",
     )
     prompt_cache_size: int = setting(
-        10, "Most KV caches to keep for prompts to come.", least=1
+        10,
+        "Most KV caches to keep for prompts to come.",
+        least=1,
+        group="Memory and speed",
     )
     prompt_cache_bytes: int | None = setting(
-        None, "Most memory for them, such as 4GB.", least=0
+        None, "Most memory for them, such as 4GB.", least=0, group="Memory and speed"
     )
     kv_bits: int | None = setting(
-        None, "Bits of a quantised KV cache.", least=2, most=8
+        None, "Bits of a quantised KV cache.", least=2, most=8, group="Memory and speed"
     )
-    kv_group_size: int = setting(64, "Group of a quantised KV cache.", least=1)
+    kv_group_size: int = setting(
+        64, "Group of a quantised KV cache.", least=1, group="Memory and speed"
+    )
     quantized_kv_start: int = setting(
-        5000, "Step from which the KV cache is quantised.", least=0
+        5000,
+        "Step from which the KV cache is quantised.",
+        least=0,
+        group="Memory and speed",
     )
-    draft_model: str | None = setting(None, "Speculative decoding; not with budgets.")
-    num_draft_tokens: int = setting(3, "Tokens to draft at a time.", least=0)
-    pipeline: bool = setting(False, "Pipelining in place of tensor parallelism.")
+    draft_model: str | None = setting(
+        None, "Speculative decoding; not with budgets.", group="Memory and speed"
+    )
+    num_draft_tokens: int = setting(
+        3, "Tokens to draft at a time.", least=0, group="Memory and speed"
+    )
+    pipeline: bool = setting(
+        False, "Pipelining in place of tensor parallelism.", group="Memory and speed"
+    )
 
     def __post_init__(self) -> None:
         check_numbers(self)

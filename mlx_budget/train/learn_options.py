@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..engine.fields import check_numbers, like, setting
 from ..engine.settings import (
@@ -38,28 +39,40 @@ class LearnOptions:
         ValueError: Naming the option that is not allowed.
     """
 
+    GROUP: ClassVar[str] = "Replies"
+
     data: Path | None = setting(
         None,
         "Prompts of your own: a file as of `mlx-budget traces`.",
         shown="built-in ones, and GSM8K's where the Hub can be reached",
+        group="Data",
     )
     traces: str | None = setting(
         None,
         "Replies of this model that are there already, a file or a dataset on the Hub "
         "as of `mlx-budget train --data`. They are only read, which is many times "
         "faster than generating; they must be the model's own.",
+        group="Data",
     )
     hours: float | None = setting(
-        None, "Hours for which replies are generated; what follows takes minutes."
+        None,
+        "Hours for which replies are generated; what follows takes minutes.",
+        group="Data",
     )
-    num_prompts: int = setting(300, "Most prompts to think about.", least=FIRST_TABLE)
+    num_prompts: int = setting(
+        300, "Most prompts to think about.", least=FIRST_TABLE, group="Data"
+    )
     sizes: str = setting(
-        "table,linear,tiny", "Sizes to make, as of `mlx-budget train --size`."
+        "table,linear,tiny",
+        "Sizes to make, as of `mlx-budget train --size`.",
+        group="Predictor",
     )
     held_out_prompts: int = setting(
-        16, "Most held-out prompts to steer, to choose by.", least=1
+        16, "Most held-out prompts to steer, to choose by.", least=1, group="Predictor"
     )
-    batch_size: int = setting(8, "Most replies to generate at a time.", least=1)
+    batch_size: int = setting(
+        8, "Most replies to generate at a time.", least=1, group="Memory and speed"
+    )
     max_tokens: int = setting(
         UNBOUNDED_TOKENS,
         "Most tokens of a reply, thinking included; -1 for no limit.",

@@ -9,7 +9,7 @@ import math
 import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engine.fields import check_numbers, keywords_of, like, setting, take
 from ..engine.settings import (
@@ -59,14 +59,21 @@ class TraceOptions:
         ValueError: Naming the option that is not allowed.
     """
 
-    num_samples: int = setting(1, "Replies to each prompt.", least=1)
-    limit: int | None = setting(None, "Take the first so many prompts.", least=1)
+    GROUP: ClassVar[str] = "Replies"
+
+    num_samples: int = setting(1, "Replies to each prompt.", least=1, group="Data")
+    limit: int | None = setting(
+        None, "Take the first so many prompts.", least=1, group="Data"
+    )
     prompt_template: str | None = setting(
         None,
         "Text to send in place of each prompt that is a text; its first {} stands for "
         "the prompt.",
+        group="Data",
     )
-    batch_size: int = setting(8, "Most replies to generate at a time.", least=1)
+    batch_size: int = setting(
+        8, "Most replies to generate at a time.", least=1, group="Memory and speed"
+    )
     max_tokens: int = setting(
         UNBOUNDED_TOKENS,
         "Most tokens of a reply, thinking included; -1 for no limit.",
@@ -83,7 +90,10 @@ class TraceOptions:
     end: str | None = like(ThinkingBudget, "end")
     prompt: PromptOptions = PromptOptions()
     prefill_step_size: int = setting(
-        PREFILL_STEP_SIZE, "Prompt tokens to process at a time.", least=1
+        PREFILL_STEP_SIZE,
+        "Prompt tokens to process at a time.",
+        least=1,
+        group="Memory and speed",
     )
     model_name: str = setting("")
 
@@ -181,13 +191,16 @@ class TrainOptions:
         ValueError: Naming the option that is not allowed.
     """
 
+    GROUP: ClassVar[str] = "Training"
+
     model: str = like(ModelSource, "model", MISSING, shown="")
     data: str = setting(
         help="Chat records with thinking: a file of `mlx-budget traces` or another "
         ".jsonl, .json, .csv, .tsv or .parquet with messages; or a dataset on the Hub, "
         "or a file or folder in one, as owner/name/path.",
+        group="Data",
     )
-    output: Path = setting(help="Predictor folder to make.")
+    output: Path = setting(help="Predictor folder to make.", group="Output")
     adapter_path: str | None = like(ModelSource, "adapter_path")
     revision: str | None = like(ModelSource, "revision")
     trust_remote_code: bool = like(ModelSource, "trust_remote_code")
@@ -201,37 +214,52 @@ class TrainOptions:
         "newline",
         "Where to train: newline (where guidance acts), all, or so many positions of "
         "each record drawn at random.",
+        group="Data",
     )
     augment: str | None = setting(
         None,
         "Add to each record one whose thinking is its answer alone.",
         choices=("concise",),
+        group="Data",
     )
     max_length: int = setting(
         16384,
         "Tokens of a record, the prompt included; longer ones are cut, their lengths "
         "stay.",
         least=1,
+        group="Data",
     )
-    limit: int | None = setting(None, "Take the first so many usable records.", least=1)
-    strict: bool = setting(False, "Stop at the first record that cannot be used.")
+    limit: int | None = setting(
+        None, "Take the first so many usable records.", least=1, group="Data"
+    )
+    strict: bool = setting(
+        False, "Stop at the first record that cannot be used.", group="Data"
+    )
     min_count: int = setting(
         2,
         "How often a token must come next where guidance acts to be one that guidance "
         "may favour.",
         least=1,
+        group="Data",
     )
     size: str = setting(
         "tiny",
         "Size of the predictor: a table of lengths, from text alone; a linear probe of "
         "one layer beside it; or an encoder, of which base is BERT-base.",
         choices=ALL_SIZES,
+        group="Predictor",
     )
-    width: int | None = setting(None, "Its width, in place of the size's.", least=1)
-    layers: int | None = setting(None, "Its layers, likewise.", least=1)
-    heads: int | None = setting(None, "Its attention heads, likewise.", least=1)
+    width: int | None = setting(
+        None, "Its width, in place of the size's.", least=1, group="Predictor"
+    )
+    layers: int | None = setting(
+        None, "Its layers, likewise.", least=1, group="Predictor"
+    )
+    heads: int | None = setting(
+        None, "Its attention heads, likewise.", least=1, group="Predictor"
+    )
     intermediate: int | None = setting(
-        None, "Its feed-forward width, likewise.", least=1
+        None, "Its feed-forward width, likewise.", least=1, group="Predictor"
     )
     steps: int | None = setting(None, "Updates to make, in place of --epochs.", least=1)
     epochs: float = setting(10.0, "Passes over the positions.")
@@ -246,7 +274,7 @@ class TrainOptions:
     schedule: str = setting("rex", "How it falls.", choices=SCHEDULES)
     phi: float = setting(UBA_PHI, "Shape of the schedule uba.")
     weight_decay: float = setting(0.01, "AdamW's.", least=0)
-    seed: int = like(Sampling, "seed", 0)
+    seed: int = like(Sampling, "seed", 0, group="Training")
     val_fraction: float = setting(0.1, "Share of the prompts to validate on.")
     eval_every: int = setting(50, "Updates between validations.", least=1)
     save_every: int = setting(100, "Updates between checkpoints.", least=1)
@@ -256,18 +284,24 @@ class TrainOptions:
         choices=("best", "last"),
     )
     prefill_step_size: int = setting(
-        512, "Tokens that the model reads at a time.", least=1
+        512, "Tokens that the model reads at a time.", least=1, group="Memory and speed"
     )
     cache_dir: Path | None = setting(
-        None, "Folder for the hidden states.", shown="OUTPUT/training/states"
+        None,
+        "Folder for the hidden states.",
+        shown="OUTPUT/training/states",
+        group="Output",
     )
     cache_dtype: str | None = setting(
         None,
         "Their type.",
         choices=CACHE_DTYPES,
         shown="the model's if it has 16 bits, else float16",
+        group="Output",
     )
-    resume: bool = setting(False, "Go on with the run that OUTPUT holds.")
+    resume: bool = setting(
+        False, "Go on with the run that OUTPUT holds.", group="Output"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output", Path(self.output))

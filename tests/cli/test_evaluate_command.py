@@ -97,7 +97,7 @@ def test_budgets_and_strategies_are_read_from_lists(converted, questions, tmp_pa
         (["--budgets", "x"], "such as 500 or 63%; not 'x'"),
         (["--strategies", "cut"], "There is no strategy 'cut': choose from full"),
         (["--temp", "-1"], "temp must be finite and 0 or more"),
-        (["--hard-stop", "0.5"], "hard_stop must be a factor of the budget"),
+        (["--hard-stop", "0.5"], "--hard-stop must be a factor of the budget"),
         (["--predictor", "none"], "strategy guidance needs a predictor"),
     ],
 )

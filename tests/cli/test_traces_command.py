@@ -134,7 +134,7 @@ def test_the_command_refuses_in_one_line(converted, data, output, tmp_path):
     assert "no {} to stand" in line("--prompt-template", "x")
     assert "must be a file *.jsonl" in line(output=tmp_path / "out.txt")
     assert "0 is not in the range" in line("--limit", 0)
-    assert "max_tokens must be" in line("-m", 0)
+    assert "-m must be" in line("-m", 0)
     assert "not valid JSON" in line("--chat-template-config", "{")
     assert "No such option" in line("--predictor", "none")
     assert not output.exists()
