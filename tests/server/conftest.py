@@ -1,11 +1,9 @@
 """Fixtures that the server's test files share: a server of the demo, and the demo."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from mlx_budget import load
+from serve_scripted import running_scripted
 from served import serving
 
 
@@ -20,8 +18,7 @@ def server():
 @pytest.fixture(scope="session")
 def scripted():
     """A server with a script for its model, which calls a tool."""
-    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
-    with serving(command=script) as server:
+    with running_scripted() as server:
         yield server
 
 

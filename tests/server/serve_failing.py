@@ -1,10 +1,14 @@
-"""Serves the demo with a sampler that fails for the seed 13: run with python."""
+"""Serves the demo with a sampler that fails for the seed 13."""
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from mlx_budget.cli import cli
-from mlx_budget.server import service
+import mlx_lm.server
+import pytest
+
+from mlx_budget.server import running
 from mlx_budget.server.steering import take_sampler
+from served import Address
 
 
 def take_failing_sampler(args, tokenizer):
@@ -22,7 +26,10 @@ def take_failing_sampler(args, tokenizer):
     return Failing()
 
 
-if __name__ == "__main__":
-    service.take_sampler = take_failing_sampler
-    sys.argv.insert(1, "serve")
-    cli()
+@contextmanager
+def running_failing() -> Iterator[Address]:
+    """Such a server, in this process."""
+    with running() as url, pytest.MonkeyPatch.context() as patch:
+        # Where the server has just put its own.
+        patch.setattr(mlx_lm.server, "_make_sampler", take_failing_sampler)
+        yield Address(url)

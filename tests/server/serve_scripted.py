@@ -1,14 +1,17 @@
-"""Serves the demo with a script in place of its model: run with python.
+"""Serves the demo with a script in place of its model.
 
-The reply thinks four tokens, is closed by whatever budget comes, and calls a tool; with
---looping it says the same line for ever.
+The reply thinks four tokens, is closed by whatever budget comes, and calls a tool; a
+looping one says the same line for ever.
 """
 
-import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from mlx_budget.cli import cli
-from mlx_budget.server import provider
+import pytest
+
+from mlx_budget.server import provider, running, service
 from scripted import ScriptedBatch
+from served import Address
 
 # What makes mlx-lm read tool calls of the JSON kind.
 TEMPLATE = (
@@ -31,10 +34,7 @@ TOOLS = [
     }
 ]
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
-
-
 LINE = "Wait, let me check that again.\n"
-IS_LOOPING = "--looping" in sys.argv
 
 
 class Provider(provider.BudgetModelProvider):
@@ -48,20 +48,30 @@ class Provider(provider.BudgetModelProvider):
             tools=TOOLS,
             add_generation_prompt=True,
         )
-        encode = tokenizer.encode
-        # A forced closing marker takes the place of one token of the script.
-        script = [*encode("I think so\n")[-4:], 0, *encode(f"\n{CALL}")]
-        script += list(tokenizer.eos_token_ids)[:1]
-        if IS_LOOPING:
-            script = encode(LINE) * 60
+        script = self.script(tokenizer)
         self.model = ScriptedBatch(script, len(prompt), self.vocabulary_size)
 
+    def script(self, tokenizer) -> list[int]:
+        encode = tokenizer.encode
+        # A forced closing marker takes the place of one token of the script.
+        tokens = [*encode("I think so\n")[-4:], 0, *encode(f"\n{CALL}")]
+        return tokens + list(tokenizer.eos_token_ids)[:1]
 
-if __name__ == "__main__":
-    provider.BudgetModelProvider = Provider
-    import mlx_budget.server.service
 
-    mlx_budget.server.service.BudgetModelProvider = Provider
-    sys.argv[1:] = [option for option in sys.argv[1:] if option != "--looping"]
-    sys.argv[1:1] = ["serve", "--predictor", "none", "--chat-template", TEMPLATE]
-    cli()
+class LoopingProvider(Provider):
+    """Lets it say the same line for ever."""
+
+    def script(self, tokenizer) -> list[int]:
+        return tokenizer.encode(LINE) * 60
+
+
+@contextmanager
+def running_scripted(kind: type[Provider] = Provider) -> Iterator[Address]:
+    """A server with a script for its model, in this process."""
+    with ExitStack() as stack:
+        # Servers that start while this one runs have the demo again.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(service, "BudgetModelProvider", kind)
+            options = {"predictor": False, "chat_template": TEMPLATE}
+            url = stack.enter_context(running(**options))
+        yield Address(url)

@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import openai
 
@@ -18,6 +21,7 @@ from mlx_budget.engine.follower import Part
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.server import running
 
+T, R = TypeVar("T"), TypeVar("R")
 SECONDS = 120
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 OPENAI = {
@@ -62,6 +66,24 @@ def client_of(url: str) -> openai.OpenAI:
     return openai.OpenAI(
         base_url=f"{url}/v1", api_key="none", timeout=SECONDS, max_retries=0
     )
+
+
+@dataclass
+class Address:
+    """Of a server in this process."""
+
+    url: str
+
+    @property
+    def host(self) -> str | None:
+        return urlsplit(self.url).hostname
+
+    @property
+    def port(self) -> int | None:
+        return urlsplit(self.url).port
+
+    def client(self) -> openai.OpenAI:
+        return client_of(self.url)
 
 
 @contextmanager
@@ -123,6 +145,15 @@ def ask(client, question: str = QUESTION, **options):
         extra_body=extra,
         **options,
     )
+
+
+def at_once(one: Callable[[T], R], each: Sequence[T]) -> list[R]:
+    """What many clients get who ask at the same time.
+
+    Their replies share the model's passes, a quarter of the work of one by one.
+    """
+    with ThreadPoolExecutor(len(each)) as pool:
+        return list(pool.map(one, each))
 
 
 def alone(model, question: str | list[int], budget, **options) -> dict:

@@ -14,7 +14,7 @@ from mlx_budget.engine.scoring import likeliest_tokens, score_tokens
 from mlx_budget.server.choice_fields import read_choices
 from mlx_budget.server.choice_form import keep_one_call, name_thinking
 from mlx_budget.server.errors import RequestError
-from served import QUESTION, ask, serving
+from served import QUESTION, ask, served
 
 USER = [{"role": "user", "content": QUESTION}]
 
@@ -78,7 +78,7 @@ def test_each_choice_has_an_answer_by_the_schema(client):
 
 
 def test_a_client_that_hangs_up_ends_all_its_choices(endless):
-    with serving("--decode-concurrency", 2) as server, server.client() as client:
+    with served(decode_concurrency=2) as client:
         with ask(client, n=2, stream=True, **endless) as stream:
             next(iter(stream))
         # Both slots are free again, or this would wait for ever.
@@ -292,7 +292,7 @@ def test_adapters_of_a_request_change_the_served_model(tmp_path, model):
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     asked = {"thinking_budget": 0, "logprobs": True, "max_tokens": 8}
-    with serving("--model-folders", tmp_path) as server, server.client() as client:
+    with served(model_folders=(str(tmp_path),)) as client:
         own = ask(client, **asked).choices[0]
         tuned = ask(client, adapters=str(folder), **asked).choices[0]
         again = ask(client, **asked).choices[0]

@@ -1,15 +1,13 @@
 """The Messages interface as the real `anthropic` client sees it, over loopback."""
 
-import sys
-from pathlib import Path
-
 import anthropic
 import openai
 import pytest
 
+from serve_failing import running_failing
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
 from serve_scripted import TOOLS
-from served import QUESTION, SECONDS, ask, serving, told
+from served import QUESTION, SECONDS, ask, told
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 TOOL = {
@@ -239,8 +237,7 @@ def test_a_query_and_a_beta_header_change_nothing(client):
 
 
 def test_a_failure_of_generation_is_told_in_the_clients_form():
-    script = (sys.executable, str(Path(__file__).parent / "serve_failing.py"))
-    with serving(command=script) as server, client_of(server) as client:
+    with running_failing() as server, client_of(server) as client:
         unlucky = {"extra_body": {"seed": 13}}
         with pytest.raises(anthropic.InternalServerError, match="unlucky") as failed:
             create(client, **unlucky)

@@ -1,8 +1,6 @@
 """The server as a client sees it: the real `openai` client, over loopback."""
 
 import json
-import sys
-from pathlib import Path
 
 import mlx_lm
 import openai
@@ -13,9 +11,9 @@ from mlx_budget.engine.budgets import EFFORTS
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
 from mlx_budget.server.budgets import leaving_room
-from serve_scripted import LINE, TOOLS
+from serve_scripted import LINE, TOOLS, LoopingProvider, running_scripted
 from serve_scripted import QUESTION as QUESTION_FOR_TOOLS
-from served import QUESTION, alone, ask, gather, served, serving, told
+from served import QUESTION, alone, ask, gather, served, told
 
 BUDGETS = (None, 0, 20, 60, 500, "auto", "auto:0.5")
 
@@ -226,8 +224,7 @@ def test_named_or_not_the_default_model_is_one(tmp_path, endless):
     for file in demo.FOLDER.iterdir():
         if not file.name.startswith("predictor"):
             (folder / file.name).symlink_to(file)
-    options = ("--model", folder, "--predictor", demo.FOLDER)
-    with serving(*options) as server, server.client() as client:
+    with served(model=str(folder), predictor=str(demo.FOLDER)) as client:
         assert [m.id for m in client.models.list().data] == [str(folder)]
         running = ask(client, model="default_model", stream=True, **endless)
         next(running)
@@ -266,9 +263,9 @@ def test_text_completions_are_steered_and_split_alike(client, model):
 @pytest.mark.parametrize(
     "options",
     [
-        (),
+        {},
         pytest.param(
-            ("--kv-bits", 8),
+            {"kv_bits": 8},
             marks=pytest.mark.skipif(
                 mlx_lm.__version__.startswith("0.31"), reason="has no --kv-bits"
             ),
@@ -282,7 +279,7 @@ def test_a_text_is_continued_from_where_its_reply_was_cut(model, options):
         tokenize=False,
         add_generation_prompt=True,
     )
-    with serving(*options) as server, server.client() as client:
+    with served(**options) as client:
 
         def reply(prompt: str, length: int) -> str:
             (choice,) = client.completions.create(
@@ -353,8 +350,8 @@ def silent(tmp_path_factory):
 
 @pytest.mark.parametrize("start", ["<thonk>", ""])
 def test_a_model_gets_markers_of_its_own(silent, model, start):
-    options = ["--thinking-start-token", start, "--thinking-end-token", "</thonk>"]
-    with serving("--model", silent, *options) as server, server.client() as client:
+    markers = {"thinking_start": start, "thinking_end": "</thonk>"}
+    with served(model=str(silent), **markers) as client:
         for budget in (None, 25, 60):
             reply = told(ask(client, model="default_model", thinking_budget=budget))
             assert reply["reasoning"]
@@ -383,11 +380,7 @@ def refuse_what_cannot_be_honoured(cutting, silent, tmp_path):
 
 
 def test_a_reply_says_that_its_thinking_was_in_a_loop():
-    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
-    with (
-        serving("--looping", command=script) as server,
-        server.client() as client,
-    ):
+    with running_scripted(LoopingProvider) as server, server.client() as client:
         options = {
             "model": "default_model",
             "messages": [{"role": "user", "content": QUESTION_FOR_TOOLS}],
@@ -400,9 +393,8 @@ def test_a_reply_says_that_its_thinking_was_in_a_loop():
         assert choice.message.reasoning.endswith(LINE)
 
 
-def test_a_tool_is_called_behind_a_steered_block():
-    script = (sys.executable, str(Path(__file__).parent / "serve_scripted.py"))
-    with serving(command=script) as server, server.client() as client:
+def test_a_tool_is_called_behind_a_steered_block(scripted):
+    with scripted.client() as client:
         options = {
             "model": "default_model",
             "messages": [{"role": "user", "content": QUESTION_FOR_TOOLS}],

@@ -9,20 +9,20 @@ from mlx_budget.cli import cli
 from served import ask, serving
 
 
-def test_requests_come_first_and_idle_time_is_used(tmp_path):
+def test_requests_come_first_and_idle_time_is_used(tmp_path, server):
     output = tmp_path / "p"
     file = output / "learning" / "traces.jsonl"
-    with serving("--learn", output) as server, server.client() as client:
+    with serving("--learn", output) as learning, learning.client() as client:
         deadline = time.monotonic() + 60
         while not file.exists() or not file.read_text().count("\n"):
             assert time.monotonic() < deadline
             reply = ask(client, thinking_budget=20).choices[0]
             assert reply.thinking["tokens"] <= 22
         reply = ask(client, thinking_budget=60, seed=1).choices[0]
-        assert server.stop() == 0
+        assert learning.stop() == 0
     for line in file.read_text().splitlines():
         assert json.loads(line)["closed_by"] == "model"
-    with serving() as server, server.client() as client:
+    with server.client() as client:
         assert ask(client, thinking_budget=60, seed=1).choices[0] == reply
 
 

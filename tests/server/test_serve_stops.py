@@ -1,5 +1,6 @@
 """Stop words: they end an answer, and wait while the model thinks."""
 
+import itertools
 from dataclasses import fields
 
 import pytest
@@ -12,9 +13,10 @@ from mlx_budget.server import parts
 from mlx_budget.server.exchange import Exchange
 from mlx_budget.server.steering import Steering
 from mlx_budget.server.stops import StopWords
-from served import QUESTION, ask, gather, served, told
+from served import QUESTION, ask, at_once, gather, served, told
 
 THINKING = ["Quick", ".\nN", "7 + 1"]
+IN_ANSWER = ["wer i", "The", "s 12.X"]
 ANSWER = ["wer i", " 12", "The", "\n\nThe", "\n\n", "s 12.X", "never"]
 
 
@@ -53,44 +55,66 @@ def up_to(answer: str, word: str) -> str:
     return lead + answer.lstrip().partition(word)[0]
 
 
+def replies(client, words: list[str], **options) -> dict[tuple[str, bool], dict]:
+    """Replies with each stop word, and none for "", streamed and whole."""
+
+    def one(which: tuple[str, bool]) -> dict:
+        word, is_stream = which
+        stop = {"stop": [word, "nor this"]} if word else {}
+        return reply(client, is_stream, **stop, **options)
+
+    asked = list(itertools.product(["", *words], [True, False]))
+    return dict(zip(asked, at_once(one, asked), strict=True))
+
+
+@pytest.fixture(scope="module")
+def stopped(client):
+    return replies(client, [*THINKING, *ANSWER], thinking_budget=60)
+
+
+@pytest.fixture(scope="module")
+def eagerly_stopped(eager):
+    return replies(eager, [*THINKING, *IN_ANSWER], thinking_budget=60)
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 @pytest.mark.parametrize("word", [*THINKING, *ANSWER])
-def test_a_stop_word_ends_the_answer_and_not_the_thinking(client, word, is_stream):
-    whole = reply(client, is_stream, thinking_budget=60)
-    found = reply(client, is_stream, thinking_budget=60, stop=[word, "never"])
+def test_a_stop_word_ends_the_answer_and_not_the_thinking(stopped, word, is_stream):
+    whole, found = stopped["", is_stream], stopped[word, is_stream]
     assert found["reasoning"] == whole["reasoning"]
     assert (found["content"] or "") == up_to(whole["content"], word)
     assert found["thinking"]["tokens"] == whole["thinking"]["tokens"]
     assert found["thinking"]["closed_by"] == whole["thinking"]["closed_by"]
 
 
-@pytest.mark.parametrize("is_stream", [True, False])
 @pytest.mark.parametrize("budget", [0, 12, 70])
-def test_nor_does_it_where_a_budget_closes(cutting, budget, is_stream):
+def test_nor_does_it_where_a_budget_closes(cutting, budget):
     options = {"thinking_budget": budget, "thinking_budget_message": "\nQuickly!\n"}
-    whole = reply(cutting, is_stream, **options)
-    assert whole["thinking"]["closed_by"] == "budget"
-    for word in [*THINKING, "!\n</", "</think>", "answer is", "12"]:
-        found = reply(cutting, is_stream, stop=[word, "nor this"], **options)
+    words = [*THINKING, "!\n</", "</think>", "answer is", "12"]
+    stopped = replies(cutting, words, **options)
+    for (word, is_stream), found in stopped.items():
+        whole = stopped["", is_stream]
+        assert found["thinking"]["closed_by"] == "budget"
         assert found["reasoning"] == whole["reasoning"]
+        if not word:
+            continue
         assert (found["content"] or "") == up_to(whole["content"], word)
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_without_a_budget_it_waits_as_well(client, is_stream):
-    whole = reply(client, is_stream)
-    found = reply(client, is_stream, stop=["Quick", "answer"])
+    stop = {"stop": ["Quick", "answer"]}
+    whole, found = at_once(lambda more: reply(client, is_stream, **more), [{}, stop])
     assert found["reasoning"] == whole["reasoning"]
     assert found["content"] == up_to(whole["content"], "answer")
-    (choice,) = ask(client, stop=["Quick", "answer"]).choices
+    (choice,) = ask(client, **stop).choices
     assert choice.finish_reason == "stop"
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-@pytest.mark.parametrize("word", [*THINKING, "wer i", "The", "s 12.X"])
-def test_asked_to_it_ends_thinking_too(eager, word, is_stream):
-    whole = reply(eager, is_stream, thinking_budget=60)
-    found = reply(eager, is_stream, thinking_budget=60, stop=[word, "never"])
+@pytest.mark.parametrize("word", [*THINKING, *IN_ANSWER])
+def test_asked_to_it_ends_thinking_too(eagerly_stopped, word, is_stream):
+    whole, found = eagerly_stopped["", is_stream], eagerly_stopped[word, is_stream]
     if word in whole["reasoning"]:
         assert found["reasoning"] == whole["reasoning"].partition(word)[0]
         assert not found["content"]
