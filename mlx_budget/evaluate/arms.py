@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..engine.budgets import EFFORTS, Budget, Effort, budget_of_level
 from ..engine.fields import keywords_of
 from ..engine.settings import AutoBudget, ThinkingBudget
 from .strategies import STRATEGIES, Budgets, answer_share
@@ -15,6 +16,8 @@ from .strategies import STRATEGIES, Budgets, answer_share
 if TYPE_CHECKING:
     from ..method.predictor import Predictor
 
+# Those that stand for a length: "none" is the strategy no-thinking, "max" is full.
+LEVELS = tuple(level for level, share in EFFORTS.items() if share)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -26,11 +29,13 @@ class BudgetRequest:
         label: How it was written: "25%" or "60".
         tokens: The budget in tokens, or None if it is a share.
         share: Of the mean thinking length without a budget, or None.
+        effort: That of a level, or None.
     """
 
     label: str
     tokens: int | None = None
     share: float | None = None
+    effort: Effort | None = None
 
     def __str__(self) -> str:
         return self.label
@@ -43,7 +48,7 @@ class BudgetRequest:
 
 
 def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
-    """Reads a list of budgets such as "60,25%,63%"; one named twice is one.
+    """Reads a list of budgets such as "60,25%,low"; one named twice is one.
 
     Raises:
         ValueError: Naming the one that cannot be read.
@@ -56,12 +61,20 @@ def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
         elif (found := _SHARE.fullmatch(label)) and (share := float(found[1])) > 0:
             label = f"{share:.12g}%"  # 50% and 50.0% alike
             budgets.setdefault(label, BudgetRequest(label, share=share / 100))
+        elif isinstance(effort := _level(label), Effort):
+            budgets.setdefault(str(effort), BudgetRequest(str(effort), effort=effort))
         else:
             raise ValueError(
-                f"A budget must be a number of tokens above 0 or a share of the mean "
-                f"without a budget, such as 500 or 63%; not {label!r}."
+                f"A budget must be a number of tokens above 0, a level "
+                f"({', '.join(LEVELS)}) or a share of the mean without a budget, such "
+                f"as 500 or 63%; not {label!r}."
             )
     return tuple(budgets.values())
+
+
+def _level(label: str) -> Budget:
+    level = label.lower()
+    return budget_of_level(level) if level in LEVELS else None
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ class EvaluateOptions:
     )
     budgets: tuple[BudgetRequest, ...] = setting(
         parse_budgets(DEFAULT_BUDGETS),
-        "Comma-separated: tokens, or shares of the mean without a budget.",
+        "Comma-separated: tokens, shares of the mean without a budget, or levels such "
+        "as low, which are what they are in a reply.",
         group="Thinking",
     )
     num_samples: int = setting(
@@ -133,10 +134,13 @@ class EvaluateOptions:
             raise ValueError(
                 f"The strategies {', '.join(sorted(with_budget))} need budgets."
             )
-        if "auto" in self.strategies and not any(b.share for b in self.budgets):
+        if "auto" in self.strategies and not any(
+            b.share or b.effort for b in self.budgets
+        ):
             raise ValueError(
                 "The strategy auto takes budgets that are shares, such as 63%, and "
-                "there is none: add one, or leave the strategy out."
+                "there is none: add one or a level such as low, or leave the strategy "
+                "out."
             )
 
     def settings(self) -> dict[str, Any]:

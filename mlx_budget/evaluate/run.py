@@ -13,7 +13,9 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.budgets import Effort
 from ..engine.context import context_length
+from ..engine.enforcing import knows_lengths
 from ..engine.estimate import estimate
 from ..engine.fields import keywords_of, take, take_all
 from ..engine.prompts import encode_chat
@@ -26,7 +28,7 @@ from ..files.records import Record, RecordFile, has_records, open_records
 from ..files.texts import write_json
 from ..method.predictor import Predictor
 from . import grading
-from .arms import Arm
+from .arms import LEVELS, Arm, BudgetRequest
 from .folder import (
     RECORDS_FILE,
     SETTINGS_FILE,
@@ -144,6 +146,7 @@ class _Run:
     ):
         self._loaded = model, tokenizer
         self._predictor = predictor
+        self._knows_lengths = knows_lengths(predictor)
         self._task = task
         self._options = options
         self._prompt = let_think(tokenizer, options.thinking, options.prompt)
@@ -161,12 +164,14 @@ class _Run:
             self._records.setdefault(record["id"], record)
             if record["predicted_tokens"] is not None:
                 self._expected[record["problem"]] = record["predicted_tokens"]
-            if record["strategy"] != "auto" and record.get("thinking_budget"):
-                self._resolved.setdefault(record["budget"], record["thinking_budget"])
+            strategy, label = record["strategy"], record["budget"]
+            is_own = label in LEVELS and STRATEGIES[strategy].has_own_levels
+            if strategy != "auto" and not is_own and record.get("thinking_budget"):
+                self._resolved.setdefault(label, record["thinking_budget"])
 
     def expect_lengths(self) -> None:
         """The median length that the predictor expects of each question, in tokens."""
-        if not isinstance(self._predictor, Predictor):
+        if not self._knows_lengths:
             return
         problems, what = self._task.problems, "predicted lengths"
         for done, problem in enumerate(problems):
@@ -192,20 +197,39 @@ class _Run:
                 yield from self._auto_arms()
             else:
                 for budget in self._options.budgets:
-                    # A share stays what it first came to, however the task grows.
-                    tokens = self._resolved.get(budget.label) or budget.resolve(mean)
+                    tokens = self._budget(strategy, budget, mean)
                     yield Arm(strategy, budget.label, tokens)
+
+    def _budget(
+        self, strategy: str, budget: BudgetRequest, mean: float
+    ) -> int | Effort:
+        """The budget of an arm, a level as a reply has it.
+
+        A share, or what a level is on average, stays what it first came to, however the
+        task grows.
+        """
+        effort, former = budget.effort, self._resolved.get(budget.label)
+        if effort is None:
+            return former or budget.resolve(mean)
+        if not self._knows_lengths:
+            return effort.in_tokens
+        if STRATEGIES[strategy].has_own_levels:
+            return effort
+        return former or self._mean_budget(effort)
+
+    def _mean_budget(self, auto: AutoBudget) -> int:
+        tokens = [auto.tokens(length) for length in self._expected.values()]
+        return round(sum(tokens) / len(tokens))
 
     def _auto_arms(self) -> Iterator[Arm]:
         """Each automatic budget, and a fixed one of the same mean beside it."""
         asked = {budget.label for budget in self._options.budgets}
         for budget in self._options.budgets:
-            if budget.share is None:
+            if budget.share is None and budget.effort is None:
                 continue
-            auto = AutoBudget(budget.share)
+            auto = budget.effort or AutoBudget(budget.share or 1)
             yield Arm("auto", budget.label, auto)
-            tokens = [auto.tokens(length) for length in self._expected.values()]
-            mean = round(sum(tokens) / len(tokens))
+            mean = self._mean_budget(auto)
             if str(mean) not in asked:
                 asked.add(str(mean))
                 yield Arm("guidance", str(mean), mean)

@@ -82,6 +82,8 @@ class Strategy:
         source: Where it comes from; empty for what is the project's own.
         has_budget: Whether it runs at budgets.
         is_guided: Whether a predictor guides it.
+        has_own_levels: Whether a level is a budget of each question's own there, where
+            the predictor knows lengths; elsewhere it is the mean of these.
         needs_hard_stop: Whether it is nothing without the hard stop.
         prompt: The question as it is asked.
         sampler: Of `rivals`, "module.Class"; empty for the engine's own.
@@ -95,6 +97,7 @@ class Strategy:
     source: str = ""
     has_budget: bool = True
     is_guided: bool = False
+    has_own_levels: bool = False
     needs_hard_stop: bool = False
     prompt: str = "{question}"
     sampler: str = ""
@@ -114,17 +117,20 @@ STRATEGIES = {
         lambda b: b.guided(mode=AT_MOST),
         "arXiv 2506.13752",
         is_guided=True,
+        has_own_levels=True,
     ),
     "guidance-no-hard-stop": Strategy(
         "budget guidance alone, as in the paper",
         lambda b: b.guided(mode=AT_MOST, hard_stop=None),
         "arXiv 2506.13752",
         is_guided=True,
+        has_own_levels=True,
     ),
     "about": Strategy(
         "budget guidance that uses the budget up (--budget-mode about)",
         lambda b: b.guided(mode=ABOUT),
         is_guided=True,
+        has_own_levels=True,
     ),
     "at-least": Strategy(
         "the budget as a floor that is steered to, and nothing above it",
@@ -241,6 +247,7 @@ STRATEGIES = {
         "budget guidance, with a share of the length predicted for the question",
         lambda b: b.guided(mode=AT_MOST),
         is_guided=True,
+        has_own_levels=True,
     ),
 }
 WITHOUT_BUDGET = tuple(n for n, s in STRATEGIES.items() if not s.has_budget)
