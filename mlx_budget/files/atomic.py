@@ -42,24 +42,28 @@ def appearing_file(file: Path, is_private: bool = False) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def appearing_folder(path: Path) -> Iterator[Path]:
+def appearing_folder(path: Path, option: str = "--mlx-path") -> Iterator[Path]:
     """A folder to fill, which appears at ``path`` only once the block has ended well.
 
     What a killed run left behind is removed by the next one for the same path.
+
+    Args:
+        path (Path): The folder.
+        option (str): What names another place for it.
 
     Raises:
         ValueError: If ``path`` exists already or cannot be made, or the disk is full.
     """
     if os.path.lexists(path):
         raise ValueError(
-            f"The output folder {path} exists already: choose another with --mlx-path, "
+            f"The output folder {path} exists already: choose another with {option}, "
             "or remove it first."
         )
-    check_output_folder(path, "--mlx-path")
+    check_output_folder(path, option)
     missing = [parent for parent in path.parents if not parent.exists()]
     hidden = f".{path.name}.", _UNFINISHED
     try:
-        with full_disk_in_one_line(path, "or choose another disk with --mlx-path"):
+        with full_disk_in_one_line(path, f"or choose another disk with {option}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked_folder(path.parent, *hidden) as partial:
                 yield partial

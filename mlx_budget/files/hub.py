@@ -6,12 +6,22 @@ files mean.
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    RepoFile,
+    constants,
+    get_session,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,11 +33,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import (
+    build_hf_headers,
+    filter_repo_objects,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 
-MODEL_FILES = (
+WEIGHT_FILES = ("model*.safetensors",)
+SMALL_FILES = (
     "*.json",
-    "model*.safetensors",
     "*.py",
     "tokenizer.model",
     "*.tiktoken",
@@ -35,6 +50,7 @@ MODEL_FILES = (
     "*.jsonl",
     "*.jinja",
 )
+MODEL_FILES = (*SMALL_FILES, *WEIGHT_FILES)
 TOKENIZER_FILES = (
     "tokenizer*",
     "*.tiktoken",
@@ -99,8 +115,94 @@ def fetch(
 
 def list_files(name: str, revision: str | None = None) -> list[str]:
     """Names of the files of a repository on the Hub; errors as in `fetch`."""
-    with one_line_errors(name, revision):
+    with _asked(name, revision):
         return HfApi().list_repo_files(name, revision=revision)
+
+
+def commit_of(name: str, revision: str | None = None) -> str:
+    """The commit that a revision of a repository is at; errors as in `fetch`."""
+    with _asked(name, revision):
+        return str(HfApi().model_info(name, revision=revision).sha)
+
+
+def list_sizes(name: str, revision: str | None = None) -> dict[str, int]:
+    """Bytes of the files of a repository on the Hub; errors as in `fetch`."""
+    with _asked(name, revision):
+        tree = HfApi().list_repo_tree(name, recursive=True, revision=revision)
+        return {f.path: f.size for f in tree if isinstance(f, RepoFile)}
+
+
+def matching(sizes: dict[str, int], patterns: Sequence[str]) -> dict[str, int]:
+    """Those of some files that `fetch` would download for these patterns."""
+    names = filter_repo_objects(sizes, allow_patterns=list(patterns))
+    return {name: sizes[name] for name in names}
+
+
+def check_space(name: str, nbytes: int) -> None:
+    """Checks that so many bytes of a repository fit into the Hub's cache.
+
+    What is there of a download that was interrupted is gone on with. Nothing is asked
+    of the disk if nothing is needed.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if nbytes <= 0:
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    begun = (cache / f"models--{name.replace('/', '--')}" / "blobs").glob(
+        "*.incomplete"
+    )
+    needed = nbytes - sum(file.stat().st_blocks * 512 for file in begun)
+    there = next(p for p in (cache, *cache.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ValueError(
+            f"{name} needs {in_gb(needed)} more on the disk of {cache}, where "
+            f"{in_gb(free)} are free: free some space, or set HF_HOME to a folder on "
+            "another disk."
+        )
+
+
+def in_gb(nbytes: float) -> str:
+    """A number of bytes as people read it, such as "4.3 GB"."""
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:,.1f} MB"
+
+
+def read_bytes(name: str, file: str, revision: str, start: int, stop: int) -> bytes:
+    """Bytes of a file on the Hub, without the rest; errors as in `fetch`."""
+    url = hf_hub_url(name, file, revision=revision, endpoint=constants.ENDPOINT)
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}"}
+    found = b""
+    with (
+        _asked(name, revision),
+        get_session().stream("GET", url, headers=headers) as response,
+    ):
+        hf_raise_for_status(response)
+        # One that knows no ranges sends all.
+        skipped = 0 if response.status_code == 206 else start
+        for piece in response.iter_bytes():
+            found += piece
+            if len(found) >= skipped + stop - start:
+                break
+    return found[skipped : skipped + stop - start]
+
+
+def at_hand(name: str, revision: str | None = None) -> Path | None:
+    """The folder of what is here of a model already; nothing is asked for.
+
+    Args:
+        name (str): A local folder or a Hub name.
+        revision (str, optional): Branch, tag or commit on the Hub.
+    """
+    if is_local(name):
+        folder = Path(os.path.expanduser(name))
+        return folder if folder.is_dir() else None
+    try:
+        file = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def list_dataset_files(name: str) -> list[str]:
@@ -119,6 +221,20 @@ def check_name(name: str) -> None:
     """Raises a ValueError if ``name`` cannot be the name of a repository."""
     with one_line_errors(name):
         validate_repo_id(name)
+
+
+def check_login(name: str) -> None:
+    """Checks that the Hub knows the user, who is to change a repository later.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    with _asked(name, None):
+        try:
+            HfApi().whoami()
+        except HfHubHTTPError as e:
+            if e.response is not None and e.response.status_code in (401, 403):
+                raise
 
 
 def create(name: str) -> str:
@@ -149,6 +265,20 @@ def quiet(library: str) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _asked(name: str, revision: str | None) -> Iterator[None]:
+    """`one_line_errors` of what is no download, whose client tells of no network."""
+    with one_line_errors(name, revision):
+        try:
+            yield
+        except Exception as e:
+            # The client's own client has changed its name more than once.
+            kinds = {kind.__name__ for kind in type(e).__mro__}
+            if kinds & {"ConnectError", "TimeoutException", "ProxyError"}:
+                raise LocalEntryNotFoundError(str(e)) from e
+            raise
 
 
 @contextmanager

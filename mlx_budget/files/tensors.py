@@ -22,7 +22,7 @@ from .atomic import appearing_file
 # its errors, and changes their words between releases. Headers are therefore read here;
 # the tests hold the two to the same verdicts.
 
-_MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 _DTYPES = {
     "BOOL": mx.bool_,
     "U8": mx.uint8,
@@ -63,11 +63,30 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         size = file.stat().st_size
         with file.open("rb") as f:
             (length,) = struct.unpack("<Q", f.read(8).ljust(8, b"\0"))
-            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise _damaged(file, "its header is cut short")
             text = f.read(length)
     except FileNotFoundError:
         raise ValueError(f"{file} does not exist: download it again.") from None
+    tensors, last = parse_header(file, text)
+    if size != 8 + length + last:
+        raise _damaged(
+            file,
+            f"it has {size:,} bytes where its header asks for {8 + length + last:,}",
+        )
+    return tensors
+
+
+def parse_header(file: str | Path, text: bytes) -> tuple[dict[str, TensorInfo], int]:
+    """What the header of a safetensors file says, and how many bytes follow it.
+
+    Args:
+        file (str or Path): What errors call it.
+        text (bytes): The header.
+
+    Raises:
+        ValueError: If it is not one.
+    """
     try:
         entries = json.loads(text.decode())
     except (ValueError, RecursionError):
@@ -90,12 +109,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         if begin != last:
             raise _damaged(file, f"its tensors overlap or leave a gap at byte {last}")
         last = end
-    if size != 8 + length + last:
-        raise _damaged(
-            file,
-            f"it has {size:,} bytes where its header asks for {8 + length + last:,}",
-        )
-    return tensors
+    return tensors, last
 
 
 def read_tensors(file: Path) -> dict[str, mx.array]:
@@ -148,7 +162,7 @@ def write_tensors(
             progress(nbytes)
 
 
-def _read_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+def _read_entry(file: str | Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     """What the header says of a tensor, and where its bytes begin and end."""
     try:
         dtype, shape = entry["dtype"], entry["shape"]
@@ -170,7 +184,7 @@ def _read_entry(file: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int
     return TensorInfo(dtype, tuple(shape)), begin, end
 
 
-def _damaged(file: Path, why: str) -> ValueError:
+def _damaged(file: str | Path, why: str) -> ValueError:
     return ValueError(
         f"{file} is truncated or not a safetensors file: {why}. Download it again."
     )

@@ -20,7 +20,17 @@ from ..files.texts import write_json
 from . import certain, kernels
 from .encoder import EncoderLayer
 from .guidance import GuidanceThresholds, Tokens, Window
-from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
+from .predictor import (
+    CONFIG_FILE,
+    LAYERS,
+    VOCABULARY,
+    WEIGHTS_FILE,
+    WIDTH,
+    Outputs,
+    Predictor,
+    ReplyProgress,
+    check_size,
+)
 from .predictor_config import PredictorConfig, Quantization
 
 
@@ -202,17 +212,10 @@ class EncoderPredictor(nn.Module, Predictor):
         Raises:
             ValueError: Naming the size that differs.
         """
-        for what, ours, theirs in (
-            ("hidden states of width", self.config.model_width, width),
-            ("a number of layers of", self.config.model_layers, layers),
-            ("a vocabulary of", self.config.vocab_size, vocab_size),
-        ):
-            if ours != theirs:
-                raise ValueError(
-                    "The predictor was made for another model "
-                    f"({self.config.base_model}): it expects {what} {ours:,}, and "
-                    f"this model has {theirs:,}."
-                )
+        c = self.config
+        check_size(c.base_model, WIDTH, c.model_width, width)
+        check_size(c.base_model, LAYERS, c.model_layers, layers)
+        check_size(c.base_model, VOCABULARY, c.vocab_size, vocab_size)
 
     def quantize(self, bits: int, group_size: int = 64) -> "EncoderPredictor":
         """A predictor with the same weights quantised; this one is left as it is.

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..files.tensors import read_tensors
-from .predictor import WEIGHTS_FILE
+from .predictor import LAYERS, WEIGHTS_FILE, WIDTH, check_size
 from .table import LengthCounts, TablePredictor, check_config, read_counts
 
 
@@ -69,16 +69,8 @@ class LinearPredictor(TablePredictor):
             ValueError: Naming the size that differs.
         """
         self.check_vocabulary(vocab_size)
-        for what, ours, theirs in (
-            ("hidden states of width", len(self.probe.weight), width),
-            ("a number of layers of", self.probe.layers, layers),
-        ):
-            if ours != theirs:
-                raise ValueError(
-                    "The predictor was made for another model "
-                    f"({self.base_model}): it expects {what} {ours:,}, and this model "
-                    f"has {theirs:,}."
-                )
+        check_size(self.base_model, WIDTH, len(self.probe.weight), width)
+        check_size(self.base_model, LAYERS, self.probe.layers, layers)
 
     def encode(self, hidden_states: mx.array) -> mx.array:
         """What the map makes of hidden states.

@@ -203,6 +203,32 @@ class Predictor:
 NO_THRESHOLDS = GuidanceThresholds(min_rate=0.0, min_concentration=0.0, min_mode=0.0)
 
 
+def check_size(base_model: str, what: str, expected: int, found: int) -> None:
+    """Checks a size of the language model that a predictor shall read.
+
+    Args:
+        base_model (str): Of the predictor.
+        what (str): Such as "a vocabulary of".
+        expected (int): That of the model it was made for.
+        found (int): That of this model.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if expected != found:
+        raise ValueError(
+            f"The predictor was made for another model ({base_model}): it expects "
+            f"{what} {expected:,}, and this model has {found:,}."
+        )
+
+
+WIDTH, LAYERS, VOCABULARY = (
+    "hidden states of width",
+    "a number of layers of",
+    "a vocabulary of",
+)
+
+
 def is_predictor_folder(path: Path) -> bool:
     """Whether a folder holds a predictor, alone or beside a model."""
     return (path / CONFIG_FILE).exists() or (path / WEIGHTS_FILE).exists()

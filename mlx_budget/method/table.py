@@ -21,7 +21,15 @@ import numpy as np
 from ..files.tensors import read_tensors, write_tensors
 from ..files.texts import write_json
 from . import certain
-from .predictor import CONFIG_FILE, WEIGHTS_FILE, Outputs, Predictor, ReplyProgress
+from .predictor import (
+    CONFIG_FILE,
+    VOCABULARY,
+    WEIGHTS_FILE,
+    Outputs,
+    Predictor,
+    ReplyProgress,
+    check_size,
+)
 
 FORMAT_VERSION = 2
 # Stages of a reply: thinking tokens so far from 2^i - 1 to 2^(i+1) - 2, and the last
@@ -207,12 +215,7 @@ class TablePredictor(Predictor):
         if self.vocab_size is None:
             self._rows = self._rows_of(vocab_size)
             self.vocab_size = vocab_size
-        elif vocab_size != self.vocab_size:
-            raise ValueError(
-                "The predictor was made for another model "
-                f"({self.base_model}): it expects a vocabulary of "
-                f"{self.vocab_size:,}, and this model has {vocab_size:,}."
-            )
+        check_size(self.base_model, VOCABULARY, self.vocab_size, vocab_size)
 
     def outputs(
         self,

@@ -16,10 +16,9 @@ from mlx_lm.utils import _get_classes, load_config, load_model
 
 from ..files.shards import find_shards
 from ..files.tensors import read_header
+from .lookup import Config
 from .reference import is_predictor_tensor
 
-# What a model's config.json holds.
-Config = dict[str, Any]
 # A model's class and that of its arguments, which mlx-lm knows no common type of.
 ModelClasses = tuple[Any, Any]
 
@@ -86,6 +85,12 @@ def make_empty(source: Path, name: str, classes: ModelClasses) -> nn.Module:
         model = model_class(args_class.from_dict(load_config(source)))
         len(model.layers)
     return model
+
+
+def make_args(source: Path, name: str, config: Config, classes: ModelClasses) -> Any:
+    """The model's arguments in mlx-lm; errors as in `find_classes`."""
+    with one_line(f"The config.json of {name} describes no model of its type"):
+        return classes[1].from_dict({**load_config(source), **config})
 
 
 def load_lazily(

@@ -4,8 +4,10 @@ Knows the reference's files and mlx-lm's loader; nothing of generation.
 """
 
 import contextlib
+import errno
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,28 +22,20 @@ from mlx_lm.utils import load_tokenizer, quantize_model
 
 from ..files import hub
 from ..files.atomic import appearing_folder
-from ..files.shards import (
-    INDEX_FILE,
-    PICKLE_SUFFIXES,
-    PICKLES_ONLY,
-    find_shards,
-    read_index,
-    write_shards,
-)
-from ..files.tensors import named_tensors, read_header, read_tensors
+from ..files.shards import write_shards
+from ..files.tensors import named_tensors
 from ..files.texts import write_text
-from ..method.encoder_predictor import EncoderPredictor, check_tensors
-from ..method.predictor import CONFIG_FILE
-from ..method.predictor_config import PredictorConfig
+from ..method.encoder_predictor import EncoderPredictor
 from . import base_model
-from .base_model import Config
-from .loading import check_fits, check_vocabulary, read_config
+from .fetching import check_vocabulary
+from .loading import check_fits
+from .lookup import Config, Found, look_up
 from .model_card import write_model_card
-from .reference import (
-    is_predictor_tensor,
-    predictor_name,
-    predictor_sizes,
-    reference_name,
+from .reference_predictor import (
+    cast,
+    check_reference,
+    fill_predictor,
+    plan_predictor,
 )
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -114,30 +108,38 @@ def convert(
     if upload_repo is not None:
         hub.check_name(upload_repo)
     with appearing_folder(mlx_path) as folder:
-        source = _fetch(hf_path, revision, predictor_only)
-        config = read_config(source)
-        shapes = _predictor_shapes(source, hf_path)
-        sizes = predictor_sizes(shapes, predictor_heads)
+        # What can be checked before a download is checked before it.
+        found = _fetch(hf_path, revision, predictor_only)
+        source, config = found.folder, found.read_config()
         classes = base_model.find_classes(source, hf_path, config, trust_remote_code)
         empty = base_model.make_empty(source, hf_path, classes)
         made_for = source.resolve().name if hub.is_local(hf_path) else hf_path
-        predictor_config = PredictorConfig(
-            base_model=made_for, model_layers=len(empty.layers), **sizes
+        predictor, _ = plan_predictor(
+            found, made_for, len(empty.layers), predictor_heads
         )
-        predictor = _read_predictor(source, hf_path, shapes, predictor_config, dtype)
         check_fits(predictor, empty)
+        if not predictor_only:
+            _copy_settings(source, folder)
+            _copy_tokenizer(source, hf_path, tokenizer, folder, trust_remote_code)
+        if quantize:
+            # Of weights that are not there: says whether it can be done.
+            _quantize(empty, config, q_bits, q_group_size, q_mode, quant_predicate)
+        files = found.predictor_files if predictor_only else found.shards
+        if upload_repo is not None and found.bytes_of(files):
+            hub.check_login(upload_repo)
+        found.fetch_large(files)
+        fill_predictor(predictor, found, dtype)
         if predictor_q_bits is not None:
             predictor = predictor.quantize(predictor_q_bits)
         weights = {}
         if not predictor_only:
             model, config = base_model.load_lazily(source, hf_path, config, classes)
-            _copy_settings(source, folder)
-            _copy_tokenizer(source, hf_path, tokenizer, folder, trust_remote_code)
             model, config = _cast(model, config, dtype)
             if quantize:
-                model, config = _quantize(
+                model, config, said = _quantize(
                     model, config, q_bits, q_group_size, q_mode, quant_predicate
                 )
+                sys.stderr.write(said)
             weights = _take_weights(model)
             _write_config(folder, config)
         if upload_repo is not None:
@@ -150,95 +152,13 @@ def convert(
     return mlx_path
 
 
-def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Path:
-    """Downloads what is needed and no more."""
-    if hub.is_local(hf_path):
-        return hub.fetch(hf_path, (), revision)
-    files: tuple[str, ...] = hub.MODEL_FILES
-    if predictor_only:
-        settings = ("config.json", INDEX_FILE, "*.py")
-        folder = hub.fetch(hf_path, settings, revision)
-        files = (*settings, *_predictor_files(folder))
-    folder = hub.fetch(hf_path, files, revision)
-    if not list(folder.glob("*.safetensors")):
-        for name in hub.list_files(hf_path, revision):
-            if name.endswith(PICKLE_SUFFIXES):
-                raise ValueError(PICKLES_ONLY.format(hf_path))
-    return folder
-
-
-def _predictor_files(folder: Path) -> tuple[str, ...]:
-    """The names of the shards that hold predictor tensors, or a pattern for all."""
-    index = folder / INDEX_FILE
-    if not index.exists():
-        return ("model*.safetensors",)
-    shards = read_index(index)
-    ours = {file for name, file in shards.items() if is_predictor_tensor(name)}
-    return tuple(sorted(ours))
-
-
-def _predictor_shards(source: Path) -> list[Path]:
-    if (source / INDEX_FILE).exists():
-        return [source / name for name in _predictor_files(source)]
-    return find_shards(source)
-
-
-def _predictor_shapes(source: Path, name: str) -> dict[str, tuple[int, ...]]:
-    tensors = {
-        tensor: info
-        for shard in _predictor_shards(source)
-        for tensor, info in read_header(shard).items()
-        if is_predictor_tensor(tensor)
-    }
-    if not tensors and (source / CONFIG_FILE).exists():
-        raise ValueError(
-            f"{name} has been converted already: give it to `mlx-budget generate`."
-        )
-    if not tensors:
-        raise ValueError(
-            f"{name} has no predictor tensors, so it is no Budget Guidance checkpoint. "
-            "Convert a plain model with `mlx_lm.convert`, and give its predictor to "
-            "`mlx-budget generate --predictor`."
-        )
-    for tensor, info in tensors.items():
-        if info.dtype not in ("F32", "F16", "BF16"):
-            raise ValueError(
-                f"{name}: predictor tensor {tensor} is of type {info.dtype}. Use a "
-                "checkpoint in float32, float16 or bfloat16."
-            )
-    return {tensor: info.shape for tensor, info in tensors.items()}
-
-
-def _read_predictor(
-    source: Path,
-    name: str,
-    shapes: dict[str, tuple[int, ...]],
-    config: PredictorConfig,
-    dtype: str | None,
-) -> EncoderPredictor:
-    predictor = EncoderPredictor(config)
-    ours = named_tensors(predictor.parameters())
-    expected = {reference_name(k): v.shape for k, v in ours.items()}
-    expected["cls_token"] = (1, 1, config.model_width)
-    try:
-        check_tensors(shapes, expected, name)
-    except ValueError as e:
-        raise ValueError(
-            f"{e} The checkpoint is damaged: get it anew from its author."
-        ) from None
-    weights = {}
-    for shard in _predictor_shards(source):
-        for tensor, value in read_tensors(shard).items():
-            if is_predictor_tensor(tensor):
-                value = value.reshape(-1) if tensor == "cls_token" else value
-                weights[predictor_name(tensor)] = _as(value, dtype)
-    predictor.load_weights(list(weights.items()))
-    return predictor
-
-
-def _as(value: mx.array, dtype: str | None) -> mx.array:
-    floating = mx.issubdtype(value.dtype, mx.floating)
-    return value.astype(getattr(mx, dtype)) if dtype and floating else value
+def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Found:
+    """A checkpoint of the reference, its weights not downloaded yet."""
+    found = look_up(hf_path, revision)
+    found.read_config()
+    check_reference(found)
+    found.fetch(("*.py",) if predictor_only else hub.SMALL_FILES)
+    return found
 
 
 def _cast(
@@ -249,7 +169,7 @@ def _cast(
     may_cast = getattr(model, "cast_predicate", lambda _: True)
     model.update(
         tree_map_with_path(
-            lambda k, v: _as(v, dtype) if may_cast(k) else v, model.parameters()
+            lambda k, v: cast(v, dtype) if may_cast(k) else v, model.parameters()
         )
     )
     # The key was renamed in transformers 4.56.
@@ -270,7 +190,8 @@ def _quantize(
     group_size: int | None,
     mode: str,
     recipe: str | None,
-) -> tuple[nn.Module, Config]:
+) -> tuple[nn.Module, Config, str]:
+    """The model, its config with the quantisation, and what mlx-lm says of it."""
     predicate: Any = None  # mlx-lm says two types of what it makes and what it takes
     if recipe is not None:
         predicate = mixed_quant_predicate_builder(recipe, model, group_size or 64)
@@ -283,8 +204,7 @@ def _quantize(
             f"No layer of this model can be quantised in groups of {group_size}: give "
             "--q-group-size a divisor of its width."
         )
-    sys.stderr.write(said.getvalue())
-    return model, config
+    return model, config, said.getvalue()
 
 
 def _copy_settings(source: Path, folder: Path) -> None:
@@ -343,6 +263,8 @@ def _write(
         for tensors in (weights, named_tensors(predictor.parameters()))
         for value in tensors.values()
     )
+    if total > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tqdm(total=total, desc="Writing", unit="B", unit_scale=True) as bar:
         if weights:
             write_shards(folder, weights, bar.update)

@@ -19,18 +19,11 @@ from .. import demo
 from ..engine.fields import keywords_of
 from ..engine.recorder import HiddenStateRecorder
 from ..engine.settings import ModelSource
-from ..files import hub
-from ..files.shards import find_shards
-from ..files.tensors import read_header
-from ..files.texts import read_json
-from ..method.predictor import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    Predictor,
-    is_predictor_folder,
-)
-from .base_model import Config, check_trusted, one_line
-from .reference import is_predictor_tensor
+from ..method.predictor import Predictor
+from .base_model import one_line
+from .fetching import check_adapter, check_vocabulary, fetch, load_predictor
+
+__all__ = ["check_fits", "load", "load_predictor", "load_source", "unpack_demo"]
 
 
 def load(
@@ -45,6 +38,9 @@ def load(
     trust_remote_code: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
     """Loads a model, its tokenizer and its predictor.
+
+    A predictor by its Hub name may be that of a published checkpoint of the reference:
+    only the files that hold it are downloaded, and it is converted once and kept.
 
     Args:
         path_or_hf_repo (str): A local folder or a Hub name: a folder made by
@@ -66,13 +62,15 @@ def load(
         ValueError: In one line, if anything cannot be found or read, or if the
             predictor does not fit the model.
     """
-    path = fetch_model(path_or_hf_repo, revision, trust_remote_code)
-    if adapter_path is not None:
-        if not Path(adapter_path, "adapter_config.json").exists():
-            raise ValueError(
-                f"There is no adapter folder {adapter_path}: an adapter_config.json "
-                "has to be in it."
-            )
+    check_adapter(adapter_path)
+    path, predictor = fetch(
+        path_or_hf_repo,
+        predictor,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        tokenizer_config=tokenizer_config,
+        model_config=model_config,
+    )
     with one_line(f"{path_or_hf_repo} cannot be loaded"):
         model, tokenizer = mlx_lm.load(
             str(path),
@@ -91,10 +89,6 @@ def load(
         model = unpack_demo(model)
     if not lazy:
         _settle(model)
-    if predictor is None and is_predictor_folder(path):
-        predictor = path
-    if isinstance(predictor, str | Path):
-        predictor = load_predictor(predictor)
     if isinstance(predictor, Predictor):
         check_fits(predictor, model)
     return model, tokenizer, predictor
@@ -139,67 +133,6 @@ def load_source(
     return load(keywords.pop("model"), **keywords, **options)
 
 
-def fetch_model(
-    name: str, revision: str | None = None, trust_remote_code: bool = False
-) -> Path:
-    """The folder of a model that mlx-lm can load, downloaded if need be.
-
-    Raises:
-        ValueError: As in `load`, if it cannot be had, brings code that may not run, or
-            is a Budget Guidance checkpoint that was not converted.
-    """
-    path = _fetch(name, (*hub.MODEL_FILES, WEIGHTS_FILE), revision)
-    check_trusted(name, read_config(path), trust_remote_code)
-    if any(is_predictor_tensor(k) for k in _tensor_names(path)):
-        raise ValueError(
-            f"{name} is a Budget Guidance checkpoint that was not converted yet: run "
-            f"`mlx-budget convert --hf-path {name}` first."
-        )
-    return path
-
-
-def load_predictor(path_or_hf_repo: str | Path) -> Predictor:
-    """Loads a predictor from a local folder or the Hub; errors as in `load`."""
-    path = _fetch(path_or_hf_repo, (WEIGHTS_FILE, CONFIG_FILE))
-    return Predictor.load(path)
-
-
-def _fetch(
-    name: str | Path, files: tuple[str, ...], revision: str | None = None
-) -> Path:
-    if name != demo.NAME:
-        return hub.fetch(name, files, revision)
-    if revision is not None:
-        raise ValueError(f"--revision is for names on the Hub; {name} is built in.")
-    return demo.FOLDER
-
-
-def check_vocabulary(tokenizer: TokenizerWrapper) -> None:
-    """Raises a ValueError if there is nothing in a tokenizer but special tokens.
-
-    That is what transformers makes up for a folder without tokenizer files.
-    """
-    if len(tokenizer.get_vocab()) <= len(tokenizer.added_tokens_decoder):
-        raise ValueError("its tokenizer has no vocabulary")
-
-
-def read_config(path: Path) -> Config:
-    """The model's `config.json`.
-
-    Raises:
-        ValueError: If it is missing or not a configuration.
-    """
-    file = path / "config.json"
-    config = read_json(
-        file,
-        f"{path} is not a checkpoint: it has no config.json. Name the folder of a "
-        "model, or its name on the Hub.",
-    )
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ValueError(f"{file} names no model_type.")
-    return config
-
-
 def check_fits(predictor: Predictor, model: nn.Module) -> None:
     """Checks a predictor's D, N and V against the model it shall read.
 
@@ -225,7 +158,3 @@ def _trust_option(trust_remote_code: bool) -> dict[str, Any]:
     # `check_trusted` comes first.
     known = "trust_remote_code" in inspect.signature(mlx_lm.load).parameters
     return {"trust_remote_code": trust_remote_code} if known else {}
-
-
-def _tensor_names(path: Path) -> list[str]:
-    return [name for shard in find_shards(path) for name in read_header(shard)]

@@ -7,7 +7,6 @@ import argparse
 import gc
 import logging
 import threading
-from pathlib import Path
 from typing import Any
 
 from mlx_lm import server
@@ -20,13 +19,9 @@ from ..engine.priors import NOTICE, LearnedPrior
 from ..engine.sampler import check_enforceable
 from ..engine.settings import ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
-from ..method.predictor import Predictor, is_predictor_folder
-from ..models.loading import (
-    check_fits,
-    fetch_model,
-    load_predictor,
-    unpack_demo,
-)
+from ..method.predictor import Predictor
+from ..models.fetching import Ahead, fetch, find_model
+from ..models.loading import check_fits, unpack_demo
 from .budgets import BudgetPolicy
 
 # What no prompt and no reply has, for mlx-lm to look for.
@@ -80,20 +75,34 @@ class BudgetModelProvider(server.ModelProvider):
         """Loads the default model; a failure is kept for `wait_until_loaded`."""
         try:
             super().load_default()
-            thinking = self._policy.thinking.at_most(self._policy.most)
-            if thinking.is_steered:
-                if self.cli_args.draft_model is not None:
-                    raise ValueError(
-                        "Speculative decoding (--draft-model) cannot be combined with "
-                        "a thinking budget, nor with --stop-loops: leave out one of "
-                        "them."
-                    )
-                find_markers(self.tokenizer, *self.named_markers)
-                check_enforceable(thinking, self.predictor)
+            self._check_honoured(self.tokenizer, self.predictor, *self.named_markers)
         except Exception as e:  # whatever a model's files make its loader raise
             self._failure = e
         finally:
             self._is_tried.set()
+
+    def _check_default(self, ahead: Ahead) -> None:
+        asked = self.cli_args.thinking_start, self.cli_args.thinking_end
+        self._check_honoured(ahead.tokenizer, ahead.predictor, *asked)
+
+    def _check_honoured(
+        self,
+        tokenizer: TokenizerWrapper,
+        predictor: Predictor | bool | None,
+        start: str | None,
+        end: str | None,
+    ) -> None:
+        """Raises a ValueError if the default model could not do what it is to do."""
+        thinking = self._policy.thinking.at_most(self._policy.most)
+        if not thinking.is_steered:
+            return
+        if self.cli_args.draft_model is not None:
+            raise ValueError(
+                "Speculative decoding (--draft-model) cannot be combined with a "
+                "thinking budget, nor with --stop-loops: leave out one of them."
+            )
+        find_markers(tokenizer, start, end)
+        check_enforceable(thinking, predictor)
 
     def wait_until_loaded(self) -> None:
         """Waits for the default model.
@@ -120,8 +129,16 @@ class BudgetModelProvider(server.ModelProvider):
     def _load_all(
         self, model_path: str, adapter_path: str | None, draft_model_path: str | None
     ) -> None:
-        folder = fetch_model(
-            model_path, trust_remote_code=self.cli_args.trust_remote_code
+        is_default = model_path == self.cli_args.model
+        given = self.cli_args.predictor
+        trust = self.cli_args.trust_remote_code
+        if draft_model_path is not None:
+            find_model(draft_model_path, trust_remote_code=trust)
+        folder, predictor = fetch(
+            model_path,
+            given if is_default or given is False else None,
+            trust_remote_code=trust,
+            check=self._check_default if is_default else lambda _: None,
         )
         super()._load(str(folder), adapter_path, draft_model_path)
         # Known by its name again only when all of it is there.
@@ -139,7 +156,7 @@ class BudgetModelProvider(server.ModelProvider):
             markers = find_markers(self.tokenizer, *self.named_markers)
             _show_markers(self.tokenizer, markers)
         self._learned = None
-        self.predictor = self._load_predictor(model_path, folder)
+        self.predictor = self._take_predictor(model_path, predictor)
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
         self.model_key = (model_path, adapter_path, draft_model_path)
@@ -150,17 +167,12 @@ class BudgetModelProvider(server.ModelProvider):
         start, end = self.named_markers
         return ThinkingBudget(start=start, end=end)
 
-    def _load_predictor(self, name: str, folder: Path) -> Predictor | bool | None:
-        given = self.cli_args.predictor
-        if given is False:
-            return False
-        predictor = None
-        if given is not None and name == self.cli_args.model:
-            predictor = load_predictor(given)
-        elif is_predictor_folder(folder):
-            predictor = load_predictor(folder)
-        if predictor is not None:
+    def _take_predictor(
+        self, name: str, predictor: Predictor | bool | None
+    ) -> Predictor | bool | None:
+        if isinstance(predictor, Predictor):
             check_fits(predictor, self.model)
+        if predictor is not None:
             return predictor
         markers = markers_of(self.tokenizer, self._named_thinking())
         if markers is not None:
