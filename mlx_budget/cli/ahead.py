@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..models.fetching import Ahead
 
 
-def check_reply_ahead(
+def reply_check(
     source: ModelSource,
     thinking: ThinkingBudget,
     template: PromptOptions,
@@ -29,8 +29,8 @@ def check_reply_ahead(
     max_kv_size: int | None = None,
     check: "Callable[[TokenizerWrapper], None]" = lambda _: None,
     **encoding: Any,
-) -> None:
-    """Checks what a reply needs, if a model has to be downloaded for it.
+) -> "Callable[[Ahead], None]":
+    """What checks that a reply can be given, for `load`.
 
     Args:
         source (ModelSource): The model and its predictor.
@@ -44,8 +44,8 @@ def check_reply_ahead(
         check (Callable): What else to check of the tokenizer.
         encoding: The other options of `encode_chat`.
 
-    Raises:
-        ValueError: Saying what cannot be honoured.
+    Returns:
+        Callable: Raises a ValueError that says what cannot be honoured.
     """
     from ..engine.context import context_length
     from ..engine.conversation import check_chat
@@ -53,7 +53,7 @@ def check_reply_ahead(
     from ..engine.markers import find_markers
     from ..engine.prompts import encode_chat
     from ..engine.template import ask_template
-    from ..models.fetching import find_model, look_ahead
+    from ..models.fetching import find_model
 
     def check_all(ahead: "Ahead") -> None:
         tokenizer, predictor = ahead.tokenizer, ahead.predictor
@@ -71,7 +71,7 @@ def check_reply_ahead(
         chat = {**keywords_of(asked), **encoding, "most_tokens": most}
         for prompt in prompts:
             encode_chat(tokenizer, prompt, **chat)
+        if draft_model is not None:
+            find_model(draft_model)
 
-    if draft_model is not None:
-        find_model(draft_model)
-    look_ahead(source, check_all)
+    return check_all

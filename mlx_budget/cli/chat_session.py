@@ -29,6 +29,7 @@ from ..engine.settings import (
 from ..engine.template import switch_line
 from ..interrupts import raise_again
 from ..models.loading import load_source
+from .ahead import reply_check
 from .chat_commands import HELP, LETTERS
 from .chat_files import ChatFiles
 from .chat_prompt import Prompt, open_prompt
@@ -72,7 +73,16 @@ def run_chat(
     """
     if sys.stdin is None:
         raise ValueError("There is no standard input to chat on.")
-    model, tokenizer, predictor = load_source(source)
+    check = reply_check(
+        source,
+        thinking,
+        template,
+        ["Hello"],
+        learn_prior=learn_prior,
+        needs_chat=True,
+        max_kv_size=options.get("max_kv_size"),
+    )
+    model, tokenizer, predictor = load_source(source, check=check)
     learned = learned_prior(learn_prior, source, tokenizer, thinking)
     predictor = sharpened(predictor, learned, thinking)
     keywords = keywords_of(template) | keywords_of(thinking) | keywords_of(sampling)

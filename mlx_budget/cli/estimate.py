@@ -26,6 +26,7 @@ from .parameters import PATH, command_option
 
 if TYPE_CHECKING:
     from ..engine.estimate import ThinkingEstimate
+    from ..models.fetching import Ahead
 
 
 @click.command(cls=Command)
@@ -50,7 +51,8 @@ def estimate(
         raise ValueError("Give one of --prompt and --data.")
 
     from ..engine.context import context_length
-    from ..engine.estimate import estimate
+    from ..engine.estimate import check_predictor, estimate
+    from ..engine.markers import find_markers
     from ..engine.prompt_files import read_prompts
     from ..engine.prompts import encode_chat
     from ..engine.template import let_think
@@ -62,7 +64,16 @@ def estimate(
     elif prompt is not None:
         prompts = [read_prompt(prompt)]
     tell_of_demo()
-    loaded = load_source(source)
+
+    def check(ahead: "Ahead") -> None:
+        check_predictor(ahead.predictor)
+        find_markers(ahead.tokenizer, thinking.start, thinking.end)
+        asked = let_think(ahead.tokenizer, thinking, template)
+        most = context_length(ahead.model, ahead.tokenizer)
+        for prompt in prompts:
+            encode_chat(ahead.tokenizer, prompt, **keywords_of(asked), most_tokens=most)
+
+    loaded = load_source(source, check=check)
     template = let_think(loaded[1], thinking, template)
     chat = {**keywords_of(template), "most_tokens": context_length(*loaded[:2])}
     estimates = []

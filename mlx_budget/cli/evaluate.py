@@ -93,7 +93,7 @@ def evaluate(
     from ..engine.priors import NOTICE
     from ..evaluate import grading
     from ..evaluate.folder import check_output
-    from ..evaluate.run import evaluate
+    from ..evaluate.run import check_ahead, evaluate
     from ..evaluate.tasks import load_task
     from ..files import hub
     from ..models.loading import load_source
@@ -106,7 +106,9 @@ def evaluate(
     name = hub.model_name(source.model, source.adapter_path, source.revision)
     check_output(output, found, options, name)
     tell_of_demo()
-    model, tokenizer, predictor = load_source(source)
+    model, tokenizer, predictor = load_source(
+        source, check=lambda ahead: check_ahead(ahead, found, options)
+    )
     if predictor is None and "guidance" in options.strategies:
         click.echo(NOTICE, err=True)
     made = 0

@@ -20,6 +20,7 @@ from ..engine.settings import (
     check_kv_options,
 )
 from ..interrupts import raise_again
+from .ahead import reply_check
 from .command import Command
 from .options import (
     HIDE_THINKING_OPTION,
@@ -135,10 +136,25 @@ def generate(
             options["kv_bits"],
             options["kv_group_size"],
         )
-    model, tokenizer, predictor = load_source(source, tokenizer_config=tokenizer_config)
+    check = reply_check(
+        source,
+        thinking,
+        template,
+        [text],
+        learn_prior=learn_prior,
+        draft_model=draft_model,
+        max_kv_size=options["max_kv_size"],
+        check=lambda tokenizer: _check_ends(tokenizer, extra_eos_token),
+        prefill_response=prefill_response,
+    )
+    model, tokenizer, predictor = load_source(
+        source, tokenizer_config=tokenizer_config, check=check
+    )
     learned = learned_prior(learn_prior, source, tokenizer, thinking)
     predictor = sharpened(predictor, learned, thinking)
-    _add_ends(tokenizer, extra_eos_token)
+    _check_ends(tokenizer, extra_eos_token)
+    for token in extra_eos_token:
+        tokenizer.add_eos_token(token)
     if draft_model is not None:
         options["draft_model"], drafts, _ = load(draft_model, predictor=False)
         if drafts.vocab_size != tokenizer.vocab_size:
@@ -189,13 +205,12 @@ def _learning(
         learned.learn(last.reply)
 
 
-def _add_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
+def _check_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
     vocabulary = tokenizer.get_vocab()
     ids = {str(token) for token in vocabulary.values()}
     for token in tokens:
         if token not in ids and token not in vocabulary:
             raise ValueError(f"--extra-eos-token {token!r} is no token of the model.")
-        tokenizer.add_eos_token(token)
 
 
 def _load_cache(

@@ -20,6 +20,7 @@ from .parameters import PATH, command_option
 from .progress import bars_until_stopped
 
 if TYPE_CHECKING:
+    from ..models.fetching import Ahead
     from ..train.traces import TraceStats
 
 
@@ -46,16 +47,23 @@ def traces(
     --seed, or greedy, its replies are then those of a run that was never stopped: the
     draws of each depend on the seed, its prompt's place and its sample's number alone.
     """
+    from ..engine.context import context_length
     from ..engine.prompt_files import read_prompts
     from ..files import hub
     from ..models.loading import load_source
-    from ..train.traces import check_output, write_traces
+    from ..train.traces import check_output, check_prompts, write_traces
 
     # What can be checked before a download is checked before it.
     check_output(output)
     prompts = read_prompts(data)
+
+    def check(ahead: "Ahead") -> None:
+        most = context_length(ahead.model, ahead.tokenizer)
+        check_prompts(ahead.tokenizer, prompts, output, options, most)
+
     model, tokenizer, _ = load_source(
         replace(source, predictor=False),
+        check=check,
         lazy=True,  # the weights are read when all else has been checked
     )
     name = hub.model_name(source.model, source.adapter_path, source.revision)

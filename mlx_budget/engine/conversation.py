@@ -38,6 +38,15 @@ from .thinking import find_markers, markers_of
 from .turns import Turn, TurnWriter
 
 
+def check_chat(tokenizer: TokenizerWrapper) -> None:
+    """Raises a ValueError if a model cannot chat."""
+    if not tokenizer.has_chat_template:
+        raise ValueError(
+            "The model has no chat template, so it cannot chat: `mlx-budget generate` "
+            "takes plain prompts."
+        )
+
+
 class _Stopped(Exception):
     """The reply shall end although its prompt is still being read."""
 
@@ -93,11 +102,7 @@ class Conversation:
             ValueError: If the model has no chat template, the markers are bad, or its
                 KV cache cannot be quantised as ``kv_bits`` asks.
         """
-        if not tokenizer.has_chat_template:
-            raise ValueError(
-                "The model has no chat template, so it cannot chat: `mlx-budget "
-                "generate` takes plain prompts."
-            )
+        check_chat(tokenizer)
         self._model = model
         self._tokenizer = tokenizer
         self._predictor = predictor

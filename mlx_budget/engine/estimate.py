@@ -76,11 +76,7 @@ def estimate(
         ValueError: If there is no predictor, the prompt is empty, or the model has no
             thinking markers.
     """
-    if not isinstance(predictor, Predictor) or not predictor.knows_lengths:
-        raise ValueError(
-            "An estimate needs a predictor, and none was found beside the model. Name "
-            "one with --predictor."
-        )
+    predictor = check_predictor(predictor)
     ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
     if not ids:
         raise ValueError("The prompt is empty.")
@@ -132,6 +128,20 @@ def estimate(
         token=token,
         trusted=bool(trusted),
     )
+
+
+def check_predictor(predictor: Predictor | bool | None) -> Predictor:
+    """The predictor, which an estimate needs.
+
+    Raises:
+        ValueError: If there is none, or it knows no lengths.
+    """
+    if not isinstance(predictor, Predictor) or not predictor.knows_lengths:
+        raise ValueError(
+            "An estimate needs a predictor, and none was found beside the model. Name "
+            "one with --predictor."
+        )
+    return predictor
 
 
 def _number(value: mx.array) -> float:

@@ -8,7 +8,7 @@ add up to.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -46,6 +46,9 @@ from .strategies import (
     check_guided,
 )
 from .tasks import Problem, Task
+
+if TYPE_CHECKING:
+    from ..models.fetching import Ahead
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,20 @@ def evaluate(
         for arm in run.arms():
             run.answer(arm, records)
         return run.records()
+
+
+def check_ahead(ahead: "Ahead", task: Task, options: EvaluateOptions) -> None:
+    """Checks what an evaluation needs of a model that is not downloaded yet.
+
+    Raises:
+        ValueError: As `evaluate`.
+    """
+    tokenizer, predictor = ahead.tokenizer, ahead.predictor
+    markers = find_markers(tokenizer, options.thinking.start, options.thinking.end)
+    for strategy in options.strategies:
+        check_guided(strategy, predictor)
+    loaded = ahead.model, tokenizer, predictor
+    _Run(*loaded, task, options, markers, lambda _: None).check_questions()
 
 
 class _Run:
@@ -375,6 +392,11 @@ class _Run:
             return encode_chat(self._loaded[1], text, most_tokens=most, **prompt)
         except ValueError as e:
             raise ValueError(f"Problem {problem.id} cannot be asked: {e}") from e
+
+    def check_questions(self) -> None:
+        """Raises a ValueError if a question cannot be asked."""
+        for problem in self._task.problems:
+            self._encode(problem)
 
     def _seed(self, problem: Problem, sample: int) -> int:
         return seed_of(self._options.sampling.seed or 0, problem.id, sample)

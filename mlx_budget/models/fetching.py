@@ -87,6 +87,8 @@ def fetch(
 def look_ahead(source: ModelSource, check: Check) -> None:
     """Checks what is asked of a model, if weights have to be downloaded for it.
 
+    What loads a model calls ``check`` as well; this is for those who do not load it yet.
+
     Args:
         source (ModelSource): The model and its predictor.
         check (Callable): Raises a ValueError if what is asked for cannot be done with

@@ -4,6 +4,7 @@ Knows mlx-lm's loader and the two predictor files; nothing of generation.
 """
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..engine.recorder import HiddenStateRecorder
 from ..engine.settings import ModelSource
 from ..method.predictor import Predictor
 from .base_model import one_line
-from .fetching import check_adapter, check_vocabulary, fetch, load_predictor
+from .fetching import Ahead, check_adapter, check_vocabulary, fetch, load_predictor
 
 __all__ = ["check_fits", "load", "load_predictor", "load_source", "unpack_demo"]
 
@@ -36,6 +37,7 @@ def load(
     lazy: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    check: "Callable[[Ahead], None]" = lambda _: None,
 ) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
     """Loads a model, its tokenizer and its predictor.
 
@@ -54,6 +56,9 @@ def load(
         lazy (bool): Whether to leave the model's weights unread until they are used.
         revision (str, optional): Branch, tag or commit on the Hub.
         trust_remote_code (bool): Whether code in the repository may run.
+        check (Callable): Called with the tokenizer and what else is known before
+            weights are downloaded, and only then: refuses what cannot be done with the
+            model, by a ValueError.
 
     Returns:
         tuple: The model, its tokenizer, and the predictor, None or False.
@@ -70,6 +75,7 @@ def load(
         trust_remote_code=trust_remote_code,
         tokenizer_config=tokenizer_config,
         model_config=model_config,
+        check=check,
     )
     with one_line(f"{path_or_hf_repo} cannot be loaded"):
         model, tokenizer = mlx_lm.load(

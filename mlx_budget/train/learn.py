@@ -19,6 +19,7 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import stream_batch_generate
+from ..engine.context import context_length
 from ..engine.fields import keywords_of, take_all
 from ..engine.messages import Chat
 from ..engine.priors import prior_for
@@ -38,6 +39,7 @@ from ..files.outputs import check_output_folder
 from ..files.texts import read_json, write_json, write_text
 from ..method.predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor
 from ..method.table import TablePredictor
+from ..models.fetching import Ahead
 from ..models.loading import load_source
 from . import tables
 from .builtin_prompts import builtin_prompts
@@ -50,7 +52,7 @@ from .loop import Progress, public_name, train
 from .options import ALL_SIZES, WITHOUT_ENCODER, TraceOptions, TrainOptions
 from .picture import PICTURE_FILE
 from .report import REPORT_FILE
-from .traces import TraceStats, write_traces
+from .traces import TraceStats, check_prompts, write_traces
 
 VERDICT_FILE = "learned.json"
 WORK, TRACES_FILE = "learning", "traces.jsonl"
@@ -114,7 +116,9 @@ def learn(
     check_output(output)
     if asked.data is not None:
         read_prompts(asked.data)  # says what is wrong before the model is loaded
-    model, tokenizer, _ = load_source(replace(source, predictor=False))
+    source = replace(source, predictor=False)
+    check = partial(_check_ahead, source, output, asked)
+    model, tokenizer, _ = load_source(source, check=check)
     find_markers(tokenizer, asked.start, asked.end)
     work = output / WORK
     work.mkdir(parents=True, exist_ok=True)
@@ -123,6 +127,21 @@ def learn(
         run = _Run(source, output, model, tokenizer, asked, progress)
         run.record(prompts)
         return run.choose()
+
+
+def _check_ahead(
+    source: ModelSource, output: Path, o: LearnOptions, ahead: Ahead
+) -> None:
+    """Raises a ValueError if nothing could be learnt from what was given."""
+    find_markers(ahead.tokenizer, o.start, o.end)
+    most = context_length(ahead.model, ahead.tokenizer)
+    if o.traces is not None:
+        options = train_options(source, output, o)
+        Dataset(options, ahead.model, ahead.tokenizer).survey(lambda _: None)
+    elif o.data is not None:
+        traces = trace_options(source, o)
+        file = output / WORK / TRACES_FILE
+        check_prompts(ahead.tokenizer, read_prompts(o.data), file, traces, most)
 
 
 def prompts_for(o: LearnOptions, model: str, work: Path) -> Sequence[str | Chat]:

@@ -16,12 +16,13 @@ from ..engine.thinking import ThinkingMarkers, find_markers
 from ..method.predictor import NO_THRESHOLDS
 from ..method.predictor_config import PredictorConfig
 from ..method.table import TablePredictor
+from ..models.fetching import Ahead, look_ahead
 from ..models.loading import load_source
 from ..models.model_card import write_light_card
 from . import tables
 from .cache import StateCache
 from .dataset import Dataset, Survey
-from .options import TrainOptions
+from .options import WITHOUT_ENCODER, TrainOptions
 from .output import (
     check_output,
     finished_report,
@@ -66,6 +67,7 @@ def train(
     check_data(options.data)
     if loaded is None:
         # A table needs no weights of the model.
+        look_ahead(options.source, lambda ahead: _check_ahead(options, ahead))
         is_lazy = options.size == "table"
         loaded = load_source(options.source, lazy=is_lazy)[:2]
     model, tokenizer = loaded
@@ -90,6 +92,14 @@ def train(
         updates = Updates(options, survey, cache, config, plan, progress)
         updates.go()
         return updates.finish()
+
+
+def _check_ahead(options: TrainOptions, ahead: Ahead) -> None:
+    """Reads the records as they will be read, without the model."""
+    find_markers(ahead.tokenizer, options.thinking.start, options.thinking.end)
+    survey = Dataset(options, ahead.model, ahead.tokenizer).survey(lambda _: None)
+    if options.size not in WITHOUT_ENCODER:
+        make_plan(options, survey)
 
 
 def _encoder_config(

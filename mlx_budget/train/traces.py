@@ -271,6 +271,34 @@ def open_traces(
         yield traces
 
 
+def check_prompts(
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[str | Chat],
+    output: str | Path,
+    run: TraceOptions,
+    most_tokens: int,
+) -> None:
+    """Checks that prompts can be answered, before the model is there to do it.
+
+    Args:
+        tokenizer, prompts, output, run, most_tokens: As of `open_traces`.
+
+    Raises:
+        ValueError: As `open_traces`.
+    """
+    output = check_output(output)
+    if output.exists():
+        with open_traces(tokenizer, prompts, output, run, most_tokens):
+            return
+    find_markers(tokenizer, run.start, run.end)
+    filled = [
+        _fill(run.prompt_template, prompt, index)
+        for index, prompt in enumerate(prompts)
+    ]
+    wanted = range(len(filled[: run.limit]))
+    _encode(tokenizer, filled, wanted, run, most_tokens)
+
+
 def check_output(output: str | Path) -> Path:
     """The path of the file to write, which is not made yet.
 
