@@ -14,7 +14,7 @@ import re
 import socket
 import struct
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,6 +63,7 @@ class FakeHub:
     Attributes:
         url: The address, for `HF_ENDPOINT`.
         requests: Every request, in order of arrival.
+        sent: For each "owner/name", the bytes sent of each of its files.
         uploaded: For each "owner/name" created or committed to, the files it was sent.
     """
 
@@ -75,6 +76,8 @@ class FakeHub:
     ) -> None:
         self.requests: list[Request] = []
         self.uploaded: dict[str, Tree] = {}
+        self.sent: dict[str, Counter[str]] = defaultdict(Counter)
+        self._gated: set[str] = set()
         self._downloaded: dict[str, set[str]] = defaultdict(set)
         self._cuts: dict[tuple[str, str], _Cut] = {}
         # Both by repository: the commit of each revision, the tree of each commit.
@@ -109,6 +112,10 @@ class FakeHub:
     def downloaded(self, repo: str) -> set[str]:
         """Return the files of `repo` that were sent to their last byte."""
         return set(self._downloaded[repo])
+
+    def gate(self, repo: str) -> None:
+        """Refuse the files of `repo`, whose names everybody may see."""
+        self._gated.add(repo)
 
     def cut_after(
         self,
@@ -153,6 +160,30 @@ class FakeHub:
             "no_proxy": "127.0.0.1",
         }
 
+    def use_here(self, home: Path, monkeypatch: Any) -> None:
+        """Make this process use this hub and no other, until the test ends.
+
+        Args:
+            home: As of `environment`.
+            monkeypatch: pytest's.
+        """
+        from huggingface_hub import constants
+
+        for name, value in self.environment(home).items():
+            monkeypatch.setenv(name, value)
+        template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, known in {
+            "ENDPOINT": self.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        }.items():
+            monkeypatch.setattr(constants, name, known)
+
     def _commit(self, repo: str, revision: str, tree: Tree) -> str:
         listing = "".join(f"{_oid(tree[path])} {path}\n" for path in sorted(tree))
         commit = hashlib.sha1(f"{repo}\n{listing}".encode()).hexdigest()
@@ -168,9 +199,9 @@ class FakeHub:
             raise _Refusal(404, "RevisionNotFound")
         return commit, self._commits[repo][commit]
 
-    def _take_cut(self, repo: str, file: str) -> _Cut | None:
+    def _take_cut(self, repo: str, file: str, stop: int) -> _Cut | None:
         cut = self._cuts.get((repo, file))
-        if cut is None or cut.times == 0:
+        if cut is None or cut.times == 0 or stop <= cut.nbytes:
             return None
         if cut.times is not None:
             self._cuts[repo, file] = cut._replace(times=cut.times - 1)
@@ -271,6 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
         commit, tree = hub._resolve(repo, revision)
         if name not in tree:
             raise _Refusal(404, "EntryNotFound")
+        if repo in hub._gated:
+            raise _Refusal(403, "GatedRepo")
         data = tree[name]
         headers = {"X-Repo-Commit": commit, "ETag": f'"{_oid(data)}"'}
         start, stop, status = 0, len(data), 200
@@ -279,10 +312,12 @@ class _Handler(BaseHTTPRequestHandler):
             stop = min(stop, int(wanted[2]) + 1) if wanted[2] else stop
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         headers["Content-Length"] = str(stop - start)
-        cut = hub._take_cut(repo, name) if self.command == "GET" else None
+        cut = hub._take_cut(repo, name, stop) if self.command == "GET" else None
         if self.command == "GET" and cut is None and stop == len(data):
             hub._downloaded[repo].add(name)
         stop = stop if cut is None else max(start, min(stop, cut.nbytes))
+        if self.command == "GET":
+            hub.sent[repo][name] += stop - start
         self._send(data[start:stop], status, headers)
         if cut is not None and cut.reset:
             linger = struct.pack("ii", 1, 0)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import (
     HfApi,
@@ -37,6 +38,7 @@ from huggingface_hub.utils import (
     build_hf_headers,
     filter_repo_objects,
     hf_raise_for_status,
+    tqdm,
     validate_repo_id,
 )
 
@@ -80,8 +82,19 @@ def model_name(model: str, adapter_path: str | None, revision: str | None) -> st
     return " ".join(name for name in names if name)
 
 
+class _Silent(tqdm):
+    """A progress bar for files that are here before one could be read."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **{**options, "disable": True})
+
+
 def fetch(
-    name: str | Path, patterns: Sequence[str], revision: str | None = None
+    name: str | Path,
+    patterns: Sequence[str],
+    revision: str | None = None,
+    *,
+    is_small: bool = False,
 ) -> Path:
     """The local folder of a model, downloaded from the Hub if it is not a path.
 
@@ -89,6 +102,7 @@ def fetch(
         name (str or Path): A local folder, or a Hub name such as "owner/name".
         patterns (Sequence[str]): The files to download.
         revision (str, optional): Branch, tag or commit on the Hub.
+        is_small (bool): Whether the files are too small for a progress bar.
 
     Raises:
         ValueError: In one line, if there is no such folder or name, it may not be
@@ -108,7 +122,10 @@ def fetch(
     with one_line_errors(str(name), revision):
         return Path(
             snapshot_download(
-                str(name), revision=revision, allow_patterns=list(patterns)
+                str(name),
+                revision=revision,
+                allow_patterns=list(patterns),
+                tqdm_class=_Silent if is_small else None,
             )
         )
 

@@ -157,7 +157,7 @@ def _fetch(hf_path: str, revision: str | None, predictor_only: bool) -> Found:
     found = look_up(hf_path, revision)
     found.read_config()
     check_reference(found)
-    found.fetch(("*.py",) if predictor_only else hub.SMALL_FILES)
+    found.fetch(("*.py",) if predictor_only else hub.SMALL_FILES, is_small=True)
     return found
 
 
@@ -222,7 +222,7 @@ def _copy_tokenizer(
     """Copies the tokenizer's files, and sees whether it loads from there."""
     if tokenizer is not None:
         name = tokenizer
-        source = hub.fetch(tokenizer, hub.TOKENIZER_FILES)
+        source = hub.fetch(tokenizer, hub.TOKENIZER_FILES, is_small=True)
     for pattern in hub.TOKENIZER_FILES:
         _copy_files(source, pattern, folder)
     try:

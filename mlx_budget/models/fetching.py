@@ -73,12 +73,12 @@ def fetch(
     config = {**found.read_config(), **(model_config or {})}
     ready, source = _find_predictor(predictor, found, config)
     if not found.is_here or source is not None:
-        found.fetch(hub.SMALL_FILES)
+        found.fetch_small()
         check(_read_ahead(found, config, ready, tokenizer_config, trust_remote_code))
         hub.check_space(found.name, found.bytes_missing)
     if source is not None:
         ready = source.load()
-    folder = found.fetch(hub.MODEL_FILES)
+    folder = found.fetch(hub.MODEL_FILES, is_small=found.is_here)
     for shard in find_shards(folder):
         read_header(shard)  # which names a file that is damaged
     return folder, ready
@@ -87,7 +87,7 @@ def fetch(
 def look_ahead(source: ModelSource, check: Check) -> None:
     """Checks what is asked of a model, if weights have to be downloaded for it.
 
-    What loads a model calls ``check`` as well; this is for those who do not load it yet.
+    What loads a model calls ``check`` as well; this is for what does not load it yet.
 
     Args:
         source (ModelSource): The model and its predictor.
@@ -104,7 +104,7 @@ def look_ahead(source: ModelSource, check: Check) -> None:
     predictor, missing = _find_predictor(source.predictor, found, config)
     check_adapter(source.adapter_path)
     if not found.is_here or missing is not None:
-        found.fetch(hub.SMALL_FILES)
+        found.fetch_small()
         check(_read_ahead(found, config, predictor, None, source.trust_remote_code))
 
 

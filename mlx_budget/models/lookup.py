@@ -155,11 +155,15 @@ class Found:
         text = hub.read_bytes(self.name, file, self.commit, 8, end)
         return parse_header(f"{self.name}/{file}", text)[0]
 
-    def fetch(self, patterns: Sequence[str]) -> Path:
+    def fetch(self, patterns: Sequence[str], is_small: bool = False) -> Path:
         """Downloads more of it; errors as in `hub.fetch`."""
         if self.commit is None:
             return self.folder
-        return hub.fetch(self.name, patterns, self.commit)
+        return hub.fetch(self.name, patterns, self.commit, is_small=is_small)
+
+    def fetch_small(self) -> Path:
+        """Downloads all but the weights; errors as in `hub.fetch`."""
+        return self.fetch(hub.SMALL_FILES, is_small=True)
 
     def fetch_large(self, files: Sequence[str]) -> Path:
         """Downloads files whose names are known, if there is room for them.
@@ -206,7 +210,7 @@ def look_up(name: str | Path, revision: str | None = None) -> Found:
         if revision is not None:
             raise ValueError(f"--revision is for names on the Hub; {name} is built in.")
         return Found(demo.NAME, demo.FOLDER)
-    folder = hub.fetch(name, FIRST_FILES, revision)
+    folder = hub.fetch(name, FIRST_FILES, revision, is_small=True)
     commit = None if hub.is_local(name) else folder.name
     return Found(str(name), folder, commit)
 

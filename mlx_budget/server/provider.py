@@ -20,7 +20,7 @@ from ..engine.sampler import check_enforceable
 from ..engine.settings import ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor
-from ..models.fetching import Ahead, fetch, find_model
+from ..models.fetching import Ahead, check_adapter, fetch, find_model
 from ..models.loading import check_fits, unpack_demo
 from .budgets import BudgetPolicy
 
@@ -132,6 +132,8 @@ class BudgetModelProvider(server.ModelProvider):
         is_default = model_path == self.cli_args.model
         given = self.cli_args.predictor
         trust = self.cli_args.trust_remote_code
+        if is_default:
+            check_adapter(self.cli_args.adapter_path)
         if draft_model_path is not None:
             find_model(draft_model_path, trust_remote_code=trust)
         folder, predictor = fetch(
