@@ -42,6 +42,7 @@ NOT_RUN = {
     "--task lm-eval": "needs the harness; tests/evaluate/test_harness.py runs it",
     "SMOLLM2": "takes an hour; docs/training.md has what came of it",
     "run-math-500": "needs a converted checkpoint and a day",
+    "--predictor senfu/": "needs a published checkpoint, as --hf-path does",
     "qwen3-8b-predictor": "needs a converted checkpoint",
     "mlx-budget serve": "stays; the Python blocks of the page ask such a server",
     "train --model demo": "wants its own traces; training.md begins with others",

@@ -20,7 +20,7 @@ from .options import (
     tell_of_demo,
 )
 from .parameters import command_option
-from .prior import LEARN_PRIOR_OPTION
+from .prior import LEARN_PRIOR_OPTION, names_fitting
 
 
 @click.command(cls=Command)
@@ -48,6 +48,7 @@ from .prior import LEARN_PRIOR_OPTION
     help="Remember what is typed, for the arrow keys, in a private file in the user's "
     "cache.",
 )
+@names_fitting
 def chat(
     source: ModelSource,
     thinking: ThinkingBudget,

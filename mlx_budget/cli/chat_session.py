@@ -84,7 +84,7 @@ def run_chat(
     )
     model, tokenizer, predictor = load_source(source, check=check)
     learned = learned_prior(learn_prior, source, tokenizer, thinking)
-    predictor = sharpened(predictor, learned, thinking)
+    predictor = sharpened(predictor, learned, thinking, source)
     keywords = keywords_of(template) | keywords_of(thinking) | keywords_of(sampling)
     del keywords["ignore_chat_template"]
     budget = keywords.pop("thinking_budget")

@@ -23,6 +23,7 @@ from .options import (
     tell_of_demo,
 )
 from .parameters import PATH, command_option
+from .prior import names_fitting
 
 if TYPE_CHECKING:
     from ..engine.estimate import ThinkingEstimate
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @options_from(template=PromptOptions)
 @PREFILL_OPTION
 @JSON_OPTION
+@names_fitting
 def estimate(
     source: ModelSource,
     prompt: str | None,

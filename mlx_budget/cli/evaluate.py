@@ -19,6 +19,7 @@ from .command import Command
 from .completion import complete_task
 from .options import options_from, tell_of_demo
 from .parameters import COUNT, PATH, Read, command_option
+from .prior import name_of_fitting, names_fitting
 from .progress import bars_until_stopped
 from .report import show_report
 
@@ -73,6 +74,7 @@ _TYPES = {
 @command_option(
     "--json", "as_json", is_flag=True, group="Output", help="Print the summary as JSON."
 )
+@names_fitting
 def evaluate(
     source: ModelSource,
     task: str | None,
@@ -90,18 +92,23 @@ def evaluate(
     question and its sample's number alone. The hard stop and the tolerance are those of
     the strategies that guide.
     """
-    from ..engine.priors import NOTICE
+    from ..engine.priors import notice
     from ..evaluate import grading
     from ..evaluate.folder import check_output
     from ..evaluate.run import check_ahead, evaluate
     from ..evaluate.tasks import load_task
     from ..files import hub
+    from ..files.outputs import check_output_folder
+    from ..models.fetching import find_model
     from ..models.loading import load_source
 
     # What can be checked before a download is checked before it.
     grading.check_available()
     if source.model == demo.NAME and task is None and data is None:
         task = demo.NAME
+    check_output_folder(output)
+    if not hub.is_local(source.model) and source.model != demo.NAME:
+        find_model(source.model, source.revision, source.trust_remote_code)
     found = load_task(task, data, limit, instruction)
     name = hub.model_name(source.model, source.adapter_path, source.revision)
     check_output(output, found, options, name)
@@ -110,7 +117,7 @@ def evaluate(
         source, check=lambda ahead: check_ahead(ahead, found, options)
     )
     if predictor is None and "guidance" in options.strategies:
-        click.echo(NOTICE, err=True)
+        click.echo(notice(name_of_fitting(source)), err=True)
     made = 0
 
     def show(now: "Progress") -> None:

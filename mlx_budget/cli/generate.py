@@ -37,7 +37,12 @@ from .options import (
     tell_of_demo,
 )
 from .parameters import COUNT, command_option
-from .prior import LEARN_PRIOR_OPTION, learned_prior, sharpened
+from .prior import (
+    LEARN_PRIOR_OPTION,
+    learned_prior,
+    names_fitting,
+    sharpened,
+)
 from .terminal import ReplyPrinter
 
 if TYPE_CHECKING:
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
     group="Memory and speed",
     help="Tokens to draft at a time.",
 )
+@names_fitting
 def generate(
     source: ModelSource,
     prompt: str,
@@ -151,7 +157,7 @@ def generate(
         source, tokenizer_config=tokenizer_config, check=check
     )
     learned = learned_prior(learn_prior, source, tokenizer, thinking)
-    predictor = sharpened(predictor, learned, thinking)
+    predictor = sharpened(predictor, learned, thinking, source)
     _check_ends(tokenizer, extra_eos_token)
     for token in extra_eos_token:
         tokenizer.add_eos_token(token)

@@ -3,10 +3,13 @@
 Knows options and what is shown; nothing of the arithmetic.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..engine.errors import NoPredictorError
 from ..engine.settings import ModelSource, ThinkingBudget
 from .parameters import command_option
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
     from ..engine.priors import LearnedPrior
     from ..method.predictor import Predictor
+
+# A command's function.
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 LEARN_PRIOR_OPTION = command_option(
     "--learn-prior",
@@ -44,13 +50,42 @@ def learned_prior(
     return LearnedPrior(name, tokenizer, markers)
 
 
+def name_of_fitting(source: ModelSource) -> str | None:
+    """Name of the published predictor that fits a model, if one does."""
+    from ..models.published import fitting_source
+
+    found = fitting_source(source)
+    return found.name if found is not None else None
+
+
+def names_fitting(command: Decorated) -> Decorated:
+    """Lets a command that lacks a predictor name the published one that fits.
+
+    The command has a parameter ``source``, or ``asked`` with one.
+    """
+
+    @wraps(command)
+    def run(**options: Any) -> Any:
+        try:
+            return command(**options)
+        except NoPredictorError as e:
+            source = options.get("source") or options["asked"].source
+            if (name := name_of_fitting(source)) is None:
+                raise
+            raise ValueError(f"{e} {name} fits this model: --predictor {name}.") from e
+
+    # As with click's own decorators, the name keeps its type.
+    return run  # type: ignore[return-value]
+
+
 def sharpened(
     predictor: "Predictor | bool | None",
     learned: "LearnedPrior | None",
     thinking: ThinkingBudget,
+    source: ModelSource,
 ) -> "Predictor | bool | None":
     """The predictor, or the prior with what it has learnt; says which guides."""
-    from ..engine.priors import NOTICE
+    from ..engine.priors import notice
 
     if predictor is not None:
         return predictor
@@ -60,5 +95,5 @@ def sharpened(
     if not thinking.is_free and thinking.tokens != 0:
         known = prior.counts.number if prior is not None else 0
         lines = f" It has learnt from {known:,} lines of its replies." if known else ""
-        click.echo(NOTICE + lines, err=True)
+        click.echo(notice(name_of_fitting(source)) + lines, err=True)
     return prior

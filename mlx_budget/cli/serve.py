@@ -13,6 +13,7 @@ from ..server.options import NOT_SERVED, ServeOptions
 from .command import Command
 from .options import options_from, tell_of_demo
 from .parameters import PATH, Read, command_option
+from .prior import names_fitting
 
 
 def _bytes(text: str) -> int:
@@ -57,6 +58,7 @@ _TYPES = {
     group="Output",
     help="Lines of text, or JSON objects.",
 )
+@names_fitting
 def serve(
     asked: ServeOptions, learn: Path | None, log_level: str, log_format: str
 ) -> None:

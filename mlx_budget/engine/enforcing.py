@@ -4,6 +4,7 @@ Knows budgets and predictors; nothing of replies or models.
 """
 
 from ..method.predictor import Predictor
+from .errors import NoPredictorError
 from .settings import AutoBudget, ThinkingBudget
 
 
@@ -32,7 +33,7 @@ def check_enforceable(
         )
     thinking = for_predictor(thinking, predictor)
     if isinstance(thinking.tokens, AutoBudget) and not knows_lengths(predictor):
-        raise ValueError(
+        raise NoPredictorError(
             f"The thinking budget {thinking.tokens} is a share of what a predictor "
             "expects, and there is none: name one with --predictor, "
             "make one with `mlx-budget learn`, or give the budget in tokens or as a "

@@ -16,6 +16,7 @@ from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor, ReplyProgress
 from .context import context_length
+from .errors import NoPredictorError
 from .recorder import ForwardPass, HiddenStateRecorder
 from .sampler import Prompt, encode_prompt
 from .sharing import first_token
@@ -137,7 +138,7 @@ def check_predictor(predictor: Predictor | bool | None) -> Predictor:
         ValueError: If there is none, or it knows no lengths.
     """
     if not isinstance(predictor, Predictor) or not predictor.knows_lengths:
-        raise ValueError(
+        raise NoPredictorError(
             "An estimate needs a predictor, and none was found beside the model. Name "
             "one with --predictor."
         )

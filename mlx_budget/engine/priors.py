@@ -21,8 +21,21 @@ from .markers import ThinkingMarkers
 
 NOTICE = (
     "There is no predictor for this model: a prior guides its thinking. Better: "
-    "`mlx-budget train`; --predictor none asks for the hard stop alone."
+    "`mlx-budget learn`; --predictor none asks for the hard stop alone."
 )
+_FITTING = (
+    "A prior guides thinking. A predictor is published that fits this model: add "
+    "--predictor {}."
+)
+
+
+def notice(fitting: str | None = None) -> str:
+    """What to say where a prior guides.
+
+    Args:
+        fitting (str, optional): Name of a published predictor that fits the model.
+    """
+    return NOTICE if fitting is None else _FITTING.format(fitting)
 
 
 def prior_for(

@@ -408,8 +408,9 @@ class ModelSource:
     )
     predictor: "str | Path | Predictor | bool | None" = setting(
         None,
-        "Folder or Hub name of the predictor, if it is not beside the model; none for "
-        "the hard stop alone.",
+        "Folder or Hub name of the predictor, if it is not beside the model: one that "
+        "was converted or made here, or one of `mlx-budget predictors`, which is "
+        "fetched and converted once; none for the hard stop alone.",
         words={"none": False},
     )
     adapter_path: str | None = setting(None, "Folder of LoRA adapters for the model.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..engine.budgets import ABOUT, AT_MOST
+from ..engine.errors import NoPredictorError
 from ..engine.prompts import BUDGET_PROMPT
 from ..engine.settings import AutoBudget, ThinkingBudget
 
@@ -288,7 +289,7 @@ def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:
     knows = predictor is not None and not isinstance(predictor, bool)
     if knows or (predictor is None and strategy != "auto"):
         return
-    raise ValueError(
+    raise NoPredictorError(
         f"The strategy {strategy} needs a predictor, and there is none: name one with "
         "--predictor, or leave the strategy out."
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine.settings import ModelSource
+from ..files import hub
 from ..files.texts import read_json
 from ..method.sizes import SIZES
 
@@ -105,6 +107,17 @@ def fitting(model: str, folder: Path | None = None) -> PublishedPredictor | None
         if any(is_build_of(name, published.base_model) for name in names):
             return published
     return None
+
+
+def fitting_source(source: ModelSource) -> PublishedPredictor | None:
+    """The published predictor that fits a model that a user named, if one does.
+
+    Nothing is asked of the Hub. Adapters make it another model.
+    """
+    if source.adapter_path is not None:
+        return None
+    folder = hub.at_hand(source.model, source.revision)
+    return fitting(source.model, folder)
 
 
 def is_build_of(name: str, base_model: str) -> bool:

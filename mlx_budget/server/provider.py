@@ -15,13 +15,14 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from .. import demo
 from ..engine.caches import check_quantisable
 from ..engine.follower import ReplyFollower
-from ..engine.priors import NOTICE, LearnedPrior
+from ..engine.priors import LearnedPrior, notice
 from ..engine.sampler import check_enforceable
-from ..engine.settings import ThinkingBudget
+from ..engine.settings import ModelSource, ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor
 from ..models.fetching import Ahead, check_adapter, fetch, find_model
 from ..models.loading import check_fits, unpack_demo
+from ..models.published import fitting_source
 from .budgets import BudgetPolicy
 
 # What no prompt and no reply has, for mlx-lm to look for.
@@ -158,7 +159,7 @@ class BudgetModelProvider(server.ModelProvider):
             markers = find_markers(self.tokenizer, *self.named_markers)
             _show_markers(self.tokenizer, markers)
         self._learned = None
-        self.predictor = self._take_predictor(model_path, predictor)
+        self.predictor = self._take_predictor(model_path, adapter_path, predictor)
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
         self.model_key = (model_path, adapter_path, draft_model_path)
@@ -170,7 +171,10 @@ class BudgetModelProvider(server.ModelProvider):
         return ThinkingBudget(start=start, end=end)
 
     def _take_predictor(
-        self, name: str, predictor: Predictor | bool | None
+        self,
+        name: str,
+        adapter_path: str | None,
+        predictor: Predictor | bool | None,
     ) -> Predictor | bool | None:
         if isinstance(predictor, Predictor):
             check_fits(predictor, self.model)
@@ -178,7 +182,9 @@ class BudgetModelProvider(server.ModelProvider):
             return predictor
         markers = markers_of(self.tokenizer, self._named_thinking())
         if markers is not None:
-            logging.info("%s", NOTICE)
+            source = ModelSource(name, adapter_path=adapter_path)
+            found = fitting_source(source)
+            logging.info("%s", notice(found.name if found is not None else None))
         if markers is not None and self.cli_args.learn_prior:
             self._learned = LearnedPrior(name, self.tokenizer, markers)
             predictor = self._learned.predictor()

@@ -24,7 +24,9 @@ from fake_hub import FakeHub
 from mlx_budget import Predictor, load
 from mlx_budget.cli import cli
 from mlx_budget.files.tensors import named_tensors
+from mlx_budget.models import published
 from mlx_budget.models.predictor_source import find_predictor, kept_predictors
+from mlx_budget.models.published import PublishedPredictor
 from mlx_budget.server import running
 
 REFERENCE, PLAIN, OTHER = "owner/tiny-BG", "owner/tiny", "owner/other"
@@ -270,6 +272,43 @@ def test_a_server_says_it_before_as_well(hub, options, message):
     with pytest.raises(ValueError, match=message), running(PLAIN, **options):
         pass
     assert not [name for name in hub.sent[PLAIN] if name.endswith(".safetensors")]
+
+
+@pytest.fixture
+def fitting(monkeypatch):
+    """The checkpoint is among the published ones, for the plain model."""
+    entry = PublishedPredictor(REFERENCE, PLAIN, 64, 4, 448)
+    monkeypatch.setattr(published, "PUBLISHED", (entry,))
+
+
+def test_the_published_predictor_that_fits_is_named(hub, fitting):
+    line = refusal("estimate", "--model", PLAIN, "-p", QUESTION)
+    assert line.endswith(f"{REFERENCE} fits this model: --predictor {REFERENCE}.")
+    assert not [name for name in hub.sent[PLAIN] if name.endswith(".safetensors")]
+    ask = "generate", "--model", PLAIN, "-p", QUESTION, "-m", 12
+    steered = run(*ask, "--thinking-budget", 9)
+    assert steered.exit_code == 0, steered.stderr
+    notes = [line for line in steered.stderr.splitlines() if "A prior guides" in line]
+    assert notes == [
+        "A prior guides thinking. A predictor is published that fits this model: add "
+        f"--predictor {REFERENCE}."
+    ]
+    for free in (), ("--thinking-budget", 9, "--predictor", "none"):
+        assert REFERENCE not in run(*ask, *free).stderr
+    followed = run(*ask, "--thinking-budget", 9, "--predictor", REFERENCE)
+    assert followed.exit_code == 0, followed.stderr
+    assert "prior" not in followed.stderr
+
+
+def test_what_is_published_and_kept_is_listed_and_removed(hub, fitting):
+    find_predictor(REFERENCE).load()
+    table = run("predictors").stdout.splitlines()
+    assert table[1].split() == [REFERENCE, PLAIN, "0.2", "GB", "0.7", "MB"]
+    (row,) = json.loads(run("predictors", "--json").stdout)["predictors"]
+    assert row["base_model"] == PLAIN and row["kept_bytes"] > 600_000
+    assert run("predictors", "--remove", REFERENCE).exit_code == 0
+    assert kept_predictors() == []
+    assert "No predictor of" in refusal("predictors", "--remove", REFERENCE)
 
 
 def test_what_is_no_model_is_said_of_its_first_files(hub):
