@@ -21,7 +21,7 @@ from .options import options_from, tell_of_demo
 from .parameters import COUNT, PATH, Read, command_option
 from .prior import name_of_fitting, names_fitting
 from .progress import bars_until_stopped
-from .report import show_report
+from .report import ALL_OPTION, show_report
 
 if TYPE_CHECKING:
     from ..evaluate.run import Progress
@@ -74,6 +74,7 @@ _TYPES = {
 @command_option(
     "--json", "as_json", is_flag=True, group="Output", help="Print the summary as JSON."
 )
+@ALL_OPTION
 @names_fitting
 def evaluate(
     source: ModelSource,
@@ -84,6 +85,7 @@ def evaluate(
     limit: int | None,
     options: EvaluateOptions,
     as_json: bool,
+    shows_all: bool,
 ) -> None:
     """Measure accuracy against the thinking budget, by strategy.
 
@@ -139,7 +141,7 @@ def evaluate(
         )
     if not made:
         click.echo(f"Nothing left to do: {output} is finished.", err=True)
-    show_report(output, as_json)
+    show_report(output, as_json, shows_all=shows_all)
 
 
 def _how_to_go_on(output: Path) -> str:

@@ -5,7 +5,7 @@ Knows the measures of arms; nothing of records, pages or matplotlib.
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from .metrics import Measures
@@ -49,15 +49,37 @@ class _Axis(NamedTuple):
         return [self.low + i * self.step for i in range(count + 1)]
 
 
-def legend(arms: Sequence[Measures]) -> str:
-    """A button for each strategy, to show or hide it in the pictures."""
+def legend(arms: Sequence[Measures], shown: Collection[str]) -> str:
+    """A button for each strategy, to show or hide it in the pictures.
+
+    Args:
+        arms (Sequence): The arms.
+        shown (Collection): The strategies that are shown at first.
+    """
     buttons = ""
     for name in by_strategy(list(arms)):
-        of = f'data-strategy="{_text(name)}"{_color(name)} aria-pressed="true"'
+        pressed = "true" if name in shown else "false"
+        of = f'data-strategy="{_text(name)}"{_color(name)} aria-pressed="{pressed}"'
         kind = f'type="button" class="chip{_class(name)}"'
         mark = f'<svg viewBox="-7 -7 14 14" aria-hidden="true">{_shape(name)}</svg>'
         buttons += f"<button {kind} {of}>{mark}{_text(name)}</button>"
     return buttons
+
+
+def charts(arms: Sequence[Measures], shown: Collection[str]) -> str:
+    """Both pictures: of the strategies that are shown at first, and hidden ones of all.
+
+    The first have axes of their own, on which they lie far apart.
+    """
+    few = [arm for arm in arms if arm["strategy"] in shown]
+    if len(few) == len(arms):
+        return _side_by_side("all", arms)
+    return _side_by_side("few", few) + _side_by_side("all", arms, is_hidden=True)
+
+
+def _side_by_side(what: str, arms: Sequence[Measures], is_hidden: bool = False) -> str:
+    of = f'class="charts" data-shows="{what}"' + (" hidden" if is_hidden else "")
+    return f"<div {of}>{accuracy_chart(arms)}{length_chart(arms)}</div>"
 
 
 def accuracy_chart(arms: Sequence[Measures]) -> str:
@@ -66,7 +88,7 @@ def accuracy_chart(arms: Sequence[Measures]) -> str:
         return ""
     tokens = [arm["total_tokens"] for arm in arms]
     low = min(arm["accuracy_low"] for arm in arms)
-    x = _axis(0, max(tokens), _LEFT, _WIDTH - _RIGHT)
+    x = _axis(min(tokens), max(tokens), _LEFT, _WIDTH - _RIGHT)
     y = _axis(100 * low, 100, _HEIGHT - _BOTTOM, _TOP, most=100)
     groups = []
     for name, group in by_strategy(list(arms)).items():
@@ -102,23 +124,26 @@ def length_chart(arms: Sequence[Measures]) -> str:
     arms = [arm for arm in arms if arm["mean_budget"]]
     if not arms:
         return ""
-    x = _axis(0, max(arm["mean_budget"] for arm in arms), _LEFT, _WIDTH - _RIGHT)
-    most = max(max(a["thinking_p90"], a["mean_budget"]) for a in arms)
-    y = _axis(0, most, _HEIGHT - _BOTTOM, _TOP)
+    budgets = [arm["mean_budget"] for arm in arms]
+    x = _axis(min(budgets), max(budgets), _LEFT, _WIDTH - _RIGHT)
+    least = min(*budgets, *(arm["thinking_p10"] for arm in arms))
+    most = max(*budgets, *(arm["thinking_p90"] for arm in arms))
+    y = _axis(least, most, _HEIGHT - _BOTTOM, _TOP)
     groups = []
-    strategies = by_strategy(arms)
-    for number, (name, group) in enumerate(strategies.items()):
+    for name, group in by_strategy(arms).items():
         group = sorted(group, key=lambda arm: arm["mean_budget"])
-        # Side by side, where several strategies have the same budget.
-        shift = 5 * (number - (len(strategies) - 1) / 2)
-        points, drawn = [], ""
-        for arm in group:
-            across = round(x.at(arm["mean_budget"]) + shift, 1)
-            points.append((across, y.at(arm["thinking_tokens"])))
-            ends = y.at(arm["thinking_p10"]), y.at(arm["thinking_p90"])
-            drawn += _line("bar", across, ends[0], across, ends[1])
-        if len(points) > 1:
-            drawn = f'<polyline class="course" points="{_points(points)}"/>' + drawn
+        across = [x.at(arm["mean_budget"]) for arm in group]
+        low, high, means = (
+            [(at, y.at(arm[key])) for at, arm in zip(across, group, strict=True)]
+            for key in ("thinking_p10", "thinking_p90", "thinking_tokens")
+        )
+        drawn = ""
+        if len(group) > 1:
+            drawn += f'<polygon class="band" points="{_points(low + high[::-1])}"/>'
+            drawn += f'<polyline class="course" points="{_points(means)}"/>'
+        else:
+            drawn += _line("bar", *low[0], *high[0])
+        points = means
         for arm, place in zip(group, points, strict=True):
             said = (
                 f"{arm['arm']}: {arm['thinking_tokens']:.0f} tokens of thinking "
@@ -127,17 +152,27 @@ def length_chart(arms: Sequence[Measures]) -> str:
             )
             drawn += _dot(name, place, said)
         groups.append(_group(name, drawn))
-    end = min(x.high, y.high)
-    same = _line("same", x.at(0), y.at(0), x.at(end), y.at(end))
+    same = _identity(x, y)
     label = "Thinking against budget, with 10 to 90 % of the replies"
     frame = _frame(x, y, "budget, tokens", "tokens of thinking")
     return _figure(label, frame + same + "".join(groups))
+
+
+def _identity(x: _Axis, y: _Axis) -> str:
+    """The line on which all of the budget is used, with its name at its end."""
+    begin, end = max(x.low, y.low), min(x.high, y.high)
+    if begin >= end:
+        return ""
+    of = "same", x.at(begin), y.at(begin), x.at(end), y.at(end)
+    return _line(*of) + _label(x.at(end) - 8, y.at(end) + 4, "used = budget", "end")
 
 
 def _axis(
     low: float, high: float, start: float, end: float, most: float | None = None
 ) -> _Axis:
     """An axis with about five round steps that covers both numbers."""
+    if high - low < abs(high) / 1000:  # of a single point
+        low, high = low - max(abs(low) / 10, 1), high + max(abs(high) / 10, 1)
     span = max(high - low, 1e-9)
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= span / 5)

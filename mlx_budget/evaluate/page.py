@@ -17,8 +17,9 @@ from typing import Any
 
 from ..files.records import Record
 from ..files.texts import write_text
-from .charts import accuracy_chart, legend, length_chart
+from .charts import charts, legend
 from .grading import answer_of
+from .plots import main_strategies
 from .tables import notes, rows
 
 REPORT_FILE = "report.html"
@@ -37,7 +38,10 @@ _COUNTS = {
 
 
 def write_page(
-    folder: Path, records: Sequence[Record], summary: dict[str, Any]
+    folder: Path,
+    records: Sequence[Record],
+    summary: dict[str, Any],
+    strategies: Sequence[str] | None = None,
 ) -> Path:
     """Writes `REPORT_FILE` into a folder, whole or not at all.
 
@@ -45,17 +49,25 @@ def write_page(
         folder (Path): Where to put it.
         records (Sequence): The finished replies.
         summary (dict): What `summarize` makes of them.
+        strategies (Sequence, optional): Those that the pictures show at first; the
+            others are shown when their buttons are pressed. `main_strategies` by
+            default.
 
     Returns:
         Path: The file.
     """
     file = Path(folder) / REPORT_FILE
-    write_text(file, page(records, summary))
+    write_text(file, page(records, summary, strategies))
     return file
 
 
-def page(records: Sequence[Record], summary: dict[str, Any]) -> str:
+def page(
+    records: Sequence[Record],
+    summary: dict[str, Any],
+    strategies: Sequence[str] | None = None,
+) -> str:
     """The page as a text, see `write_page`."""
+    names = main_strategies(summary["arms"]) if strategies is None else strategies
     settings = summary["settings"]
     script = _part("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -69,8 +81,8 @@ def page(records: Sequence[Record], summary: dict[str, Any]) -> str:
         "POLICY": f"sha256-{digest}",
         "TITLE": html.escape(f"{model} on {task}: accuracy against thinking budget"),
         "FACTS": "".join(facts),
-        "LEGEND": legend(summary["arms"]),
-        "CHARTS": accuracy_chart(summary["arms"]) + length_chart(summary["arms"]),
+        "LEGEND": legend(summary["arms"], names),
+        "CHARTS": charts(summary["arms"], names),
         "TABLES": "".join(_tables(summary)),
         "DATA": _data(records, summary),
         "SCRIPT": script,

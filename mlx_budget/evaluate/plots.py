@@ -57,14 +57,25 @@ _STYLES = {
 }
 _POINTS = WITHOUT_BUDGET
 _SIZE, _DPI = (7.5, 4.6), 150
+# What a picture shows at a glance: no budget, what guides, and what cuts by itself. Of
+# what guides the first that there is.
+MOST_SHOWN = 3
+_GUIDING = ("guidance", "guidance-no-hard-stop", "about", "prior", "auto")
+_CUTTING = ("hard-stop", "budget-forcing", "truncate")
 
 
-def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path]:
+def draw(
+    folder: Path,
+    records: Sequence[Record],
+    summary: Summary,
+    strategies: Sequence[str] | None = None,
+) -> list[Path]:
     """Draws what there is to see, as PNG files.
 
     - `ACCURACY_FILE`: accuracy over the mean of all tokens, a line a strategy, with
       bands of 95 %.
-    - `LENGTH_FILE`: mean thinking tokens and their 10 to 90 % range over the budget.
+    - `LENGTH_FILE`: mean thinking tokens over the budget, with the 10 to 90 % range if
+      the strategies are few.
     - `DIFFICULTY_FILE`: thinking tokens without a budget over the length that the
       predictor expected; left out where nothing was predicted.
 
@@ -72,6 +83,7 @@ def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path
         folder (Path): Where to put them.
         records (Sequence): The finished replies.
         summary (dict): What `summarize` makes of them.
+        strategies (Sequence, optional): Those to show; `main_strategies` by default.
 
     Returns:
         list[Path]: The files; none if matplotlib is not installed.
@@ -85,9 +97,11 @@ def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path
         for r in records
         if r["strategy"] == "full" and r["predicted_tokens"] is not None
     ]
+    names = main_strategies(summary["arms"]) if strategies is None else strategies
+    arms = [arm for arm in summary["arms"] if arm["strategy"] in names]
     pictures: dict[str, Callable[[Axes], None]] = {
-        ACCURACY_FILE: lambda axes: _draw_accuracy(axes, summary["arms"]),
-        LENGTH_FILE: lambda axes: _draw_length(axes, summary["arms"]),
+        ACCURACY_FILE: lambda axes: _draw_accuracy(axes, arms),
+        LENGTH_FILE: lambda axes: _draw_length(axes, arms),
     }
     if full:
         pictures[DIFFICULTY_FILE] = lambda axes: _draw_difficulty(
@@ -108,7 +122,9 @@ def draw(folder: Path, records: Sequence[Record], summary: Summary) -> list[Path
 
 
 def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
-    for strategy, group in by_strategy(arms).items():
+    groups = by_strategy(arms)
+    is_few = len(groups) <= MOST_SHOWN
+    for strategy, group in groups.items():
         group = sorted(group, key=lambda arm: arm["total_tokens"])
         tokens = [arm["total_tokens"] for arm in group]
         accuracy, low, high = (
@@ -120,7 +136,7 @@ def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
         if is_point:
             axes.vlines(tokens, low, high, color=color, linewidth=1)
         else:
-            axes.fill_between(tokens, low, high, color=color, alpha=0.09, linewidth=0)
+            axes.fill_between(tokens, low, high, color=color, alpha=0.12, linewidth=0)
         axes.plot(
             tokens,
             accuracy,
@@ -129,17 +145,20 @@ def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
             markersize=11 if strategy == "full" else 6,
             linewidth=1.8,
             linestyle="none" if is_point else "-",
-            label=strategy,
+            label=_label(strategy),
             zorder=3 if strategy in ("guidance", "full") else 2,
         )
         if strategy == "full":
             axes.axhline(accuracy[0], color=color, linestyle=":", linewidth=1)
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, 102)
-    axes.set_xlabel("tokens of all kinds (mean)")
-    axes.set_ylabel("accuracy (%), with 95 % bands")
+        if is_few and strategy not in _POINTS:
+            for arm, x, y in zip(group, tokens, accuracy, strict=True):
+                _name_budget(axes, arm, (x, y), color)
+    # The axes begin where the points do: what is to be seen is how far they are apart.
+    axes.margins(0.07)
+    axes.set_xlabel("tokens of a reply, all kinds (mean)")
+    axes.set_ylabel("right answers (%), with 95 % bands")
     axes.set_title("What tokens buy")
-    axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
+    _add_legend(axes, is_few)
 
 
 def _draw_length(axes: "Axes", arms: list[Measures]) -> None:
@@ -148,41 +167,82 @@ def _draw_length(axes: "Axes", arms: list[Measures]) -> None:
         for strategy, group in by_strategy(arms).items()
         if strategy not in _POINTS and all(arm["mean_budget"] for arm in group)
     }
+    is_few = len(shown) <= MOST_SHOWN
     budgets = [arm["mean_budget"] for group in shown.values() for arm in group]
-    largest = max(budgets, default=1.0)
-    axes.plot([0, largest], [0, largest], color="black", linestyle=":", linewidth=1)
-    axes.text(
-        largest, largest, " budget", fontsize=8, va="bottom", ha="right", rotation=0
-    )
-    for i, (strategy, group) in enumerate(shown.items()):
-        # A little beside each other, so that no range hides another.
-        shift = (i - (len(shown) - 1) / 2) * largest / 150
+    for strategy, group in shown.items():
         color, marker = style(strategy)
-        means = [arm["thinking_tokens"] for arm in group]
-        # Of a skewed distribution the mean may lie beyond a quantile.
-        ranges = [
-            [max(0, arm["thinking_tokens"] - arm["thinking_p10"]) for arm in group],
-            [max(0, arm["thinking_p90"] - arm["thinking_tokens"]) for arm in group],
-        ]
-        axes.errorbar(
-            [arm["mean_budget"] + shift for arm in group],
-            means,
-            yerr=ranges,
+        places = [arm["mean_budget"] for arm in group]
+        low, high = (
+            [arm[name] for arm in group] for name in ("thinking_p10", "thinking_p90")
+        )
+        if is_few and len(group) == 1:
+            axes.vlines(places, low, high, color=color, linewidth=1)
+        elif is_few:
+            axes.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
+        axes.plot(
+            places,
+            [arm["thinking_tokens"] for arm in group],
             color=color,
             marker=marker,
-            markersize=5,
-            linewidth=1.5,
-            elinewidth=0.8,
-            capsize=2,
-            label=strategy,
+            markersize=6,
+            linewidth=1.8,
+            label=_label(strategy),
         )
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.margins(0.07)
+    if budgets:
+        _draw_identity(axes, budgets)
+        _add_legend(axes, is_few)
     axes.set_xlabel("budget (tokens)")
-    axes.set_ylabel("thinking tokens (mean, 10 to 90 %)")
+    ranges = ", with 10 to 90 % bands" if is_few else ""
+    axes.set_ylabel(f"thinking tokens (mean{ranges})")
     axes.set_title("How thinking follows the budget")
-    if shown:
+
+
+def _draw_identity(axes: "Axes", budgets: list[float]) -> None:
+    """The line on which all of the budget is used, and ticks at the budgets."""
+    # What the axes show is set by the replies: the line leaves it where it ends.
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    bottom, top = min(bottom, min(budgets)), max(top, max(budgets))
+    axes.axline(
+        (0, 0),
+        slope=1,
+        color="black",
+        linestyle=":",
+        linewidth=1.2,
+        label="used = budget",
+    )
+    axes.set_xlim(left, right)
+    axes.set_ylim(max(bottom, 0), top)
+    known = sorted(set(map(round, budgets)))
+    # Those that would be written over each other stay without a tick.
+    width = (right - left) / 14
+    if all(b - a >= width for a, b in zip(known, known[1:], strict=False)):
+        axes.set_xticks(known)
+
+
+def _name_budget(
+    axes: "Axes", arm: Measures, place: tuple[float, float], color: str
+) -> None:
+    """Writes the budget of a point below it."""
+    axes.annotate(
+        str(arm["budget"]),
+        place,
+        xytext=(5, -13),
+        textcoords="offset points",
+        fontsize=8,
+        color=color,
+    )
+
+
+def _add_legend(axes: "Axes", is_few: bool) -> None:
+    if is_few:
+        axes.legend(fontsize=9, frameon=False, loc="best")
+    else:
         axes.figure.legend(fontsize=8, frameon=False, loc="outside right upper")
+
+
+def _label(strategy: str) -> str:
+    return "full (no budget)" if strategy == "full" else strategy
 
 
 def _draw_difficulty(
@@ -218,6 +278,31 @@ def by_strategy(arms: list[Measures]) -> dict[str, list[Measures]]:
         groups.setdefault(arm["strategy"], []).append(arm)
     names = [*STRATEGIES, *sorted(set(groups) - set(STRATEGIES))]
     return {name: groups[name] for name in names if name in groups}
+
+
+def main_strategies(arms: Sequence[Measures]) -> list[str]:
+    """The strategies that are shown unless all are asked for: three at most.
+
+    These are "full", the first there is of those that guide, and the strongest of the
+    simple cuts, by mean accuracy on budgets that all of these have in common; places
+    that are left go to the first ones of the others.
+    """
+    groups = by_strategy(list(arms))
+    cutting = {name: groups[name] for name in _CUTTING if name in groups}
+    budgets = [{arm["budget"] for arm in group} for group in cutting.values()]
+    shared = set.intersection(*budgets) if budgets else set()
+
+    def strength(name: str) -> float:
+        group = [a for a in cutting[name] if a["budget"] in shared] or cutting[name]
+        return sum(arm["accuracy"] for arm in group) / len(group)
+
+    chosen = [
+        *(["full"] if "full" in groups else []),
+        *[name for name in _GUIDING if name in groups][:1],
+        *sorted(cutting, key=strength, reverse=True)[:1],
+    ]
+    chosen += [name for name in groups if name not in chosen]
+    return [name for name in groups if name in chosen[:MOST_SHOWN]]
 
 
 def style(strategy: str) -> tuple[str, str]:

@@ -153,12 +153,21 @@ function pressing(button, act) {
   });
 }
 
+// Few strategies have axes of their own; when another is shown, all get the same.
+function draw() {
+  const strategies = [...document.querySelectorAll(".legend [data-strategy][aria-pressed=true]")]
+    .map((button) => button.dataset.strategy);
+  for (const group of document.querySelectorAll(".arms")) {
+    group.classList.toggle("off", !strategies.includes(group.dataset.strategy));
+  }
+  const few = document.querySelector("[data-shows=few]");
+  if (!few) return;
+  const there = new Set([...few.querySelectorAll(".arms")].map((group) => group.dataset.strategy));
+  few.hidden = strategies.some((strategy) => !there.has(strategy));
+  document.querySelector("[data-shows=all]").hidden = !few.hidden;
+}
 for (const button of document.querySelectorAll(".legend [data-strategy]")) {
-  pressing(button, (on) => {
-    for (const group of document.querySelectorAll(".arms")) {
-      if (group.dataset.strategy === button.dataset.strategy) group.classList.toggle("off", !on);
-    }
-  });
+  pressing(button, draw);
   const light = (strategy) => () => {
     for (const group of document.querySelectorAll(".arms")) {
       group.classList.toggle("dim", strategy !== null && group.dataset.strategy !== strategy);

@@ -140,6 +140,49 @@ def test_the_pictures_have_every_arm_and_its_band(text):
     assert "full" not in length
 
 
+def test_markers_lie_on_their_budgets_within_the_picture():
+    rows = [
+        record(strategy, budget, i, 2 * budget)
+        for strategy in ("guidance", "hard-stop", "truncate")
+        for budget in (20, 60)
+        for i in range(2)
+    ]
+    _, length = re.findall(
+        r"<svg viewBox=\"0 0 640.*?</svg>", page(rows, summarize(rows, {})), re.DOTALL
+    )
+    places = [float(x) for x in re.findall(r'translate\(([\d.]+) [\d.]+\)"><t', length)]
+    assert len(places) == 6 and len(set(places)) == 2
+    assert 58 <= min(places) and max(places) <= 640 - 28
+    assert "used = budget" in length
+
+
+def test_one_point_alone_is_a_picture():
+    rows = [record("guidance", 20, 0, 15)]
+    pictures = re.findall(
+        r"<svg viewBox=\"0 0 640.*?</svg>", page(rows, summarize(rows, {})), re.DOTALL
+    )
+    for picture in pictures:
+        ticks = re.findall(r'text-anchor="middle">([\d.,]+)<', picture)
+        assert 2 <= len(set(ticks)) == len(ticks) and all(len(x) < 7 for x in ticks)
+
+
+def test_of_many_strategies_three_are_shown_at_first():
+    names = ["full", "guidance", "hard-stop", "s1"]
+    rows = [record(n, None if n == "full" else 20, 0, 15) for n in names]
+    summary = summarize(rows, {})
+    text = page(rows, summary)
+    chips = Elements(text.partition("<main>")[2]).all("button")
+    pressed = {
+        c["data-strategy"]: c["aria-pressed"] for c in chips if "data-strategy" in c
+    }
+    assert pressed == {**dict.fromkeys(names, "true"), "s1": "false"}
+    few, every = re.findall(r'<div class="charts" data-shows="(\w+)"( hidden)?>', text)
+    assert (few, every) == (("few", ""), ("all", " hidden"))
+    # All of them from the start, where all are asked for.
+    text = page(rows, summary, names)
+    assert 'aria-pressed="false">' not in text and 'data-shows="few"' not in text
+
+
 def test_the_tables_are_those_of_the_report(text):
     assert text.count("<table>") == 3
     assert "<td>33.3 % (6.1-79.2)</td>" in text
@@ -205,6 +248,23 @@ def test_in_a_browser_replies_are_unfolded_found_and_filtered(open_page):
     shown.locator("#found", has_text="3 of 3 questions").wait_for()
     shown.get_by_role("searchbox").fill("nowhere")
     shown.locator("#found", has_text="0 of 3 questions").wait_for()
+    assert shown.troubles == []
+
+
+def test_in_a_browser_another_strategy_brings_the_axes_of_all(open_page, tmp_path):
+    names = ["full", "guidance", "hard-stop", "s1"]
+    rows = [record(n, None if n == "full" else 20, 0, 15) for n in names]
+    file = write_page(tmp_path, [{**r, **made()} for r in rows], summarize(rows, {}))
+    shown = open_page(viewport=WIDE)
+    shown.goto(file.as_uri())
+    few, every = (shown.locator(f"[data-shows={x}]") for x in ("few", "all"))
+    button = shown.locator(".legend [data-strategy=s1]")
+    assert few.is_visible() and not every.is_visible()
+    button.click()
+    assert every.is_visible() and not few.is_visible()
+    assert every.locator(".arms[data-strategy=s1]").first.is_visible()
+    button.click()
+    assert few.is_visible() and not every.is_visible()
     assert shown.troubles == []
 
 

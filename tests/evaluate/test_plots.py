@@ -5,9 +5,11 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 
 from evaluation_records import record
-from mlx_budget.evaluate.plots import NO_PLOTS, draw
+from mlx_budget.evaluate import plots
+from mlx_budget.evaluate.plots import NO_PLOTS, draw, main_strategies
 from mlx_budget.evaluate.summary import summarize
 
 
@@ -39,6 +41,69 @@ def test_a_strategy_more_is_drawn_more(records, tmp_path):
     many = draw(tmp_path, records, summarize(records))
     fewer = draw(tmp_path / "few", few, summarize(few))
     assert all(ink(a) > ink(b) for a, b in zip(many[:2], fewer[:2], strict=True))
+
+
+def arm(strategy: str, budget, accuracy: float = 0.5) -> dict:
+    return {"strategy": strategy, "budget": budget, "accuracy": accuracy}
+
+
+def test_no_budget_guidance_and_the_strongest_simple_cut_are_shown():
+    names = ["full", "no-thinking", "about", "guidance", "hard-stop", "truncate", "s1"]
+    arms = [arm(name, 20) for name in names]
+    arms += [arm("budget-forcing", 20, 0.6), arm("truncate", 60, 0.9)]
+    expected = ["full", "guidance", "budget-forcing"]
+    assert main_strategies(arms) == main_strategies(arms[::-1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], []),
+        (["s1"], ["s1"]),
+        (["no-thinking", "about", "s1"], ["no-thinking", "about", "s1"]),
+        (["about", "auto", "s1", "wait"], ["about", "s1", "wait"]),
+        (["full", "no-thinking", "s1", "wait"], ["full", "no-thinking", "s1"]),
+        (["full", "prior", "truncate", "s1"], ["full", "prior", "truncate"]),
+    ],
+)
+def test_three_are_shown_if_there_are_three(names, expected):
+    assert sorted(main_strategies([arm(n, 9) for n in names])) == sorted(expected)
+
+
+def test_only_the_strategies_that_are_asked_for_are_drawn(records, tmp_path):
+    records += [record("s1", 20, i, 20) for i in range(9)]
+    summary = summarize(records)
+    for folder, names in (("main", None), ("all", ["full", "guidance", "s1"])):
+        (tmp_path / folder).mkdir()
+        draw(tmp_path / folder, records, summary, names)
+    pictures = [(tmp_path / x / "length.png").read_bytes() for x in ("main", "all")]
+    assert pictures[0] != pictures[1]
+
+
+def test_markers_lie_on_their_budgets_and_a_line_says_where_all_is_used(records):
+    axes = Figure().add_subplot()
+    plots._draw_length(axes, summarize(records)["arms"])
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    for strategy in ("guidance", "budget-forcing"):
+        assert list(lines[strategy].get_xdata()) == [20, 60]
+    same = lines["used = budget"]
+    assert (same.get_xy1(), same.get_slope()) == ((0, 0), 1)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert 15 < left < 20 and 60 < right < 65
+    assert bottom < 20 and top >= 60
+    assert list(axes.get_xticks()) == [20, 60]
+
+
+def test_the_axes_use_the_space(records):
+    rows = [r for r in records if r["strategy"] in ("full", "guidance")]
+    axes = Figure().add_subplot()
+    arms = summarize([{**r, "correct": True} for r in rows])["arms"]
+    plots._draw_accuracy(axes, arms)
+    low, high = axes.get_ylim()
+    # Nine of nine are right: by Wilson at least 70 % are.
+    assert 60 < low < 70.1 and 100 < high < 105
+    assert axes.get_xlim()[0] > 10
+    assert {text.get_text() for text in axes.texts} == {"20", "60"}
 
 
 def test_difficulty_needs_predictions(records, tmp_path):
