@@ -13,6 +13,7 @@ from . import (
     estimate,
     evaluate,
     generate,
+    info,
     learn,
     predictors,
     report,
@@ -42,6 +43,7 @@ for command in (
     report.report,
     serve.serve,
     config.config,
+    info.info,
 ):
     cli.add_command(command)
 cli.take_variables()

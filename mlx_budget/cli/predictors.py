@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @command_option(
     "--remove",
     metavar="NAME",
+    group="Predictor",
     help="Remove what is kept of a predictor; the next use fetches it again.",
 )
 @command_option(

@@ -34,6 +34,8 @@ MADE_FROM = {
     "evaluate": (ModelSource, EvaluateOptions()),
     "report": (),
     "config": (),
+    "predictors": (),
+    "info": FOUR,
     "serve": (*FOUR, ThinkingBudget(answer_anyway=True)),
 }
 
@@ -92,9 +94,13 @@ def test_the_defaults_that_help_shows_are_those_of_the_fields(command):
             expected = None
         assert shown.get(parameter.opts[0]) == expected, parameter.name
         seen += expected is not None
-    assert seen >= {"convert": 0, "report": 0, "config": 0, "estimate": 1}.get(
-        command, 4
-    )
+    assert seen >= {
+        "convert": 0,
+        "report": 0,
+        "config": 0,
+        "estimate": 1,
+        "info": 1,
+    }.get(command, 4)
 
 
 def test_help_texts_tell_no_defaults_of_their_own():
@@ -137,7 +143,7 @@ def test_an_option_is_the_same_in_all_commands_that_know_it(option):
         ("seed", {"generate", "chat", "evaluate", "traces", "train", "learn"}),
         (
             "chat_template_config",
-            set(MADE_FROM) - {"convert", "report", "config"},
+            set(MADE_FROM) - {"convert", "report", "config", "info", "predictors"},
         ),
     ],
 )
