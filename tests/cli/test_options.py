@@ -98,6 +98,7 @@ def test_the_defaults_that_help_shows_are_those_of_the_fields(command):
         "convert": 0,
         "report": 0,
         "config": 0,
+        "predictors": 0,
         "estimate": 1,
         "info": 1,
     }.get(command, 4)
