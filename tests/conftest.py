@@ -21,6 +21,9 @@ from trainings import STEPS, sum_chats, write_chats
 # The defaults that a developer has set are not those of the tests, nor of the commands
 # that these start.
 os.environ["MLX_BUDGET_CONFIG"] = os.devnull
+# Where a device has TF32, with 10 bits of mantissa, MLX multiplies float32 in it unless
+# it is told not to before its first product. The golden numbers are those of float32.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 
 def pytest_collection_finish() -> None:

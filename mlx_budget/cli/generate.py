@@ -6,6 +6,7 @@ Knows how a reply is asked for and shown; nothing of how tokens are chosen.
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -272,8 +273,10 @@ def _print_json(
     last: BudgetResponse | None = None
     interrupted = False
     try:
-        for response in responses:
-            last = response
+        # mlx-lm prints its warnings on standard output.
+        with redirect_stdout(sys.stderr):
+            for response in responses:
+                last = response
     except KeyboardInterrupt:
         interrupted = True
     if last is None or last.reply is None:

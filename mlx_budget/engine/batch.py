@@ -20,6 +20,7 @@ from .context import context_length
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
+from .memory import tell_of_size
 from .plain import ReplySampler
 from .sampler import Prompt, encode_prompt, steer
 from .settings import Sampling, SharedOptions, ThinkingBudget
@@ -237,6 +238,7 @@ def stream_batch_generate(
             limit = _NO_LIMIT if limit == -1 else limit
             yield _Request(index, ids, limit, sampler, reply)
 
+    tell_of_size(model, predictor)
     generator = BatchGenerator(
         model,
         stop_tokens=[[t] for t in tokenizer.eos_token_ids],

@@ -14,9 +14,7 @@ import mlx.nn as nn
 from mlx_lm.generate import (
     DEFAULT_QUANTIZED_KV_START,
     generate_step,
-    generation_stream,
     maybe_quantize_kv_cache,
-    wired_limit,
 )
 from mlx_lm.models.cache import (
     KVCache,
@@ -26,6 +24,7 @@ from mlx_lm.models.cache import (
 )
 
 from .drafts import flat_caches
+from .memory import wired
 from .settings import check_kv_options
 
 # Options of mlx-lm's loop that say how a prompt is read.
@@ -217,8 +216,7 @@ class ConversationCache:
             self.tokens = ids[: begin + done]
             progress(done, total)
 
-        streams: list[Any] = [generation_stream]
-        with wired_limit(self._model, streams):
+        with wired():
             # Without a token to generate it stops when the prompt is read.
             for _ in generate_step(
                 mx.array(ids[begin:]),

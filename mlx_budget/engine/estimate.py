@@ -17,6 +17,7 @@ from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor, ReplyProgress
 from .context import context_length
 from .errors import NoPredictorError
+from .memory import tell_of_size, wired
 from .recorder import ForwardPass, HiddenStateRecorder
 from .sampler import Prompt, encode_prompt
 from .sharing import first_token
@@ -97,17 +98,19 @@ def estimate(
         seen.append((forward, first_token(predictor, logprobs)))
         return mx.array([seen[0][1]])
 
+    tell_of_size(model, predictor)
     recorder = HiddenStateRecorder.acquire(model, predictor.reads_states)
     try:
-        # No token is generated: the prompt is read and sampled from once.
-        for _ in generate_step(
-            mx.array(ids),
-            model,
-            max_tokens=0,
-            sampler=observe,
-            prefill_step_size=prefill_step_size,
-        ):
-            pass
+        with wired():
+            # No token is generated: the prompt is read and sampled from once.
+            for _ in generate_step(
+                mx.array(ids),
+                model,
+                max_tokens=0,
+                sampler=observe,
+                prefill_step_size=prefill_step_size,
+            ):
+                pass
     finally:
         recorder.release()
     forward, token = seen[0]

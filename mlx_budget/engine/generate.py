@@ -23,6 +23,7 @@ from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .markers import markers_of
+from .memory import tell_of_size
 from .sampler import Prompt, encode_prompt, steer
 from .settings import ReplyOptions, Sampling, ThinkingBudget
 
@@ -159,6 +160,7 @@ def stream_generate(
         cache = make_prompt_cache(model) if cache is None else cache
         cache = cache[: len(model.layers)]
         check_draftable(cache, len(ids) - cached, max_tokens)
+    tell_of_size(model, predictor)
     sampler = steer(model, tokenizer, predictor, ids, thinking, sampling, answer)
     if loop.get("sampler") is None:
         loop["sampler"] = sampler

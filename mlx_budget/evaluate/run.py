@@ -18,6 +18,7 @@ from ..engine.context import context_length
 from ..engine.enforcing import knows_lengths
 from ..engine.estimate import estimate
 from ..engine.fields import keywords_of, take, take_all
+from ..engine.memory import wired
 from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget, ThinkingBudget, seed_of
 from ..engine.template import let_think
@@ -119,6 +120,7 @@ def evaluate(
         full_disk_in_one_line(file, advice),
         taken_back(file, settings, is_worth_keeping=lambda: has_records(file)),
         open_records(file) as records,
+        wired(),
     ):
         check_output(output, task, asked, model_name)
         # What is gone on with may have grown.

@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from .. import demo
 from ..engine.caches import check_quantisable
 from ..engine.follower import ReplyFollower
+from ..engine.memory import size_note
 from ..engine.priors import LearnedPrior, notice
 from ..engine.sampler import check_enforceable
 from ..engine.settings import ModelSource, ThinkingBudget
@@ -160,6 +161,8 @@ class BudgetModelProvider(server.ModelProvider):
             _show_markers(self.tokenizer, markers)
         self._learned = None
         self.predictor = self._take_predictor(model_path, adapter_path, predictor)
+        if (note := size_note(self.model, self.predictor)) is not None:
+            logging.warning("%s", note)
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
         self.model_key = (model_path, adapter_path, draft_model_path)

@@ -21,6 +21,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..engine.batch import stream_batch_generate
 from ..engine.context import context_length
 from ..engine.fields import keywords_of, take_all
+from ..engine.memory import wired
 from ..engine.messages import Chat
 from ..engine.priors import prior_for
 from ..engine.prompt_files import read_prompts
@@ -122,7 +123,7 @@ def learn(
     find_markers(tokenizer, asked.start, asked.end)
     work = output / WORK
     work.mkdir(parents=True, exist_ok=True)
-    with in_use(work):
+    with in_use(work), wired():
         prompts = prompts_for(asked, source.model, work)
         run = _Run(source, output, model, tokenizer, asked, progress)
         run.record(prompts)

@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.memory import tell_of_size, wired
 from ..engine.thinking import ThinkingMarkers, find_markers
 from ..method.predictor import NO_THRESHOLDS
 from ..method.predictor_config import PredictorConfig
@@ -72,7 +73,8 @@ def train(
         loaded = load_source(options.source, lazy=is_lazy)[:2]
     model, tokenizer = loaded
     markers = find_markers(tokenizer, options.thinking.start, options.thinking.end)
-    with output_folder(options):
+    tell_of_size(model)
+    with output_folder(options), wired():
         dataset = Dataset(options, model, tokenizer)
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
         if options.size == "table":
