@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "mlx_budget"
 # Lowest first. Two parts on the same floor do not know each other.
 FLOORS = (
     ("lazy", "interrupts"),
-    ("files", "demo"),
+    ("files", "demo", "ranks"),
     ("method",),
     ("engine",),
     ("models",),

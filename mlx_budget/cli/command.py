@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 
+from ..ranks import current
+from ..ranks.joining import become_rank, is_launched
+from ..ranks.team import EXIT_CODE
 from . import naming
 from .defaults import options_of, read_defaults, unknown_variables, variables_of
 from .naming import named_as_written, origin_of, typed_spellings
@@ -23,8 +26,13 @@ class Ends(click.Command):
         return ["-h", "--help"]
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """As click's, with other ends."""
+        """As click's, with other ends.
+
+        Of several processes of `mlx.launch` one runs the command, rank 0.
+        """
         try:
+            if is_launched():
+                become_rank()
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as e:
             click.echo(e.ctx.get_help(), err=True)
@@ -41,6 +49,9 @@ class Ends(click.Command):
             if os.environ.get("MLX_BUDGET_DEBUG"):
                 raise
             code = _fail(_describe(e))
+        if (team := current()) is not None:
+            team.leave()
+            code = EXIT_CODE if team.has_told else code
         if standalone_mode:
             _leave(code if isinstance(code, int) else 0)
         return code
@@ -167,6 +178,8 @@ def _as_written(error: click.BadParameter) -> click.UsageError:
 
 
 def _fail(message: str) -> int:
+    if (team := current()) is not None and team.has_told:
+        return EXIT_CODE
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return 2
 

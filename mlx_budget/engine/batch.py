@@ -14,6 +14,7 @@ from mlx_lm.generate import BatchGenerator, BatchStats, GenerationBatch
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from ..ranks import mirrored, shared
 from .answers import AnswerFormat
 from .budgets import BudgetLike
 from .context import context_length
@@ -128,6 +129,7 @@ def batch_generate(
     return BatchReplies([r.text for r in replies], replies, stats)
 
 
+@mirrored(prompts=lambda: iter(()), stats=lambda: None)
 def stream_batch_generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
@@ -220,7 +222,7 @@ def stream_batch_generate(
     most = context_length(model, tokenizer, max_kv_size)
 
     def requests() -> Generator[_Request, None, None]:
-        for index, prompt in enumerate(prompts):
+        for index, prompt in enumerate(shared(prompts, "a prompt")):
             if isinstance(prompt, int):
                 raise ValueError("prompts must be a sequence of prompts: this is one.")
             ids = encode_prompt(tokenizer, prompt, most)

@@ -6,7 +6,7 @@ Knows how tokens are drawn and mlx-lm's batches; nothing of schemas or budgets.
 import mlx.core as mx
 
 from .constraint import AnswerConstraint
-from .draws import TokenDraw, read_token
+from .draws import TokenDraw, read_chosen
 from .plain import ReplySampler
 from .rows import ONE_SAMPLER_PER_REQUEST, current_step
 
@@ -45,7 +45,7 @@ class ConstrainedSampler(ReplySampler):
         # The device computes this step while the host waits for the last token.
         mx.async_eval(logprobs)
         if self._token is not None:
-            self._constraint.take(read_token(self._token), False)
+            self._constraint.take(read_chosen(self._token), False)
         allowed = self._constraint.allowed(logprobs)
         self._token = self._draw(allowed, self._position)
         self._position += 1

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from ..ranks import mirrored, share
 from .caches import READING, ConversationCache, check_quantisable, common_prefix
 from .context import context_length
 from .fields import check_limit, keywords_of, take
@@ -51,6 +52,10 @@ class _Stopped(Exception):
     """The reply shall end although its prompt is still being read."""
 
 
+def _never() -> bool:
+    return False
+
+
 class Conversation:
     """The turns of a chat, with a cache of what the model has read of them.
 
@@ -77,6 +82,9 @@ class Conversation:
             turn asks, see `ask_template`; None where there are none.
     """
 
+    is_on_every_rank = True
+
+    @mirrored()
     def __init__(
         self,
         model: nn.Module,
@@ -145,6 +153,7 @@ class Conversation:
         """Why they had to be read again; empty if there are none."""
         return self._cache.reason if self.read_again else ""
 
+    @mirrored()
     def reset(self) -> None:
         """Forgets the history, and the cache with it."""
         self.turns = []
@@ -207,11 +216,12 @@ class Conversation:
             find_markers(self._tokenizer, thinking.start, thinking.end)
         return thinking.tokens
 
+    @mirrored(stopped=lambda: _never)
     def ask(
         self,
         question: str,
         thinking_budget: BudgetLike = None,
-        stopped: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] = _never,
     ) -> Generator[BudgetResponse, None, None]:
         """One turn: the reply, piece by piece. Closing it early forgets the turn.
 
@@ -228,6 +238,7 @@ class Conversation:
             ValueError: If the template cannot render the conversation, or the budget
                 cannot be honoured. The history stays as it was.
         """
+        self.system_prompt = share(self.system_prompt, "the system prompt")
         budget = self.check_budget(thinking_budget)
         self.switch = self._switch_for(budget)
         asked = [*self.messages, {"role": "user", "content": question}]
@@ -239,7 +250,7 @@ class Conversation:
         held = 0
 
         def stop_early(*_: Any) -> None:
-            if stopped():
+            if share(stopped(), "whether the reply is stopped"):
                 raise _Stopped
 
         def note_progress(done: int, total: int) -> None:

@@ -4,6 +4,7 @@ and what may not be drawn.
 Knows `Sampling` and mlx-lm's sampler; nothing of budgets or requests.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,18 @@ import mlx.core as mx
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..ranks import current, note_token, share
 from .markers import ThinkingMarkers
 from .settings import MAX_SEED, Sampling
 
 # A step of a Weyl sequence: 2^64 over the golden ratio, which is odd, so that no two
 # of the first 2^64 positions of a request share a key.
 _STEP = 0x9E3779B97F4A7C15
+
+
+def random_seed() -> int:
+    """A seed that nobody has chosen, the same on all ranks."""
+    return share(int.from_bytes(os.urandom(8), "little"), "a seed")
 
 
 class TokenDraw:
@@ -28,6 +35,9 @@ class TokenDraw:
     """
 
     def __init__(self, sampling: Sampling, tokenizer: TokenizerWrapper):
+        if current() is not None and sampling.seed is None and sampling.temp > 0:
+            # Ranks have to draw alike, and their generators are their own.
+            sampling = replace(sampling, seed=random_seed())
         self._sampling = sampling
         special = sampling.xtc_special_tokens
         if special is None:
@@ -120,6 +130,13 @@ def read_token(token: mx.array) -> int:
     """The id of a token, shape (1,); waits until the device has computed it."""
     value: Any = token.item()
     return value
+
+
+def read_chosen(token: mx.array) -> int:
+    """`read_token`, of a token of the reply, which has to be the same on all ranks."""
+    chosen = read_token(token)
+    note_token(chosen)
+    return chosen
 
 
 class EndOfReply:

@@ -15,10 +15,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor, ReplyProgress
+from ..ranks import mirrored
 from .context import context_length
 from .errors import NoPredictorError
 from .memory import tell_of_size, wired
-from .recorder import ForwardPass, HiddenStateRecorder
+from .recorder import HiddenStateRecorder
 from .sampler import Prompt, encode_prompt
 from .sharing import first_token
 from .thinking import ThinkingTracker, find_markers
@@ -52,6 +53,7 @@ class ThinkingEstimate:
     trusted: bool
 
 
+@mirrored()
 def estimate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
@@ -85,17 +87,20 @@ def estimate(
     markers = find_markers(tokenizer, thinking_start, thinking_end)
     if not ThinkingTracker(tokenizer, markers, ids).thinking:
         ids += markers.start_tokens
-    seen: list[tuple[ForwardPass, int]] = []
+    seen: list[tuple[mx.array | None, int]] = []
 
     def observe(logprobs: mx.array) -> mx.array:
         forward = recorder.last
         if forward is None:
             raise ValueError("The model was not run on the last token of the prompt.")
+        encoding = None
         if predictor.reads_states:
             predictor.check_sizes(*forward.sizes(), logprobs.shape[-1])
+            # Here, on the stream of the pass: ranks may have to exchange them.
+            encoding = predictor.encode(forward.states([0]))
         else:
             predictor.check_vocabulary(logprobs.shape[-1])
-        seen.append((forward, first_token(predictor, logprobs)))
+        seen.append((encoding, first_token(predictor, logprobs)))
         return mx.array([seen[0][1]])
 
     tell_of_size(model, predictor)
@@ -113,10 +118,7 @@ def estimate(
                 pass
     finally:
         recorder.release()
-    forward, token = seen[0]
-    encoding = None
-    if predictor.reads_states:
-        encoding = predictor.encode(forward.states([0]))
+    encoding, token = seen[0]
     outputs = predictor.outputs(encoding, ReplyProgress())
     concentration, rate = (p[0, token] for p in predictor.parameters_of(outputs))
     lengths = quantile_lengths(QUANTILES, concentration, rate)

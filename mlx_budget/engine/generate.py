@@ -15,6 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
+from ..ranks import mirrored
 from .answers import AnswerFormat
 from .caches import check_quantisable
 from .context import context_length
@@ -76,6 +77,10 @@ class BudgetResponse(GenerationResponse):
     reply: ReplyFollower | None = field(default=None, repr=False, compare=False)
 
 
+@mirrored(
+    own=("prompt_cache", "draft_model", "sampler"),
+    prompt_progress_callback=lambda: None,
+)
 def stream_generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from .draws import TokenDraw
+from ..ranks import current
+from .draws import TokenDraw, read_chosen
 from .follower import SteeringRecord, Step
 from .rows import current_step
 
@@ -67,6 +68,7 @@ class PlainSampler(ReplySampler):
         super().__init__()
         self._draw = draw
         self._position = 0
+        self._token: mx.array | None = None
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Chooses the next token.
@@ -79,5 +81,10 @@ class PlainSampler(ReplySampler):
         """
         if (step := current_step()) is not None:
             step.claim(self)
+        if current() is not None and self._token is not None:
+            # The other ranks are to know it before they go on from another one.
+            mx.async_eval(logprobs)
+            read_chosen(self._token)
         self._position += 1
-        return self._draw(logprobs, self._position - 1)
+        self._token = self._draw(logprobs, self._position - 1)
+        return self._token

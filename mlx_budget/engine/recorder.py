@@ -22,6 +22,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from ..ranks import current, mirrored
+from .stages import Stages, stages_of
+
 _RECORDER = "_budget_recorder"
 _leasing = threading.RLock()
 
@@ -64,9 +67,11 @@ class ForwardPass:
         inputs: The tokens that were read, shape (B, 1).
     """
 
-    def __init__(self, inputs: mx.array, layers: int):
+    def __init__(self, inputs: mx.array, layers: int, stages: Stages | None = None):
         self.inputs = inputs
         self._states: list[mx.array | None] = [None] * (layers + 1)
+        self._stages = stages
+        self._gathered: mx.array | None = None
 
     @property
     def rows(self) -> int:
@@ -97,10 +102,16 @@ class ForwardPass:
 
     def sizes(self) -> tuple[int, int]:
         """D, the width of the hidden states, and N, the number of layers."""
-        return self._seen()[0].shape[-1], len(self._states) - 1
+        layers = len(self._states) - 1
+        if self._stages is not None:
+            layers = self._stages.layers
+        return self._seen()[-1].shape[-1], layers
 
     def states(self, rows: Sequence[int]) -> mx.array:
         """The hidden states of some rows, in Hugging Face's order.
+
+        Of a model that is spread over ranks these are gathered, of all rows at once:
+        every rank has to ask for them, on the stream of the pass.
 
         Returns:
             mx.array: ``[h_0; ...; h_N]``, shape (len(rows), N + 1, D): the input of
@@ -109,7 +120,48 @@ class ForwardPass:
         Raises:
             ValueError: If the model does not pass them on as (B, 1, D) arrays.
         """
-        return mx.concatenate(self._seen(), axis=1)[mx.array(list(rows))]
+        return self._whole()[mx.array(list(rows))]
+
+    @property
+    def gathers_much(self) -> bool:
+        """Whether `states` would move so much that `projected` is the better way."""
+        return self._stages is not None and self._stages.are_many(self._seen())
+
+    def projected(
+        self, rows: Sequence[int], project: Callable[[mx.array, int], mx.array]
+    ) -> mx.array:
+        """What a map makes of the hidden states of some rows, layer by layer.
+
+        They are mapped on the ranks that have them, and then gathered, as in `states`.
+
+        Args:
+            rows (Sequence[int]): As in `states`.
+            project (Callable): From (B, n, D), and the index of the first of these n
+                layers, to (B, n, P).
+
+        Returns:
+            mx.array: Shape (len(rows), N + 1, P).
+
+        Raises:
+            ValueError: As `states`, or if all layers are here.
+        """
+        if self._stages is None:
+            raise ValueError("Nothing is to be gathered: all layers are here.")
+        *inputs, final = self._seen()
+        gathered = self._stages.gather(
+            project(mx.concatenate(inputs, axis=1), self._stages.first),
+            project(final, self._stages.layers),
+        )
+        return gathered[mx.array(list(rows))]
+
+    def _whole(self) -> mx.array:
+        if self._stages is None:
+            return mx.concatenate(self._seen(), axis=1)
+        if self._gathered is None:
+            *inputs, final = self._seen()
+            h = mx.concatenate(inputs, axis=1)
+            self._gathered = self._stages.gather(h, final)
+        return self._gathered
 
     def _seen(self) -> list[mx.array]:
         states: list[mx.array] = []
@@ -131,8 +183,8 @@ class ForwardPass:
 class _ChunkPass(ForwardPass):
     """A pass over a chunk of one sequence, of which some positions are kept as rows."""
 
-    def __init__(self, positions: mx.array, layers: int):
-        super().__init__(positions[:, None], layers)
+    def __init__(self, positions: mx.array, layers: int, stages: Stages | None = None):
+        super().__init__(positions[:, None], layers, stages)
         self._positions = positions
 
     def note(self, index: int, state: Any) -> None:
@@ -151,6 +203,7 @@ class HiddenStateRecorder:
     def __init__(self, model: nn.Module):
         self._leases = 0
         self._layers = 0
+        self._stages = stages_of(model)
         self._passes = threading.local()
         self._modules: list[tuple[nn.Module, type]] = []
         self._swap(model, before=self._begin)
@@ -215,7 +268,7 @@ class HiddenStateRecorder:
             tuple[mx.array, mx.array]: The hidden states, shape (n, N + 1, D), and the
             logits of the whole chunk, shape (S, V), which cost nothing until used.
         """
-        chunk = _ChunkPass(positions, self._layers)
+        chunk = _ChunkPass(positions, self._layers, self._stages)
         self._passes.chunk = chunk
         try:
             logits = model(tokens[None], cache=cache)
@@ -243,7 +296,7 @@ class HiddenStateRecorder:
         chunk = getattr(self._passes, "chunk", None)
         inputs = _first_array(args, kwargs)
         if chunk is None and inputs is not None and inputs.shape[1:2] == (1,):
-            chunk = ForwardPass(inputs, self._layers)
+            chunk = ForwardPass(inputs, self._layers, self._stages)
         self._passes.last = chunk
 
     # These run for every layer of every step; what they keep is checked when used.
@@ -260,6 +313,7 @@ class HiddenStateRecorder:
             last.note_backbone(out)
 
 
+@mirrored()
 def hidden_states_at(
     model: nn.Module,
     tokens: Sequence[int] | np.ndarray,
@@ -296,8 +350,11 @@ def hidden_states_at(
                 continue
             here = mx.array(wanted[inside] - start)
             states, logits = recorder.run_chunk(model, chunk, cache, here)
+            told = logits[here]
             mx.eval(states, [c.state for c in cache])
-            yield states, logits[here]
+            if current() is not None:
+                mx.eval(told)  # where other ranks have to take part in it
+            yield states, told
     finally:
         recorder.release()
 

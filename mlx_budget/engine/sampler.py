@@ -22,7 +22,7 @@ from .closing import Closing, closing_of
 from .constrained import ConstrainedSampler
 from .constraint import AnswerConstraint
 from .context import context_length
-from .draws import EndOfReply, TokenDraw, read_token
+from .draws import EndOfReply, TokenDraw, read_chosen, read_token
 from .enforcing import check_enforceable, for_predictor, knows_lengths
 from .fields import take
 from .follower import Step
@@ -275,7 +275,7 @@ class BudgetSampler(ReplySampler):
         """Follows the reply to its last token; waits for the device to compute it."""
         if self._token is None:
             return
-        token, self._token = read_token(self._token), None
+        token, self._token = read_chosen(self._token), None
         if self._drawn is not None:
             rest = self._end.rest_of_close(read_token(self._drawn))
             self._closing.extend((token, Step.MODEL) for token in rest)

@@ -11,6 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
+from ..ranks import mirrored
+
 # Positions at a time: their logits, over the whole vocabulary, are in memory at once.
 _CHUNK = 128
 
@@ -31,6 +33,7 @@ class TokenScore:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@mirrored()
 def score_tokens(model: nn.Module, tokens: Sequence[int], top: int) -> list[TokenScore]:
     """The scores of all tokens of a text.
 

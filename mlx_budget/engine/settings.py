@@ -396,6 +396,7 @@ class ModelSource:
         adapter_path: Folder of LoRA adapters to apply to the model.
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether code that comes with the model may run.
+        pipeline: Whether each of several processes gets some of the layers.
     """
 
     GROUP: ClassVar[str] = "Model"
@@ -416,6 +417,11 @@ class ModelSource:
     adapter_path: str | None = setting(None, "Folder of LoRA adapters for the model.")
     revision: str | None = setting(None, "Branch, tag or commit of the model.")
     trust_remote_code: bool = setting(False, "Let code that comes with the model run.")
+    pipeline: bool = setting(
+        False,
+        "Under mlx.launch: give each process some of the layers, in place of a part of "
+        "every layer.",
+    )
 
 
 class SharedOptions(TypedDict, total=False):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from ..method.encoder_predictor import EncoderPredictor
 from ..method.predictor import Outputs, Predictor, ReplyProgress
 from .draws import read_token
 from .recorder import ForwardPass
@@ -23,7 +24,7 @@ class SharedPrediction:
     def __init__(self, predictor: Predictor, forward: ForwardPass, rows: Sequence[int]):
         self.predictor = predictor
         self._rows = list(rows)
-        self._encodings = predictor.encode(forward.states(rows))  # (rows, P)
+        self._encodings = _encode(predictor, forward, rows)  # (rows, P)
         self._full: Outputs | None = None
 
     def __contains__(self, row: int) -> bool:
@@ -44,6 +45,15 @@ class SharedPrediction:
         if self._full is None:
             self._full = self.predictor.outputs(self._encodings, progress)
         return self._full[0][i : i + 1], self._full[1][i : i + 1]
+
+
+def _encode(
+    predictor: Predictor, forward: ForwardPass, rows: Sequence[int]
+) -> mx.array:
+    if forward.gathers_much and isinstance(predictor, EncoderPredictor):
+        projected = forward.projected(rows, predictor.project)
+        return predictor.encode_projected(projected)
+    return predictor.encode(forward.states(rows))
 
 
 _predictions: weakref.WeakKeyDictionary[ForwardPass, list[SharedPrediction]] = (

@@ -117,6 +117,20 @@ def read_tensors(file: Path) -> dict[str, mx.array]:
     return cast(dict[str, mx.array], mx.load(str(file)))
 
 
+def read_samples(file: Path, size: int) -> dict[str, bytes]:
+    """At most so many bytes from the middle of each tensor of a sound file."""
+    samples = {}
+    with file.open("rb") as f:
+        (length,) = struct.unpack("<Q", f.read(8))
+        header = json.loads(f.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            f.seek(8 + length + (begin + end - min(size, end - begin)) // 2)
+            samples[name] = f.read(min(size, end - begin))
+    return samples
+
+
 def named_tensors(tree: dict[str, Any]) -> dict[str, mx.array]:
     """The arrays of a tree, such as a module's parameters, by their dotted names."""
     return dict(cast(list[tuple[str, mx.array]], tree_flatten(tree)))

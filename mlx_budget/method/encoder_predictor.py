@@ -102,11 +102,37 @@ class EncoderPredictor(nn.Module, Predictor):
         Returns:
             mx.array: The encoder's output at the learned first vector, shape (B, P).
         """
-        h = hidden_states.astype(self.cls.dtype)
-        if self.config.standardize_inputs:
-            h = (h - self.input_mean) * self.input_scale
+        h = self._standardized(hidden_states, 0)
         cls = mx.broadcast_to(self.cls, (h.shape[0], 1, h.shape[-1]))
-        x = self.projection(mx.concatenate([cls, h], axis=1))  # (B, N + 2, P)
+        return self._read(self.projection(mx.concatenate([cls, h], axis=1)))
+
+    def project(self, hidden_states: mx.array, first: int) -> mx.array:
+        """The first step of `encode`, for some of the layers.
+
+        Args:
+            hidden_states (mx.array): ``[h_i; h_i+1; ...]``, shape (B, n, D).
+            first (int): i.
+
+        Returns:
+            mx.array: Shape (B, n, P).
+        """
+        return self.projection(self._standardized(hidden_states, first))
+
+    def encode_projected(self, projected: mx.array) -> mx.array:
+        """The other steps of `encode`, of all layers, shape (B, N + 1, P)."""
+        b, _, p = projected.shape
+        cls = mx.broadcast_to(self.projection(self.cls[None, None]), (b, 1, p))
+        return self._read(mx.concatenate([cls, projected], axis=1))
+
+    def _standardized(self, hidden_states: mx.array, first: int) -> mx.array:
+        h = hidden_states.astype(self.cls.dtype)
+        if not self.config.standardize_inputs:
+            return h
+        here = slice(first, first + h.shape[1])
+        return (h - self.input_mean[here]) * self.input_scale[here]
+
+    def _read(self, x: mx.array) -> mx.array:
+        """The encoder's output at the first position of x, shape (B, N + 2, P)."""
         *lower, last = self.layers
         for layer in lower:
             x = layer(x)

@@ -3,7 +3,7 @@
 Knows the small files of both, and mlx-lm's tokenizers; nothing of weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +55,7 @@ def fetch(
     tokenizer_config: dict[str, Any] | None = None,
     model_config: dict[str, Any] | None = None,
     check: Check = lambda _: None,
+    choose: Callable[[Found], Sequence[str]] | None = None,
 ) -> tuple[Path, Predictor | bool | None]:
     """Downloads a model and its predictor, once all that can be checked has been.
 
@@ -62,6 +63,8 @@ def fetch(
         name, predictor, revision, trust_remote_code, tokenizer_config, model_config: As
             in `mlx_budget.load`.
         check (Callable): As of `look_ahead`.
+        choose (Callable, optional): Of the files that hold the weights those that are
+            needed, if not all are.
 
     Returns:
         tuple: The model's folder and the predictor, None or False.
@@ -75,9 +78,12 @@ def fetch(
     if not found.is_here or source is not None:
         found.fetch_small()
         check(_read_ahead(found, config, ready, tokenizer_config, trust_remote_code))
-        hub.check_space(found.name, found.bytes_missing)
+        if choose is None:
+            hub.check_space(found.name, found.bytes_missing)
     if source is not None:
         ready = source.load()
+    if choose is not None and not found.is_here:
+        return found.fetch_large(choose(found)), ready
     folder = found.fetch(hub.MODEL_FILES, is_small=found.is_here)
     for shard in find_shards(folder):
         read_header(shard)  # which names a file that is damaged

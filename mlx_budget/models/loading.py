@@ -5,6 +5,7 @@ Knows mlx-lm's loader and the two predictor files; nothing of generation.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from ..engine.fields import keywords_of
 from ..engine.recorder import HiddenStateRecorder
 from ..engine.settings import ModelSource
 from ..method.predictor import Predictor
+from ..ranks import mirrored, the_team
+from ..ranks.joining import join
 from .base_model import one_line
 from .fetching import Ahead, check_adapter, check_vocabulary, fetch, load_predictor
+from .splitting import check_same_predictor, load_part, own_shards
 
 __all__ = ["check_fits", "load", "load_predictor", "load_source", "unpack_demo"]
 
@@ -38,11 +42,15 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     check: "Callable[[Ahead], None]" = lambda _: None,
+    pipeline: bool = False,
 ) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
     """Loads a model, its tokenizer and its predictor.
 
     A predictor by its Hub name may be that of a published checkpoint of the reference:
     only the files that hold it are downloaded, and it is converted once and kept.
+
+    Under `mlx.launch` each process loads its part of the model, and all have to call
+    this, and whatever generates, in the same order.
 
     Args:
         path_or_hf_repo (str): A local folder or a Hub name: a folder made by
@@ -59,14 +67,41 @@ def load(
         check (Callable): Called with the tokenizer and what else is known before
             weights are downloaded, and only then: refuses what cannot be done with the
             model, by a ValueError.
+        pipeline (bool): With several processes, whether each gets some of the layers;
+            by default each gets a part of every layer.
 
     Returns:
         tuple: The model, its tokenizer, and the predictor, None or False.
 
     Raises:
         ValueError: In one line, if anything cannot be found or read, or if the
-            predictor does not fit the model.
+            predictor does not fit the model, or the processes cannot share it.
     """
+    options: dict[str, Any] = {
+        "adapter_path": adapter_path,
+        "tokenizer_config": tokenizer_config,
+        "model_config": model_config,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "check": check,
+    }
+    if join(is_led=False) is not None:
+        return _load_part(path_or_hf_repo, predictor, pipeline=pipeline, **options)
+    return _load_whole(path_or_hf_repo, predictor, lazy=lazy, **options)
+
+
+def _load_whole(
+    path_or_hf_repo: str,
+    predictor: "str | Path | Predictor | bool | None",
+    *,
+    adapter_path: str | None,
+    tokenizer_config: dict[str, Any] | None,
+    model_config: dict[str, Any] | None,
+    lazy: bool,
+    revision: str | None,
+    trust_remote_code: bool,
+    check: "Callable[[Ahead], None]",
+) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
     check_adapter(adapter_path)
     path, predictor = fetch(
         path_or_hf_repo,
@@ -115,6 +150,66 @@ def unpack_demo(model: nn.Module) -> nn.Module:
 
 def _transposed_in_memory(weight: mx.array) -> mx.array:
     return mx.contiguous(weight.T).T if weight.ndim == 2 else weight
+
+
+@mirrored(check=lambda: lambda _: None)
+def _load_part(
+    path_or_hf_repo: str,
+    predictor: "str | Path | Predictor | bool | None",
+    *,
+    adapter_path: str | None,
+    tokenizer_config: dict[str, Any] | None,
+    model_config: dict[str, Any] | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    check: "Callable[[Ahead], None]",
+    pipeline: bool,
+) -> tuple[nn.Module, TokenizerWrapper, "Predictor | bool | None"]:
+    """`load` on one of several ranks."""
+    team = the_team()
+    if adapter_path is not None or model_config is not None:
+        what = "model_config" if adapter_path is None else "Adapters (--adapter-path)"
+        raise ValueError(
+            f"{what} cannot be used on several Macs: mlx-lm does not split them. Fuse "
+            "adapters into the model with `mlx_lm.fuse`."
+        )
+    path, predictor = fetch(
+        path_or_hf_repo,
+        predictor,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        tokenizer_config=tokenizer_config,
+        check=check,
+        choose=partial(own_shards, pipeline),
+    )
+    with one_line(f"{path_or_hf_repo} cannot be loaded"):
+        model, tokenizer, _ = load_part(
+            team,
+            path_or_hf_repo,
+            path,
+            pipeline=pipeline,
+            tokenizer_config={
+                **(tokenizer_config or {}),
+                "trust_remote_code": trust_remote_code,
+            },
+            trust_remote_code=trust_remote_code,
+        )
+        check_vocabulary(tokenizer)
+    check_same_predictor(team, predictor)
+    if isinstance(predictor, Predictor):
+        check_fits(predictor, model)
+    name_on_all_ranks(model, tokenizer, predictor)
+    return model, tokenizer, predictor
+
+
+def name_on_all_ranks(
+    model: nn.Module, tokenizer: TokenizerWrapper, predictor: Any
+) -> None:
+    """Lets what every rank has loaded be named in the calls of rank 0."""
+    team = the_team()
+    for value in (model, tokenizer, predictor):
+        if not isinstance(value, bool | None):
+            team.name(value)
 
 
 def _settle(model: nn.Module) -> None:

@@ -6,7 +6,6 @@ Knows the loaded model, predictors and samplers; nothing of HTTP or of loading.
 import gc
 import logging
 import math
-import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from ..engine.caches import check_quantisable
 from ..engine.closing import closing_of
 from ..engine.context import check_length, check_tokens, check_unicode, context_length
 from ..engine.drafts import check_draftable
-from ..engine.draws import TokenDraw
+from ..engine.draws import TokenDraw, random_seed
 from ..engine.enforcing import for_predictor
 from ..engine.follower import ReplyFollower
 from ..engine.sampler import steer
@@ -131,10 +130,8 @@ class BudgetResponseGenerator(server.ResponseGenerator):
     def _generate(self) -> None:
         while not self._stop:
             try:
-                super()._generate()
+                self._generate_once()
             except Exception as e:
-                if self._is_distributed:
-                    raise
                 logging.exception("Generation failed.")
                 self._end_all(RuntimeError(f"Generation failed: {e}"))
             # What is left of it must not keep its samplers.
@@ -143,6 +140,10 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         if hasattr(mx, "clear_streams"):
             mx.synchronize()
             mx.clear_streams()
+
+    def _generate_once(self) -> None:
+        """Loads the default model, and serves until it is to stop or fails."""
+        super()._generate()
 
     def _next_request(self, timeout: float | None = None) -> tuple | None:
         self._stepped = time.monotonic()
@@ -156,7 +157,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
     def _use_idle_time(self, seconds: float) -> None:
         """Learns until a request comes, or so long."""
         provider, learner = self.model_provider, self._learner
-        if self._make_learner is None or self._is_distributed:
+        if self._make_learner is None:
             return
         if learner is not None and provider.model is not self._learns_of:
             # Another model was asked for: this one must not be kept for its sake.
@@ -206,7 +207,7 @@ class BudgetResponseGenerator(server.ResponseGenerator):
             RequestError: If there is no prompt in it, no way to keep its budget, or
                 nobody to answer to.
         """
-        if not request.steering.has_client():
+        if not self._has_client(request):
             raise RequestError("The client has hung up.")
         try:
             texts = list(_texts(request))
@@ -264,6 +265,9 @@ class BudgetResponseGenerator(server.ResponseGenerator):
         # The generator's batch is to be all that keeps it: it ends with its reply.
         args.sampler = sampler
         return prompt, segments, types, state, *others
+
+    def _has_client(self, request: SteeredRequest) -> bool:
+        return request.steering.has_client()
 
     def _checked_ids(self, ids: Sequence[int]) -> list[int]:
         most = self.model_provider.vocabulary_size
@@ -391,7 +395,7 @@ def _sampling(args: server.GenerationArguments, vocabulary_size: int) -> Samplin
     if seed is None:
         # mlx-lm seeds MLX's generator for requests with a seed that it serves alone:
         # they are not to decide the draws of those without.
-        seed = int.from_bytes(os.urandom(8), "little")
+        seed = random_seed()
     return Sampling(
         temp=asked.temperature,
         top_p=asked.top_p,

@@ -134,9 +134,6 @@ class ServeOptions:
     num_draft_tokens: int = setting(
         3, "Tokens to draft at a time.", least=0, group="Memory and speed"
     )
-    pipeline: bool = setting(
-        False, "Pipelining in place of tensor parallelism.", group="Memory and speed"
-    )
 
     def __post_init__(self) -> None:
         check_numbers(self)

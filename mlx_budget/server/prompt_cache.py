@@ -8,6 +8,7 @@ from typing import Any
 from mlx_lm.models.cache import LRUPromptCache
 
 from ..engine.drafts import flat_caches
+from ..ranks import leads, share
 
 
 class PromptCache(LRUPromptCache):
@@ -62,6 +63,20 @@ class PromptCache(LRUPromptCache):
             held = self._cut(prompt_cache, held)
         if held:
             super().insert_cache(model, tokens[:held], prompt_cache, **kwargs)
+
+    def trim_to(
+        self, *, n_sequences: int | None = None, n_bytes: int | None = None
+    ) -> None:
+        """As mlx-lm's; on several ranks all keep as many as rank 0.
+
+        Args:
+            n_sequences (int, optional): Most entries.
+            n_bytes (int, optional): Most memory; ranks may have more or less in it.
+        """
+        if leads():
+            super().trim_to(n_sequences=n_sequences, n_bytes=n_bytes)
+        kept = share(len(self), "entries of the prompt cache")
+        super().trim_to(n_sequences=kept)
 
     def _cut(self, prompt_cache: list[Any], length: int) -> int:
         """Cuts caches to the tokens that all of them hold.

@@ -7,6 +7,8 @@ import argparse
 import gc
 import logging
 import threading
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mlx_lm import server
@@ -22,9 +24,12 @@ from ..engine.settings import ModelSource, ThinkingBudget
 from ..engine.thinking import ThinkingMarkers, find_markers, markers_of
 from ..method.predictor import Predictor
 from ..models.fetching import Ahead, check_adapter, fetch, find_model
-from ..models.loading import check_fits, unpack_demo
+from ..models.loading import check_fits, name_on_all_ranks, unpack_demo
 from ..models.published import fitting_source
+from ..models.splitting import load_part, own_shards
+from ..ranks import Team, current, share
 from .budgets import BudgetPolicy
+from .seams import replaced
 
 # What no prompt and no reply has, for mlx-lm to look for.
 _NO_TEXT, _NO_TOKENS = "\0", (-1,)
@@ -45,6 +50,7 @@ class BudgetModelProvider(server.ModelProvider):
         named_markers: The opening and the closing marker that were given for it, each
             None for the tokenizer's own.
         vocabulary_size: Of its tokenizer.
+        pending: On several ranks, what is to guide them from the next turn on.
     """
 
     # mlx-lm's class says nothing of these but that they begin as None.
@@ -57,6 +63,7 @@ class BudgetModelProvider(server.ModelProvider):
         self.predictor: Predictor | bool | None = None
         self.named_markers: tuple[str | None, str | None] = None, None
         self.vocabulary_size = 0
+        self.pending: Predictor | None = None
         self._policy = policy
         self._failure: Exception | None = None
         self._learned: LearnedPrior | None = None
@@ -134,6 +141,7 @@ class BudgetModelProvider(server.ModelProvider):
         is_default = model_path == self.cli_args.model
         given = self.cli_args.predictor
         trust = self.cli_args.trust_remote_code
+        team = current()
         if is_default:
             check_adapter(self.cli_args.adapter_path)
         if draft_model_path is not None:
@@ -143,12 +151,18 @@ class BudgetModelProvider(server.ModelProvider):
             given if is_default or given is False else None,
             trust_remote_code=trust,
             check=self._check_default if is_default else lambda _: None,
+            choose=None if team is None else partial(own_shards, self._is_pipeline),
         )
-        super()._load(str(folder), adapter_path, draft_model_path)
+        if team is None:
+            super()._load(str(folder), adapter_path, draft_model_path)
+        else:
+            mine = partial(self._load_part, team, model_path, folder)
+            with replaced("sharded_load", mine):
+                super()._load(str(folder), adapter_path, draft_model_path)
         # Known by its name again only when all of it is there.
         self.model_key = None
         check_quantisable(self.model, self.loop_options, tokens=0)
-        if folder == demo.FOLDER:
+        if folder == demo.FOLDER and team is None:
             self.model = unpack_demo(self.model)
         self.named_markers = None, None
         if model_path == self.cli_args.model:
@@ -166,8 +180,33 @@ class BudgetModelProvider(server.ModelProvider):
         vocabulary = self.tokenizer.get_vocab()
         self.vocabulary_size = len(vocabulary)
         self.model_key = (model_path, adapter_path, draft_model_path)
+        if current() is not None:
+            name_on_all_ranks(self.model, self.tokenizer, self.predictor)
         # A recorder's classes and what they refer to are garbage in cycles.
         gc.collect()
+
+    @property
+    def _is_pipeline(self) -> bool:
+        return self.cli_args.pipeline
+
+    def _load_part(
+        self, team: Team, name: str, folder: Path, *_: Any, **options: Any
+    ) -> tuple:
+        """In place of mlx-lm's `sharded_load`."""
+        return load_part(
+            team,
+            name,
+            folder,
+            pipeline=self._is_pipeline,
+            tokenizer_config=options.get("tokenizer_config"),
+            trust_remote_code=self.cli_args.trust_remote_code,
+        )
+
+    def _guide_by(self, predictor: Predictor | None) -> None:
+        if current() is None:
+            self.predictor = predictor
+        else:
+            self.pending = predictor
 
     def _named_thinking(self) -> ThinkingBudget:
         start, end = self.named_markers
@@ -190,7 +229,8 @@ class BudgetModelProvider(server.ModelProvider):
             logging.info("%s", notice(found.name if found is not None else None))
         if markers is not None and self.cli_args.learn_prior:
             self._learned = LearnedPrior(name, self.tokenizer, markers)
-            predictor = self._learned.predictor()
+            # Each rank may have learnt otherwise.
+            predictor = share(self._learned.predictor(), "what was learnt")
         return predictor
 
     @property
@@ -205,7 +245,7 @@ class BudgetModelProvider(server.ModelProvider):
         given = self.predictor
         is_light = isinstance(given, Predictor) and not given.reads_states
         if given is None or is_light:
-            self.predictor = table
+            self._guide_by(table)
             self._learned = None
             logging.info("A table of the model's own replies guides from here on.")
 
@@ -213,7 +253,7 @@ class BudgetModelProvider(server.ModelProvider):
         """Lets the prior learn from a reply that has ended, if it is to learn."""
         learned = self._learned
         if learned is not None and learned.learn(reply):
-            self.predictor = learned.predictor()
+            self._guide_by(learned.predictor())
 
 
 def _show_markers(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..interrupts import raise_again
+from ..ranks import mirrored
+from ..ranks.joining import join
 from .generation import MakeLearner
 from .guard import Access
 from .options import ServeOptions, take_options
@@ -35,6 +37,7 @@ def serve(model: str = "demo", **options: Any) -> None:
             model cannot be loaded or cannot honour the options.
         TypeError: Naming an option that there is not.
     """
+    join(is_led=False)
     run(take_options({"model": model, **options}))
 
 
@@ -57,12 +60,17 @@ def running(model: str = "demo", **options: Any) -> Iterator[str]:
         ValueError: As `serve`.
         TypeError: As `serve`.
     """
+    if join(is_led=False) is not None:
+        raise ValueError(
+            "On several Macs a program cannot go on beside its server: use `serve`."
+        )
     options = {"port": 0, "grace": 0, **options}
     with Service(take_options({"model": model, **options})) as service:
         service.wait_until_loaded()
         yield service.url
 
 
+@mirrored(make_learner=lambda: None)
 def run(options: ServeOptions, make_learner: MakeLearner | None = None) -> None:
     """Serves until Ctrl-C or SIGTERM, with options that were taken already.
 

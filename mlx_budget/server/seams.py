@@ -15,6 +15,8 @@ from mlx_lm import server
 # Each place, and the names of the parameters that we count on.
 SEAMS: dict[str, tuple[str, ...]] = {
     "get_system_fingerprint": (),
+    "stream_generate": ("model", "tokenizer", "prompt"),
+    "sharded_load": ("repo", "pipeline_group", "tensor_group", "return_config"),
     "_make_sampler": ("args", "tokenizer"),
     "_make_logits_processors": ("args",),
     "ModelProvider.load_default": ("self",),
@@ -28,6 +30,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "ResponseGenerator.stop_and_join": ("self",),
     "ResponseGenerator._generate": ("self",),
     "ResponseGenerator._next_request": ("self", "timeout"),
+    "ResponseGenerator._share_object": ("self", "obj"),
+    "ResponseGenerator._serve_single": ("self", "request", "stream"),
     "ResponseGenerator._make_state_machine": (
         "self",
         "model_key",
@@ -64,11 +68,14 @@ CALLS = {
         "self._tokenize(",
         "_make_sampler(args",
         "self._next_request(",
+        "self._share_object(uids_to_remove)",
+        "in self._time_budget",
         "rqueue.put(e)",
         "self.prompt_cache.fetch_nearest_cache(",
         "self.prompt_cache.insert_cache(",
     ),
     "ResponseGenerator._serve_single": (
+        "in stream_generate(",
         "self._tokenize(",
         "_make_sampler(args",
         "self.prompt_cache.fetch_nearest_cache(",
@@ -132,6 +139,18 @@ def samplers_made_by(make: Callable) -> Iterator[None]:
         _samplers_made_by.pop()
         if len(_samplers_made_by) == 1:
             place._make_sampler = _samplers_made_by.pop()
+
+
+@contextmanager
+def replaced(name: str, value: Any) -> Iterator[None]:
+    """Lets `mlx_lm.server` find something else under a name of its module."""
+    place: Any = server
+    former = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, former)
 
 
 def _find(name: str) -> Callable:

@@ -16,6 +16,7 @@ import mlx.core as mx
 from huggingface_hub import constants
 from mlx_lm import server
 
+from ..ranks import current, leads
 from .budgets import MAX_TOKENS
 from .generation import BudgetResponseGenerator, MakeLearner
 from .guard import Guard
@@ -27,6 +28,7 @@ from .metrics import make_metrics
 from .options import ServeOptions
 from .prompt_cache import PromptCache
 from .provider import BudgetModelProvider
+from .ranks import RankedResponseGenerator
 from .seams import check_seams, samplers_made_by
 from .steering import take_sampler
 
@@ -78,7 +80,7 @@ class Service:
         self._ends = ExitStack()
         self._listener: Listener | None = None
         # Of several machines one listens, and all generate.
-        if mx.distributed.init().rank() == 0:
+        if leads():
             allow_files(limits.connections)
             self._listener = Listener(access, _no_handler, limits.connections)
             self._ends.callback(self._listener.server_close)
@@ -89,7 +91,10 @@ class Service:
                 self._ends.enter_context(_without_the_hub())
             provider = BudgetModelProvider(args, policy)
             start = args.quantized_kv_start if args.kv_bits is not None else None
-            self.generator = BudgetResponseGenerator(
+            make_generator = BudgetResponseGenerator
+            if current() is not None:
+                make_generator = RankedResponseGenerator
+            self.generator = make_generator(
                 provider,
                 PromptCache(args.prompt_cache_size, start),
                 make_learner=make_learner,

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...engine.closing import closing_of
-from ...engine.draws import read_token
+from ...engine.draws import read_chosen, read_token
 from ...engine.follower import ReplyFollower, SteeringRecord
 from ...engine.plain import ReplySampler
 from ...engine.rows import current_step
@@ -178,18 +178,11 @@ def _probe(
             [*p.request.prompt, *p.tokens[: p.places[place].tokens], *put_in]
             for p, put_in in zip(asked, asking, strict=True)
         ]
-        samplers: list[TrialSampler] = []
-
-        def keep(
-            *args: Any, kept: list[TrialSampler] = samplers, **kwargs: Any
-        ) -> "TrialSampler":
-            kept.append(TrialSampler(tokenizer, boxes))
-            return kept[-1]
-
+        trials = _Trials(tokenizer, boxes)
         for reply, seconds in maker.replies(
-            prompts, max_tokens=PROBE_TOKENS, make_sampler=keep, predictor=False
+            prompts, max_tokens=PROBE_TOKENS, make_sampler=trials, predictor=False
         ):
-            p, trial = asked[reply.index], samplers[reply.index]
+            p, trial = asked[reply.index], trials.samplers[reply.index]
             p.probe_tokens += len(asking[reply.index]) + len(trial.tokens)
             p.seconds += seconds
             p.answers.append(trial.answer)
@@ -277,7 +270,7 @@ class TrialSampler(ReplySampler):
         if (step := current_step()) is not None:
             step.claim(self)
         best = mx.argmax(logprobs, axis=-1)  # (1,)
-        token = read_token(best)
+        token = read_chosen(best)
         ends = self._tokenizer.eos_token_ids
         if self._is_over or token in ends or len(self.tokens) >= PROBE_TOKENS:
             self._is_over = True
@@ -316,6 +309,19 @@ def _box_end(text: str) -> int:
         if depth == 0:
             return i
     return len(text)
+
+
+@dataclass
+class _Trials:
+    """Makes the samplers of trial answers, and keeps them."""
+
+    tokenizer: Any
+    boxes: bool
+    samplers: list[TrialSampler] = field(default_factory=list)
+
+    def __call__(self, *_: Any, **__: Any) -> TrialSampler:
+        self.samplers.append(TrialSampler(self.tokenizer, self.boxes))
+        return self.samplers[-1]
 
 
 def _is_sure(answers: list[str], confidence: float) -> bool:

@@ -20,6 +20,7 @@ from ...engine.rows import current_step
 from ...engine.settings import Sampling, ThinkingBudget
 from ...engine.thinking import ThinkingTracker, find_markers
 from ...method.predictor import Predictor
+from ...ranks import note_token
 
 # A character has four bytes at most, and so as many tokens.
 _LONGEST_CHARACTER = 4
@@ -104,6 +105,7 @@ class FollowingSampler(ReplySampler):
         if (batch_step := current_step()) is not None:
             batch_step.claim(self)
         token, step = self._choose(logprobs)
+        note_token(token)
         was_thinking = self.tracker.thinking
         self.tracker.update(token, forced=step is Step.FORCED)
         self._has_put_in += was_thinking and step is Step.FORCED
