@@ -15,7 +15,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Listener
 from typing import Any
 
-from .mirror import follow
+from .mirror import follow, obey
 from .team import RanksError, Team, current, set_current
 
 # What tells a process that others were started with it: mlx.launch, and MPI's own.
@@ -51,7 +51,7 @@ def join(is_led: bool) -> Team | None:
     group = mx.distributed.init()
     if group.size() == 1:
         return None
-    team = Team(group.rank(), group.size(), is_led)
+    team = Team(group.rank(), group.size(), is_led, obey)
     facts = {name: _version(name) for name in _PACKAGES}
     words = sys.argv[1:] if is_led else []
     if team.leads:

@@ -11,7 +11,7 @@ import pickle
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, Queue
@@ -110,6 +110,7 @@ class Team:
         size (int): How many there are.
         is_led (bool): Whether the others do nothing but what rank 0 tells them. If
             not, all of them run the same program, as scripts under `mlx.launch` do.
+        obey (Callable): Does what rank 0 says of a call, on the others.
 
     Attributes:
         parcels: What can be sent between them.
@@ -117,8 +118,15 @@ class Team:
             streams of their own.
     """
 
-    def __init__(self, rank: int, size: int, is_led: bool):
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        is_led: bool,
+        obey: "Callable[[Team, Message], None]",
+    ):
         self.rank, self.size, self.is_led = rank, size, is_led
+        self._obey = obey
         self.parcels = Parcels()
         self.settles_each_step = False
         self._wires: dict[int, Wire] = {}
@@ -241,10 +249,8 @@ class Team:
             self.check()
             self.tell(Shared(what, self.parcels.pack(value)))
             return value
-        from .mirror import obey
-
         while not isinstance(message := self.hear(), Shared):
-            obey(self, message)
+            self._obey(self, message)
         if message.what != what:
             raise self.fail(f"one is at {what!r}, rank 0 at {message.what!r}")
         return self.parcels.unpack(message.value)
