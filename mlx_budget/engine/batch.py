@@ -148,7 +148,7 @@ def stream_batch_generate(
     logits_processors: list | None = None,
     stop_after_thinking: bool = False,
     stats: BatchStats | None = None,
-    make_sampler: Callable[..., Any] = steer,
+    make_sampler: Callable[..., Any] | Sequence[Callable[..., Any]] = steer,
     **options: "Unpack[SharedOptions]",
 ) -> Generator[BatchReply, None, None]:
     """Generates replies, several at a time, and yields each when it is finished.
@@ -177,7 +177,8 @@ def stream_batch_generate(
             closed, without an answer.
         stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
             the caller does between two replies counts as time of generation.
-        make_sampler (Callable): In place of `mlx_budget.engine.sampler.steer`.
+        make_sampler (Callable or sequence): In place of
+            `mlx_budget.engine.sampler.steer`; one for all prompts, or one for each.
         options: ``budget_mode``, ``min_thinking_tokens``, ``hard_stop``,
             ``thinking_budget_message``, ``temp``, ``top_p`` and the other options of
             `make_budget_sampler`, for all prompts.
@@ -215,6 +216,7 @@ def stream_batch_generate(
     limits = _Values("max_tokens", max_tokens, prompts, check_limit)
     draws = _Values("seed", seed, prompts, lambda s: replace(sampling, seed=s))
     answers = _Values("json_schema", json_schema, prompts, AnswerFormat)
+    samplers = _Values("make_sampler", make_sampler, prompts, lambda made: made)
     markers = markers_of(tokenizer, thinking)
     if stop_after_thinking and markers is None:
         find_markers(tokenizer)  # says what is missing
@@ -233,7 +235,7 @@ def stream_batch_generate(
                 limit = budget.max_tokens
             budget.check_room(limit)
             answer = () if (wanted := answers[index]).is_free else (wanted,)
-            sampler = make_sampler(
+            sampler = samplers[index](
                 model, tokenizer, predictor, ids, budget, draws[index], *answer
             )
             reply = ReplyFollower(tokenizer, markers, ids, sampler.record)

@@ -137,7 +137,7 @@ def closing_of(
         return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
     return Closing(
-        message=_encode_message(tokenizer, markers, text),
+        message=encode_message(tokenizer, markers, text),
         ends_line=text.endswith("\n"),
         newline=encode("\n" if "\n" in facts.before_end else ""),
         empty=encode(facts.before_end.removeprefix(written)),
@@ -162,16 +162,20 @@ def wind_down(tokenizer: TokenizerWrapper) -> WindDown:
     )
 
 
-def _encode_message(
+def encode_message(
     tokenizer: TokenizerWrapper, markers: ThinkingMarkers, text: str
 ) -> tuple[int, ...]:
-    """Tokens of a message; markers that it mentions are spelt, and open nothing."""
+    """Tokens of a message; markers that it mentions are spelt, and open nothing.
+
+    Raises:
+        ValueError: If it holds a control token.
+    """
     known = (markers.start, *(tool.start for tool in markers.tool_formats))
     mentioned = [marker for marker in known if marker and marker in text]
     if mentioned:
         head, marker, tail = text.partition(mentioned[0])
         pieces = (head + marker[:1], marker[1:], tail)
-        parts = (_encode_message(tokenizer, markers, piece) for piece in pieces)
+        parts = (encode_message(tokenizer, markers, piece) for piece in pieces)
         return tuple(token for part in parts for token in part)
     tokens = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
     control = set(tokenizer.all_special_ids) | set(tokenizer.eos_token_ids)

@@ -4,7 +4,7 @@ Knows mlx-lm's loop and the budget sampler; nothing of files, Hub or terminal.
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .markers import markers_of
 from .memory import tell_of_size
+from .plain import ReplySampler
 from .sampler import Prompt, encode_prompt, steer
 from .settings import ReplyOptions, Sampling, ThinkingBudget
 
@@ -89,6 +90,7 @@ def stream_generate(
     predictor: Predictor | bool | None = None,
     max_tokens: int | None = None,
     max_answer_tokens: int | None = None,
+    make_sampler: Callable[..., ReplySampler] = steer,
     **options: "Unpack[StreamOptions]",
 ) -> Generator[BudgetResponse, None, None]:
     """Generates a reply, piece by piece, with its thinking steered to a budget.
@@ -102,6 +104,7 @@ def stream_generate(
             nothing bounds thinking.
         max_answer_tokens (int, optional): Most tokens behind the closing marker, of
             whatever the reply does there; None for no limit of their own.
+        make_sampler (Callable): In place of `mlx_budget.engine.sampler.steer`.
         options: ``thinking_budget``, ``budget_mode``, ``min_thinking_tokens``,
             ``hard_stop``, ``thinking_budget_message``, ``thinking_start``,
             ``thinking_end``, ``temp``, ``seed`` and the other options of
@@ -166,7 +169,7 @@ def stream_generate(
         cache = cache[: len(model.layers)]
         check_draftable(cache, len(ids) - cached, max_tokens)
     tell_of_size(model, predictor)
-    sampler = steer(model, tokenizer, predictor, ids, thinking, sampling, answer)
+    sampler = make_sampler(model, tokenizer, predictor, ids, thinking, sampling, answer)
     if loop.get("sampler") is None:
         loop["sampler"] = sampler
     reply = ReplyFollower(

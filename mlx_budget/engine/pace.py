@@ -25,15 +25,21 @@ class Pace:
             where loops are looked for.
         tracker (ThinkingTracker): Follows the reply.
         has_guide (bool): Whether anything guides.
+        before (int): Thinking tokens before those that the budget is of.
 
     Attributes:
         thinking: The budget; an automatic one in tokens once that is known.
     """
 
     def __init__(
-        self, thinking: ThinkingBudget, tracker: ThinkingTracker, has_guide: bool
+        self,
+        thinking: ThinkingBudget,
+        tracker: ThinkingTracker,
+        has_guide: bool,
+        before: int = 0,
     ):
         self.thinking = thinking
+        self._before = before
         self._tracker = tracker
         self._has_guide = has_guide
         self._loops = LoopFinder() if thinking.watches_loops else None
@@ -47,6 +53,11 @@ class Pace:
             self._repetition = self._loops.repetition
 
     @property
+    def used(self) -> int:
+        """Thinking tokens of the budget so far."""
+        return self._tracker.thinking_tokens - self._before
+
+    @property
     def is_loop(self) -> bool:
         """Whether thinking has gone into a loop."""
         return self._repetition is not Repetition.NONE
@@ -57,7 +68,7 @@ class Pace:
         tracker = self._tracker
         if self.is_loop or not tracker.thinking or tracker.blocks > 1:
             return False
-        return tracker.thinking_tokens < self.thinking.bounds[0]
+        return self.used < self.thinking.bounds[0]
 
     @property
     def is_guided(self) -> bool:
@@ -69,7 +80,7 @@ class Pace:
 
     def event(self) -> tuple[Window, ReplyProgress]:
         """What guidance steers to, and how far the reply has come."""
-        used, thinking = self._tracker.thinking_tokens, self.thinking
+        used, thinking = self.used, self.thinking
         progress = ReplyProgress(used, thinking.ceiling or thinking.bounds[0] or used)
         if self.is_loop:  # as if the budget were used up
             return Window(most=1), progress
@@ -84,7 +95,7 @@ class Pace:
             return True
         if budget is None or (limit := self.thinking.limit) is None:
             return False
-        used = tracker.thinking_tokens
+        used = self.used
         if used >= limit:
             return True
         is_past = used >= budget + self._may_end_at_budget
@@ -103,7 +114,7 @@ class Pace:
         tracker, limit = self._tracker, self.thinking.limit
         if limit is None or not tracker.thinking or tracker.is_mid_character:
             return False
-        return tracker.thinking_tokens + _LONGEST_CHARACTER > limit
+        return self.used + _LONGEST_CHARACTER > limit
 
     def may_not_reopen(self) -> bool:
         """Whether an opening marker that came now would be one too many."""
@@ -111,7 +122,7 @@ class Pace:
         if not tracker.may_open or tracker.blocks < _MOST_BLOCKS:
             return False
         is_held = thinking.limit is not None
-        return is_held and tracker.thinking_tokens >= (thinking.ceiling or 0)
+        return is_held and self.used >= (thinking.ceiling or 0)
 
     @property
     def _may_end_at_budget(self) -> bool:

@@ -7,6 +7,7 @@ Knows mlx-lm's generation loop; nothing of files, Hub or terminal.
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -135,8 +136,17 @@ def steer(
     thinking: ThinkingBudget,
     sampling: Sampling,
     answer: AnswerFormat | Answer | None = None,
+    make: "Callable[..., BudgetSampler] | None" = None,
 ) -> ReplySampler:
-    """`make_budget_sampler` with its options as values."""
+    """`make_budget_sampler` with its options as values.
+
+    Args:
+        model, tokenizer, predictor, prompt: As there.
+        thinking (ThinkingBudget): The budget and how it is kept.
+        sampling (Sampling): How tokens are drawn.
+        answer (optional): What the answer has to be.
+        make (Callable, optional): In place of `BudgetSampler`, with its arguments.
+    """
     wanted = answer_to(answer)
     if not thinking.is_steered:
         draw = TokenDraw(sampling, tokenizer)
@@ -162,7 +172,7 @@ def steer(
     tracker, constraint = ThinkingTracker(tokenizer, markers, ids), None
     if wanted is not None:
         constraint = AnswerConstraint(wanted, tokenizer, tracker)
-    return BudgetSampler(
+    return (make or BudgetSampler)(
         model,
         thinking,
         TokenDraw(sampling, tokenizer),

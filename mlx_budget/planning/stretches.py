@@ -1,0 +1,245 @@
+"""Thinking in stretches: each part of a plan is led to its own end within its share.
+
+A stretch is steered as a whole block of thinking would be. Where the model closes it,
+or its budget does, the hint of the next part is put in; the last one ends the thinking.
+Knows the budget sampler; nothing of how plans are made.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from ..engine.closing import encode_message
+from ..engine.draws import read_token
+from ..engine.follower import Step
+from ..engine.markers import ThinkingMarkers, find_markers
+from ..engine.pace import Pace
+from ..engine.plain import ReplySampler
+from ..engine.sampler import BudgetSampler, steer
+from ..engine.settings import Sampling, ThinkingBudget
+from .plans import Plan
+from .prompts import hint_of
+
+
+@dataclass
+class Stretch:
+    """A part of a plan as it was thought through.
+
+    Attributes:
+        share: Its tokens, those of its hint among them.
+        hint: Token ids that begin it.
+        passed_on: Tokens that earlier stretches left over to it.
+        thinking: The model's own tokens in it; what of its share is not its hint may
+            be used by them.
+        closed_by: What ended it: "model", "budget" or "loop"; "no room" if its share
+            does not hold its hint and it was left out; None if it did not end.
+    """
+
+    share: int
+    hint: tuple[int, ...]
+    passed_on: int = 0
+    thinking: int = 0
+    closed_by: str | None = None
+
+    @property
+    def budget(self) -> int:
+        """Tokens that the model itself may think in it."""
+        return self.share + self.passed_on - len(self.hint)
+
+    @property
+    def used(self) -> int:
+        """Its tokens, the hint among them."""
+        is_there = self.closed_by != "no room"
+        return self.thinking + len(self.hint) * is_there
+
+
+def stretches_of(
+    tokenizer: TokenizerWrapper,
+    markers: ThinkingMarkers,
+    plan: Plan,
+    shares: Sequence[int],
+) -> list[Stretch]:
+    """The stretches of a plan, before any of them has begun.
+
+    A plan of one part, the question itself, has no hint.
+    """
+    if len(plan.parts) == 1:
+        return [Stretch(shares[0], ())]
+    return [
+        Stretch(share, _encode(tokenizer, markers, hint_of(plan, i)))
+        for i, share in enumerate(shares)
+    ]
+
+
+def in_stretches(
+    plan: Plan, shares: Sequence[int], rollover: bool, found: list[Stretch]
+) -> Callable[..., ReplySampler]:
+    """What stands in the place of `steer` for one reply that follows a plan.
+
+    Args:
+        plan (Plan): The plan.
+        shares (Sequence[int]): Tokens of each of its parts.
+        rollover (bool): Whether what a stretch leaves over goes to the next one.
+        found (list): Is filled with the stretches, which say what became of them.
+    """
+
+    def make(
+        model: Any,
+        tokenizer: TokenizerWrapper,
+        predictor: Any,
+        prompt: Any,
+        thinking: ThinkingBudget,
+        sampling: Sampling,
+        answer: Any = None,
+    ) -> ReplySampler:
+        markers = find_markers(tokenizer, thinking.start, thinking.end)
+        found[:] = stretches_of(tokenizer, markers, plan, shares)
+        thinking = replace(thinking, tokens=sum(shares), least=0)
+        sampler = partial(StretchSampler, found, rollover, tokenizer)
+        options = (prompt, thinking, sampling, answer)
+        return steer(model, tokenizer, predictor, *options, make=sampler)
+
+    return make
+
+
+class StretchSampler(BudgetSampler):
+    """The state of a request whose thinking follows a plan."""
+
+    def __init__(
+        self,
+        stretches: list[Stretch],
+        rollover: bool,
+        tokenizer: TokenizerWrapper,
+        *args: Any,
+    ):
+        """As a budget sampler, with stretches.
+
+        Args:
+            stretches (list[Stretch]): Of the plan; they are told what became of them.
+            rollover (bool): Whether what one leaves over goes to the next.
+            tokenizer (TokenizerWrapper): mlx-lm's.
+            args: Of `BudgetSampler`, the budget that of all stretches together.
+        """
+        super().__init__(*args)
+        self._stretches = stretches
+        self._rollover = rollover
+        self._whole = self._pace.thinking
+        self._ends = sorted(tokenizer.eos_token_ids)
+        self._line_end = tuple(tokenizer.encode("\n", add_special_tokens=False))
+        self._at = -1  # the stretch that thinking is in
+        self._before = 0  # thinking tokens before it
+        # A token that was drawn where the hint of the next stretch would stand instead
+        # if it closes this one.
+        self._swapped: mx.array | None = None
+        if self._tracker.thinking:
+            self._begin(0)
+
+    @property
+    def _is_last(self) -> bool:
+        return self._next_with_room(self._at + 1) is None
+
+    def _read_last_token(self) -> None:
+        if self._token is None:
+            return
+        if self._swapped is not None and read_token(self._swapped) in self._closers():
+            # The first token of the hint stands in its place already.
+            self.record.steps[-1] = Step.FORCED
+            self._go_on("model", is_begun=True)
+        self._swapped = None
+        super()._read_last_token()
+        tracker = self._tracker
+        if self._at < 0 and tracker.thinking:
+            self._begin(0)
+        elif self._at >= 0:
+            now = self._stretches[self._at]
+            now.thinking = tracker.thinking_tokens - self._before
+            if not tracker.thinking and now.closed_by is None:
+                now.closed_by = tracker.closed_by or "model"
+
+    def _choose(self, logprobs: mx.array, forward: Any, row: int) -> Any:
+        token, step = super()._choose(logprobs, forward, row)
+        is_inside = self._at >= 0 and self._tracker.thinking
+        if step is Step.FORCED or not is_inside or self._is_last:
+            return token, step
+        self._drawn, self._swapped = None, token
+        ends = mx.array(self._closers(), token.dtype)
+        first = mx.array(self._hint_after()[0], token.dtype)
+        return mx.where(mx.any(token == ends), first, token), step
+
+    def _begin_closing(self) -> None:
+        if self._at < 0 or self._is_last or not self._tracker.thinking:
+            super()._begin_closing()
+            return
+        self._drawn = None
+        self._go_on("loop" if self._pace.is_stuck() else "budget")
+
+    def _closes_before_thinking(self, token: mx.array) -> bool:
+        return self._is_last and super()._closes_before_thinking(token)
+
+    def _closers(self) -> list[int]:
+        """Tokens that close a stretch where they are drawn."""
+        return [self._tracker.missing_end_tokens()[0], *self._ends]
+
+    def _hint_after(self) -> tuple[int, ...]:
+        """The hint of the next stretch, on a line of its own."""
+        following = self._next_with_room(self._at + 1)
+        hint = () if following is None else self._stretches[following].hint
+        is_line_ended = self._tracker.after_newline or self._tracker.is_blank
+        return hint if is_line_ended else self._line_end + hint
+
+    def _go_on(self, closed_by: str, is_begun: bool = False) -> None:
+        """Ends the stretch; the hint of the next one is put in.
+
+        Args:
+            closed_by (str): What ends it.
+            is_begun (bool): Whether the hint's first token is there already.
+        """
+        now = self._stretches[self._at]
+        now.closed_by = closed_by
+        now.thinking = self._tracker.thinking_tokens - self._before
+        left = now.budget - now.thinking if closed_by == "model" else 0
+        hint = self._hint_after()
+        self._begin(self._at + 1, max(left, 0), hint[is_begun:])
+
+    def _begin(
+        self, first: int, left: int = 0, hint: tuple[int, ...] | None = None
+    ) -> None:
+        """Begins the first stretch from one on whose share holds its hint."""
+        passed_on = left if self._rollover else 0
+        at = self._next_with_room(first)
+        if at is None:  # no share holds a hint: all of it is one stretch
+            at, now = first, self._stretches[first]
+            now.hint = ()
+            now.passed_on += sum(s.share for s in self._stretches[first + 1 :])
+        for skipped in self._stretches[first:at]:
+            skipped.closed_by = "no room"
+            # Nothing was thought in it, so that its share is left over as well.
+            passed_on += skipped.share if self._rollover else 0
+        self._at, self._before = at, self._tracker.thinking_tokens
+        now = self._stretches[at]
+        now.passed_on += passed_on
+        tokens = now.hint if hint is None else hint
+        self._closing.extend((token, Step.FORCED) for token in tokens)
+        budget = replace(self._whole, tokens=max(now.budget, 1))
+        has_guide = self._guide is not None
+        self._pace = Pace(budget, self._tracker, has_guide, self._before)
+
+    def _next_with_room(self, first: int) -> int | None:
+        """The first stretch from one on whose share holds its hint and a token."""
+        for i in range(first, len(self._stretches)):
+            if self._stretches[i].budget > 0:
+                return i
+        return None
+
+
+def _encode(
+    tokenizer: TokenizerWrapper, markers: ThinkingMarkers, text: str
+) -> tuple[int, ...]:
+    """Tokens of a hint; control tokens that a model wrote into it are left out."""
+    for token in {*tokenizer.all_special_tokens, markers.end}:
+        text = text.replace(token, "")
+    return encode_message(tokenizer, markers, text)
