@@ -11,7 +11,6 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.answers import AnswerFormat
 from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.fields import keywords_of
 from ..engine.markers import markers_of
@@ -23,6 +22,7 @@ from .prompts import planning_prompt, rating_prompt
 
 # Of one call: five parts of a sentence and a hint each have room.
 MOST_TOKENS = 512
+_FREE, _GREEDY, _PLAIN = ThinkingBudget(), Sampling(), PromptOptions()
 
 
 def make_plans(
@@ -30,9 +30,9 @@ def make_plans(
     tokenizer: TokenizerWrapper,
     questions: Sequence[str],
     *,
-    thinking: ThinkingBudget = ThinkingBudget(),
-    sampling: Sampling = Sampling(),
-    template: PromptOptions = PromptOptions(),
+    thinking: ThinkingBudget = _FREE,
+    sampling: Sampling = _GREEDY,
+    template: PromptOptions = _PLAIN,
     seeds: Sequence[int | None] | None = None,
     batch_size: int = 32,
 ) -> list[Plan]:
@@ -118,11 +118,10 @@ class _Planner:
             encode_chat(tokenizer, prompt, **keywords_of(self._template))
             for prompt in prompts
         ]
-        for held in ({"json_schema": list(schemas)}, {}):
+        ways: tuple[dict[str, Any], ...] = ({"json_schema": list(schemas)}, {})
+        for held in ways:
             found: dict[int, BatchReply] = {}
             try:
-                if held:
-                    AnswerFormat(schemas[0]) if schemas else None
                 for reply in stream_batch_generate(
                     model,
                     tokenizer,

@@ -152,10 +152,10 @@ def plan(
     Returns:
         PlannedReply: With the answer, and what became of each part.
     """
-    planned = None
-    for planned, _ in stream_plan(model, tokenizer, question, **options):
+    replies = stream_plan(model, tokenizer, question, **options)
+    planned, _ = next(replies)
+    for _ in replies:
         pass
-    assert planned is not None  # the first value comes before any token
     return planned
 
 
@@ -193,6 +193,7 @@ def stream_plan(
     rest = dict(options)
     asked = take(PlanOptions, rest)
     thinking, sampling = take(ThinkingBudget, rest), take(Sampling, rest)
+    thinking = for_predictor(thinking, predictor)
     template = take(PromptOptions, rest)
     _check(thinking, predictor, asked.keep)
     if not question.strip():
@@ -222,7 +223,7 @@ def stream_plan(
     if asked.keep == WORDS:
         prompt, kept = (
             encode(in_words(question, plan, shares)),
-            replace_budget(thinking),
+            asked_in_words(thinking),
         )
         rest["predictor"] = False
     else:
@@ -244,7 +245,7 @@ def stream_plan(
         finish(planned.stretches, last.thinking_tokens, last.closed_by)
 
 
-def replace_budget(thinking: ThinkingBudget) -> ThinkingBudget:
+def asked_in_words(thinking: ThinkingBudget) -> ThinkingBudget:
     """No budget, with the same markers: what is asked for in words is not kept."""
     return ThinkingBudget(start=thinking.start, end=thinking.end)
 
@@ -312,10 +313,3 @@ def _check(
     if keep == GUIDED:
         tokens = thinking.tokens if isinstance(thinking.tokens, int) else 1
         check_enforceable(replace(thinking, tokens=tokens), predictor)
-
-
-def for_plan(
-    thinking: ThinkingBudget, predictor: Predictor | bool | None
-) -> ThinkingBudget:
-    """The same, where a level is its tokens unless the predictor foretells lengths."""
-    return for_predictor(thinking, predictor)
