@@ -17,6 +17,7 @@ FLOORS = (
     ("method",),
     ("engine",),
     ("models",),
+    ("planning",),
     ("train", "evaluate", "server"),
     ("__init__",),
     ("cli",),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..planning.plans import Plan
     from .grading import Grade
 
 CHOICES_INSTRUCTION = "Answer with the letter of the right choice."
@@ -22,12 +23,14 @@ class Problem:
         question: What the model is asked, its choices with it.
         answer: The reference answer; a letter if there are choices.
         choices: Whether it is graded by the letter.
+        plan: For the strategies that plan; None if the model is to make one.
     """
 
     id: str
     question: str
     answer: str
     choices: bool
+    plan: "Plan | None" = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from .folder import (
 )
 from .options import EvaluateOptions
 from .outcomes import Maker, Outcome, Request
+from .plans import Plans, answer_by_plans
 from .strategies import (
     NEEDS_FULL,
     STRATEGIES,
@@ -175,12 +176,14 @@ class _Run:
         self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
         self._resolved: dict[str, int] = {}
+        self._plans = Plans(options.thinking, options.sampling, self._prompt)
         self._made = 0
 
     def take_up(self, file: RecordFile) -> None:
         """Reads the records that are there."""
         for record in file.read(check_record):
             self._records.setdefault(record["id"], record)
+            self._plans.take_up(record)
             if record["predicted_tokens"] is not None:
                 self._expected[record["problem"]] = record["predicted_tokens"]
             strategy, label = record["strategy"], record["budget"]
@@ -323,6 +326,20 @@ class _Run:
             free = Arm("full").generation(False, asked.thinking)
             free["max_answer_tokens"] = options["max_answer_tokens"]
             yield from leave_early(maker, requests, thinking, rule, boxes, **free)
+        elif arm.way == "plans":
+            asks = [wanted[name] for name in missing]
+            questions = [problem.question for problem, _ in asks]
+            seeds = [request.seed for request in requests]
+            yield from answer_by_plans(
+                maker,
+                requests,
+                self._plans.of(maker, asks, seeds),
+                questions,
+                arm.budget if isinstance(arm.budget, int) else 0,
+                STRATEGIES[arm.strategy].setting,
+                self._encode_text,
+                **options,
+            )
         else:
             yield from maker.outcomes(requests, **options)
 
@@ -385,15 +402,18 @@ class _Run:
         return sum(lengths) / max(len(lengths), 1)
 
     def _encode(self, problem: Problem, arm: Arm | None = None) -> list[int]:
-        instruction = self._task.instruction
         question = arm.question(problem.question) if arm else problem.question
+        try:
+            return self._encode_text(question)
+        except ValueError as e:
+            raise ValueError(f"Problem {problem.id} cannot be asked: {e}") from e
+
+    def _encode_text(self, question: str) -> list[int]:
+        instruction = self._task.instruction
         text = f"{question}\n\n{instruction}" if instruction else question
         most = context_length(*self._loaded)
         prompt = keywords_of(self._prompt)
-        try:
-            return encode_chat(self._loaded[1], text, most_tokens=most, **prompt)
-        except ValueError as e:
-            raise ValueError(f"Problem {problem.id} cannot be asked: {e}") from e
+        return encode_chat(self._loaded[1], text, most_tokens=most, **prompt)
 
     def check_questions(self) -> None:
         """Raises a ValueError if a question cannot be asked."""

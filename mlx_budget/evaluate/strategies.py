@@ -89,7 +89,7 @@ class Strategy:
         prompt: The question as it is asked.
         sampler: Of `rivals`, "module.Class"; empty for the engine's own.
         way: "replies" if it makes one reply to each question; else the module of
-            `rivals` that makes something else: "exits" or "votes".
+            `rivals` that makes something else, "exits" or "votes", or "plans".
         setting: Of that module.
     """
 
@@ -243,6 +243,28 @@ STRATEGIES = {
     "prior": Strategy(
         "budget guidance without a predictor: a prior guides",
         lambda b: b.guided(mode=AT_MOST),
+    ),
+    "plan-words": Strategy(
+        "a plan with a length for each part in words, which nothing keeps",
+        lambda b: b.free,
+        "Plan-and-Budget, arXiv 2505.16122",
+        way="plans",
+        setting="words",
+    ),
+    "plan-guided": Strategy(
+        "a plan whose parts are steered to their shares of the budget",
+        lambda b: b.guided(mode=AT_MOST),
+        is_guided=True,
+        way="plans",
+        setting="guided",
+    ),
+    "plan-rollover": Strategy(
+        "the same, and what a part leaves over goes to the next",
+        lambda b: b.guided(mode=AT_MOST),
+        "the idea of Rollover Budget Forcing",
+        is_guided=True,
+        way="plans",
+        setting="rollover",
     ),
     "auto": Strategy(
         "budget guidance, with a share of the length predicted for the question",

@@ -17,6 +17,7 @@ from ..engine.context import check_unicode
 from ..engine.messages import as_chat, as_prompt, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
+from ..planning.plans import Plan, plan_from
 from .problems import CHOICES_INSTRUCTION, Problem, Task
 
 MATHS_INSTRUCTION = (
@@ -84,7 +85,8 @@ def load_task(
             `prompt`, or a chat of one question as `messages`) and `answer`, a text or a
             number. What follows "####" in an answer is the answer. A row may have an
             `id`, and `choices`: a list of texts, or true if they are in the question.
-            Its answer is then a letter.
+            Its answer is then a letter. A `plan` is followed by the strategies that
+            plan, in place of one of the model's.
         limit (int, optional): How many problems to take, the first ones.
         instruction (str, optional): Put behind every question instead of the default.
 
@@ -132,7 +134,9 @@ def load_task(
 
 def _read_problems(source: str, id_field: str | None) -> Iterator[Problem]:
     # The first column is the one that a Parquet file must have.
-    columns = ["answer", *_QUESTIONS, "choices"] + ([id_field] if id_field else [])
+    columns = ["answer", *_QUESTIONS, "choices", "plan"] + (
+        [id_field] if id_field else []
+    )
     names: dict[str, str] = {}
     for number, row in enumerate(read_rows(source, columns)):
         problem = _problem_of(row, number, id_field)
@@ -170,7 +174,17 @@ def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
             "true if the question has them already."
         )
     name = _id_of(record, number, id_field, row.name)
-    return Problem(name, question, answer, bool(choices))
+    plan = _plan_of(record, row.name)
+    return Problem(name, question, answer, bool(choices), plan)
+
+
+def _plan_of(record: Record, where: str) -> Plan | None:
+    if (given := record.get("plan")) is None:
+        return None
+    try:
+        return plan_from(json.loads(given) if isinstance(given, str) else given)
+    except ValueError as e:
+        raise ValueError(f"{where}, plan: {e}") from None
 
 
 def _question_of(record: Record, where: str) -> str:

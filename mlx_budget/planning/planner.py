@@ -17,7 +17,7 @@ from ..engine.markers import markers_of
 from ..engine.prompts import encode_chat
 from ..engine.settings import PromptOptions, Sampling, ThinkingBudget, seed_of
 from ..engine.template import ask_template
-from .plans import PLAN_SCHEMA, Plan, rate, rating_schema, read_parts
+from .plans import PLAN_SCHEMA, UNREAD, Plan, rate, rating_schema, read_parts
 from .prompts import planning_prompt, rating_prompt
 
 # Of one call: five parts of a sentence and a hint each have room.
@@ -64,20 +64,22 @@ def make_plans(
         read_parts(reply.answer, question)
         for reply, question in zip(replies, questions, strict=True)
     ]
-    # A plan of one part needs no rating of its parts, but of how hard the question is.
+    # What could not plan is not asked to rate. A plan of one part is: the rating says
+    # how hard the question is, too.
+    rated = [i for i, (_, problems) in enumerate(read) if not UNREAD & {*problems}]
     ratings = ask(
-        [
-            rating_prompt(q, parts)
-            for q, (parts, _) in zip(questions, read, strict=True)
-        ],
-        [rating_schema(len(parts)) for parts, _ in read],
-        [None if seed is None else seed_of(seed, "rating") for seed in seeds],
+        [rating_prompt(questions[i], read[i][0]) for i in rated],
+        [rating_schema(len(read[i][0])) for i in rated],
+        [None if (s := seeds[i]) is None else seed_of(s, "rating") for i in rated],
     )
-    plans = []
-    for (parts, problems), reply, rating in zip(read, replies, ratings, strict=True):
-        tokens = len(reply.tokens) + len(rating.tokens)
-        plan = rate(parts, rating.answer, problems)
-        plans.append(replace(plan, tokens=tokens))
+    plans = [
+        Plan(tuple(parts), problems=tuple(problems), tokens=len(reply.tokens))
+        for (parts, problems), reply in zip(read, replies, strict=True)
+    ]
+    for i, rating in zip(rated, ratings, strict=True):
+        plan = rate(*read[i], rating.answer)
+        tokens = plans[i].tokens + len(rating.tokens)
+        plans[i] = replace(plan, tokens=tokens)
     return plans
 
 

@@ -14,6 +14,8 @@ MOST_PARTS = 5
 # The difficulty of a question that nobody has rated, in the middle of 1 to 5.
 UNRATED = 3
 WHOLE = 100  # what the credits of a plan add up to
+# Problems of a plan that leave nothing but the question itself.
+UNREAD = frozenset({"not JSON", "no parts"})
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 PLAN_SCHEMA: dict[str, Any] = {
@@ -125,13 +127,13 @@ def read_parts(text: str | None, question: str) -> tuple[list[Part], list[str]]:
     return parts, problems
 
 
-def rate(parts: list[Part], text: str | None, problems: list[str]) -> Plan:
+def rate(parts: list[Part], problems: list[str], text: str | None) -> Plan:
     """A plan of parts and of the rating that a model wrote of them.
 
     Args:
         parts (list[Part]): Of `read_parts`.
+        problems (list[str]): What was wrong with them.
         text (str, optional): What it wrote.
-        problems (list[str]): What was wrong so far.
     """
     problems, found = [*problems], _json_in(text)
     if not isinstance(found, dict):
@@ -143,7 +145,7 @@ def rate(parts: list[Part], text: str | None, problems: list[str]) -> Plan:
         if found:
             problems.append("no difficulty of 1 to 5")
         difficulty = UNRATED
-    shares = _shares_of(credits, len(parts))
+    shares = [float(WHOLE)] if len(parts) == 1 else _shares_of(credits, len(parts))
     if shares is None:
         if found:
             problems.append("no credits for each part")
