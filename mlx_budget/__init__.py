@@ -12,6 +12,7 @@ __all__ = [
     "BudgetResponse",
     "Predictor",
     "PredictorConfig",
+    "PlannedReply",
     "ThinkingEstimate",
     "batch_generate",
     "convert",
@@ -19,8 +20,10 @@ __all__ = [
     "generate",
     "load",
     "make_budget_sampler",
+    "plan",
     "stream_batch_generate",
     "stream_generate",
+    "stream_plan",
 ]
 
 # Type checkers take it for true. `typing` has the same, at the cost of its import.
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from .method.predictor_config import PredictorConfig
     from .models.convert import convert
     from .models.loading import load
+    from .planning.run import PlannedReply, plan, stream_plan
 else:
     from .lazy import import_when_used
 
@@ -51,6 +55,7 @@ else:
             "BudgetResponse": "engine.generate",
             "Predictor": "method.predictor",
             "PredictorConfig": "method.predictor_config",
+            "PlannedReply": "planning.run",
             "ThinkingEstimate": "engine.estimate",
             "batch_generate": "engine.batch",
             "convert": "models.convert",
@@ -58,7 +63,9 @@ else:
             "generate": "engine.generate",
             "load": "models.loading",
             "make_budget_sampler": "engine.sampler",
+            "plan": "planning.run",
             "stream_batch_generate": "engine.batch",
             "stream_generate": "engine.generate",
+            "stream_plan": "planning.run",
         },
     )

@@ -13,68 +13,18 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..engine.budgets import AutoBudget, BudgetRange
 from ..engine.enforcing import check_enforceable, for_predictor, knows_lengths
 from ..engine.estimate import estimate
-from ..engine.fields import check_numbers, keywords_of, setting, take
+from ..engine.fields import keywords_of, take
 from ..engine.generate import BudgetResponse, stream_generate
 from ..engine.prompts import encode_chat
 from ..engine.settings import PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import let_think
 from ..method.predictor import Predictor
+from .options import GUIDED, WORDS, PlanOptions
 from .planner import make_plans
 from .plans import Plan, plan_from
 from .prompts import in_words
-from .shares import LEVEL_BUDGETS, SCHEDULES, split
+from .shares import split
 from .stretches import Stretch, in_stretches
-
-GUIDED, WORDS = "guided", "words"
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """How a plan is made and kept.
-
-    Attributes:
-        schedule: How shares fall from part to part, one of `shares.SCHEDULES`.
-        keep: "guided": each part is steered to its share. "words": the prompt asks for
-            lengths in words, as the published code does, and nothing keeps them.
-        rollover: Whether what a part leaves over goes to the next; a part that was cut
-            passes nothing on.
-        levels: Tokens for questions of difficulty 1 to 5, where no budget is given.
-
-    Raises:
-        ValueError: Naming the value that is not allowed.
-    """
-
-    schedule: str = setting(
-        "constant",
-        "How the shares of the parts fall, from the first to the last.",
-        choices=tuple(SCHEDULES),
-    )
-    keep: str = setting(
-        GUIDED,
-        "How the shares are kept: by guidance, or asked for in words as published.",
-        choices=(GUIDED, WORDS),
-    )
-    rollover: bool = setting(
-        False, "Pass on to the next part what a part leaves over of its share."
-    )
-    levels: tuple[int, ...] = setting(
-        LEVEL_BUDGETS,
-        "Tokens for a question of each difficulty, 1 to 5, where no budget is given.",
-        shown=",".join(map(str, LEVEL_BUDGETS)),
-    )
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        levels = tuple(self.levels)
-        is_whole = all(
-            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in levels
-        )
-        if len(levels) != len(LEVEL_BUDGETS) or not is_whole:
-            raise ValueError(
-                f"levels must be five numbers of tokens above 0, for difficulties 1 to "
-                f"5; not {list(levels)}."
-            )
-        object.__setattr__(self, "levels", levels)
 
 
 @dataclass
@@ -258,7 +208,7 @@ def finish(stretches: Sequence[Stretch], thinking: int, closed_by: str | None) -
         thinking (int): Its tokens of thinking.
         closed_by (str, optional): What has ended its thinking.
     """
-    begun = [s for s in stretches if s.closed_by != "no room"]
+    begun = [s for s in stretches if not s.is_left_out]
     running = [s for s in begun if s.closed_by is None or s is begun[-1]]
     if running:
         last = running[0]

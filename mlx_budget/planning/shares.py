@@ -60,10 +60,15 @@ def split(
         )
     n = len(credits)
     # Fractions, so that no share is rounded down from just below a whole number.
-    parts = [Fraction(c) * Fraction(weigh(i, n)) for i, c in enumerate(credits)]
+    parts = [_exact(c) * _exact(weigh(i, n)) for i, c in enumerate(credits)]
     exact = [budget * part / sum(parts) for part in parts]
     shares = [math.floor(share) for share in exact]
     largest = sorted(range(n), key=lambda i: -exact[i])
     for i in largest[: budget - sum(shares)]:
         shares[i] += 1
     return shares
+
+
+def _exact(number: float | Fraction) -> Fraction:
+    """A number as it was meant: 0.6, not the nearest binary one."""
+    return Fraction(number).limit_denominator(10**9)

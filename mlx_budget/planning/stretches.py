@@ -24,6 +24,8 @@ from ..engine.settings import Sampling, ThinkingBudget
 from .plans import Plan
 from .prompts import hint_of
 
+NO_ROOM = "no room"
+
 
 @dataclass
 class Stretch:
@@ -32,10 +34,10 @@ class Stretch:
     Attributes:
         share: Its tokens, those of its hint among them.
         hint: Token ids that begin it.
-        passed_on: Tokens that earlier stretches left over to it.
+        passed_on: Tokens that other stretches left to it.
         thinking: The model's own tokens in it; what of its share is not its hint may
             be used by them.
-        closed_by: What ended it: "model", "budget" or "loop"; "no room" if its share
+        closed_by: What ended it: "model", "budget" or "loop"; `NO_ROOM` if its share
             does not hold its hint and it was left out; None if it did not end.
     """
 
@@ -53,8 +55,12 @@ class Stretch:
     @property
     def used(self) -> int:
         """Its tokens, the hint among them."""
-        is_there = self.closed_by != "no room"
-        return self.thinking + len(self.hint) * is_there
+        return 0 if self.is_left_out else self.thinking + len(self.hint)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether there is no room for it."""
+        return self.closed_by == NO_ROOM
 
 
 def stretches_of(
@@ -65,14 +71,29 @@ def stretches_of(
 ) -> list[Stretch]:
     """The stretches of a plan, before any of them has begun.
 
-    A plan of one part, the question itself, has no hint.
+    A plan of one part, the question itself, has no hint. A part whose share does not
+    hold its hint and a token of thinking is left out, and its share goes to the next
+    part that is not, or behind the last one to that; if all are, thinking is one
+    stretch without a hint.
     """
     if len(plan.parts) == 1:
         return [Stretch(shares[0], ())]
-    return [
+    stretches = [
         Stretch(share, _encode(tokenizer, markers, hint_of(plan, i)))
         for i, share in enumerate(shares)
     ]
+    left, followed = 0, None
+    for stretch in stretches:
+        if stretch.budget + left > 0:
+            stretch.passed_on, left, followed = left, 0, stretch
+        else:
+            stretch.closed_by, left = NO_ROOM, left + stretch.share
+    if followed is None:
+        followed = stretches[0]
+        followed.hint, followed.closed_by = (), None
+        left -= followed.share
+    followed.passed_on += left
+    return stretches
 
 
 def in_stretches(
@@ -136,11 +157,11 @@ class StretchSampler(BudgetSampler):
         # if it closes this one.
         self._swapped: mx.array | None = None
         if self._tracker.thinking:
-            self._begin(0)
+            self._begin()
 
     @property
     def _is_last(self) -> bool:
-        return self._next_with_room(self._at + 1) is None
+        return self._following() is None
 
     def _read_last_token(self) -> None:
         if self._token is None:
@@ -153,7 +174,7 @@ class StretchSampler(BudgetSampler):
         super()._read_last_token()
         tracker = self._tracker
         if self._at < 0 and tracker.thinking:
-            self._begin(0)
+            self._begin()
         elif self._at >= 0:
             now = self._stretches[self._at]
             now.thinking = tracker.thinking_tokens - self._before
@@ -184,9 +205,16 @@ class StretchSampler(BudgetSampler):
         """Tokens that close a stretch where they are drawn."""
         return [self._tracker.missing_end_tokens()[0], *self._ends]
 
+    def _following(self) -> int | None:
+        """The next stretch that is not left out."""
+        for i in range(self._at + 1, len(self._stretches)):
+            if not self._stretches[i].is_left_out:
+                return i
+        return None
+
     def _hint_after(self) -> tuple[int, ...]:
         """The hint of the next stretch, on a line of its own."""
-        following = self._next_with_room(self._at + 1)
+        following = self._following()
         hint = () if following is None else self._stretches[following].hint
         is_line_ended = self._tracker.after_newline or self._tracker.is_blank
         return hint if is_line_ended else self._line_end + hint
@@ -201,39 +229,20 @@ class StretchSampler(BudgetSampler):
         now = self._stretches[self._at]
         now.closed_by = closed_by
         now.thinking = self._tracker.thinking_tokens - self._before
-        left = now.budget - now.thinking if closed_by == "model" else 0
-        hint = self._hint_after()
-        self._begin(self._at + 1, max(left, 0), hint[is_begun:])
+        left = max(now.budget - now.thinking, 0) if closed_by == "model" else 0
+        self._begin(left if self._rollover else 0, is_begun)
 
-    def _begin(
-        self, first: int, left: int = 0, hint: tuple[int, ...] | None = None
-    ) -> None:
-        """Begins the first stretch from one on whose share holds its hint."""
-        passed_on = left if self._rollover else 0
-        at = self._next_with_room(first)
-        if at is None:  # no share holds a hint: all of it is one stretch
-            at, now = first, self._stretches[first]
-            now.hint = ()
-            now.passed_on += sum(s.share for s in self._stretches[first + 1 :])
-        for skipped in self._stretches[first:at]:
-            skipped.closed_by = "no room"
-            # Nothing was thought in it, so that its share is left over as well.
-            passed_on += skipped.share if self._rollover else 0
+    def _begin(self, passed_on: int = 0, is_begun: bool = False) -> None:
+        """Begins the next stretch: its hint, then its budget."""
+        hint, at = self._hint_after(), self._following()
+        assert at is not None  # the last stretch is ended by the engine
         self._at, self._before = at, self._tracker.thinking_tokens
         now = self._stretches[at]
         now.passed_on += passed_on
-        tokens = now.hint if hint is None else hint
-        self._closing.extend((token, Step.FORCED) for token in tokens)
-        budget = replace(self._whole, tokens=max(now.budget, 1))
+        self._closing.extend((token, Step.FORCED) for token in hint[is_begun:])
+        budget = replace(self._whole, tokens=now.budget)
         has_guide = self._guide is not None
         self._pace = Pace(budget, self._tracker, has_guide, self._before)
-
-    def _next_with_room(self, first: int) -> int | None:
-        """The first stretch from one on whose share holds its hint and a token."""
-        for i in range(first, len(self._stretches)):
-            if self._stretches[i].budget > 0:
-                return i
-        return None
 
 
 def _encode(
