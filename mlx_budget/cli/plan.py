@@ -13,7 +13,7 @@ import click
 from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
 from ..interrupts import raise_again
-from ..planning.options import PlanOptions
+from ..planning.options import PlanOptions, check_divisible
 from .options import (
     HIDE_THINKING_OPTION,
     JSON_OPTION,
@@ -75,6 +75,7 @@ def plan(
     **options: Any,
 ) -> None:
     """Split a question into parts, and its thinking among them."""
+    check_divisible(thinking)
     given = None if plan_file is None else _read_plan(plan_file)
     check_reply(source, thinking, options["max_tokens"], False)
     tell_of_demo()

@@ -5,7 +5,9 @@ Knows numbers and words alone.
 
 from dataclasses import dataclass
 
+from ..engine.budgets import BudgetRange
 from ..engine.fields import check_numbers, setting
+from ..engine.settings import ThinkingBudget
 from .shares import LEVEL_BUDGETS, SCHEDULES
 
 GUIDED, WORDS = "guided", "words"
@@ -58,3 +60,19 @@ class PlanOptions:
                 f"5; not {list(levels)}."
             )
         object.__setattr__(self, "levels", levels)
+        if self.rollover and self.keep == WORDS:
+            raise ValueError(
+                "--rollover (rollover=True) passes on what guidance leaves over: leave "
+                "it out, or keep the shares by guidance."
+            )
+
+
+def check_divisible(thinking: ThinkingBudget) -> None:
+    """Raises a ValueError if a budget is none that a plan can split."""
+    if isinstance(thinking.tokens, BudgetRange) or thinking.least:
+        raise ValueError(
+            "A plan splits one budget: give thinking_budget as a number of tokens, a "
+            "level or auto, without a range and without min_thinking_tokens."
+        )
+    if thinking.tokens == 0:
+        raise ValueError("A plan needs a thinking_budget above 0.")

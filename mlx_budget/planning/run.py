@@ -10,7 +10,7 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine.budgets import AutoBudget, BudgetRange
+from ..engine.budgets import AutoBudget
 from ..engine.enforcing import check_enforceable, for_predictor, knows_lengths
 from ..engine.estimate import estimate
 from ..engine.fields import keywords_of, take
@@ -19,7 +19,7 @@ from ..engine.prompts import encode_chat
 from ..engine.settings import PromptOptions, Sampling, ThinkingBudget
 from ..engine.template import let_think
 from ..method.predictor import Predictor
-from .options import GUIDED, WORDS, PlanOptions
+from .options import GUIDED, WORDS, PlanOptions, check_divisible
 from .planner import make_plans
 from .plans import Plan, plan_from
 from .prompts import in_words
@@ -251,13 +251,7 @@ def _check(
     thinking: ThinkingBudget, predictor: Predictor | bool | None, keep: str
 ) -> None:
     """Raises a ValueError if a plan cannot be kept to such a budget."""
-    if isinstance(thinking.tokens, BudgetRange) or thinking.least:
-        raise ValueError(
-            "A plan splits one budget: give thinking_budget as a number of tokens, a "
-            "level or auto, without a range and without min_thinking_tokens."
-        )
-    if thinking.tokens == 0:
-        raise ValueError("A plan needs a thinking_budget above 0.")
+    check_divisible(thinking)
     if isinstance(thinking.tokens, AutoBudget) and not knows_lengths(predictor):
         check_enforceable(thinking, predictor)
     if keep == GUIDED:

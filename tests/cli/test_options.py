@@ -18,6 +18,7 @@ from mlx_budget.engine.settings import (
     ThinkingBudget,
 )
 from mlx_budget.evaluate.options import EvaluateOptions
+from mlx_budget.planning.options import PlanOptions
 from mlx_budget.train.learn_options import LearnOptions
 from mlx_budget.train.options import TraceOptions, TrainOptions
 
@@ -28,6 +29,7 @@ MADE_FROM = {
     "generate": FOUR,
     "estimate": FOUR,
     "chat": (*FOUR, ThinkingBudget(answer_anyway=True)),
+    "plan": (*FOUR, PlanOptions),
     "learn": (ModelSource, LearnOptions()),
     "traces": (ModelSource, TraceOptions()),
     "train": (TrainOptions,),
@@ -137,11 +139,17 @@ def test_an_option_is_the_same_in_all_commands_that_know_it(option):
 @pytest.mark.parametrize(
     ("keyword", "commands"),
     [
-        ("guidance_tolerance", {"generate", "chat", "evaluate", "serve"}),
-        ("no_hard_stop", {"generate", "chat", "evaluate", "serve"}),
-        ("xtc_probability", {"generate", "chat", "evaluate", "traces", "learn"}),
-        ("min_tokens_to_keep", {"generate", "chat", "evaluate", "traces", "learn"}),
-        ("seed", {"generate", "chat", "evaluate", "traces", "train", "learn"}),
+        ("guidance_tolerance", {"generate", "chat", "plan", "evaluate", "serve"}),
+        ("no_hard_stop", {"generate", "chat", "plan", "evaluate", "serve"}),
+        (
+            "xtc_probability",
+            {"generate", "chat", "plan", "evaluate", "traces", "learn"},
+        ),
+        (
+            "min_tokens_to_keep",
+            {"generate", "chat", "plan", "evaluate", "traces", "learn"},
+        ),
+        ("seed", {"generate", "chat", "plan", "evaluate", "traces", "train", "learn"}),
         (
             "chat_template_config",
             set(MADE_FROM) - {"convert", "report", "config", "info", "predictors"},

@@ -119,6 +119,8 @@ def test_what_guides_a_strategy_has_to_be_there(loaded):
         "guidance-no-hard-stop",
         "about",
         "at-least",
+        "plan-guided",
+        "plan-rollover",
         "auto",
     ]
     assert not any(is_refused(s, loaded[2]) for s in STRATEGIES)
@@ -198,7 +200,7 @@ def test_every_strategy_says_where_it_stands(loaded):
         options = Arm(name, "20", 20).generation(loaded[2], ThinkingBudget())
         assert set(options) >= {"predictor", "thinking_budget", "hard_stop"}
         assert ("make_sampler" in options) == bool(strategy.sampler)
-        assert strategy.way in ("replies", "exits", "votes")
+        assert strategy.way in ("replies", "exits", "votes", "plans")
 
 
 def test_only_strategies_that_need_the_hard_stop_are_refused_without(loaded):
