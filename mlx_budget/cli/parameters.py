@@ -20,6 +20,7 @@ GROUPS = (
     "Questions",
     "Data",
     "Thinking",
+    "Plan",
     "Sampling",
     "Prompt",
     "Positions",

@@ -14,20 +14,22 @@ from ..engine.fields import keywords_of
 from ..engine.settings import ModelSource, PromptOptions, Sampling, ThinkingBudget
 from ..interrupts import raise_again
 from ..planning.options import PlanOptions, check_divisible
+from .ahead import reply_check
+from .command import Command
 from .options import (
     HIDE_THINKING_OPTION,
     JSON_OPTION,
     MAX_TOKENS_OPTION,
-    PATH,
     PREFILL_OPTION,
     PROMPT_HELP,
     VERBOSE_OPTION,
-    Read,
     check_reply,
     options_from,
     read_prompt,
     tell_of_demo,
 )
+from .parameters import PATH, Read, command_option
+from .prior import names_fitting
 from .terminal import ReplyPrinter
 
 if TYPE_CHECKING:
@@ -44,15 +46,16 @@ def _read_levels(text: str) -> tuple[int, ...]:
         ) from None
 
 
-@click.command()
+@click.command(cls=Command)
 @options_from(source=ModelSource)
-@click.option("--prompt", "-p", required=True, help=PROMPT_HELP)
+@command_option("--prompt", "-p", required=True, group="Prompt", help=PROMPT_HELP)
 @options_from(thinking=ThinkingBudget, without=["min_thinking_tokens"])
 @options_from(asked=PlanOptions, types={"levels": Read("N,N,N,N,N", _read_levels)})
-@click.option(
+@command_option(
     "--plan",
     "plan_file",
     type=PATH,
+    group="Plan",
     help="JSON file of a plan to follow, as --json shows it, in place of the model's.",
 )
 @HIDE_THINKING_OPTION
@@ -61,6 +64,7 @@ def _read_levels(text: str) -> tuple[int, ...]:
 @MAX_TOKENS_OPTION
 @options_from(sampling=Sampling, template=PromptOptions)
 @PREFILL_OPTION
+@names_fitting
 def plan(
     source: ModelSource,
     prompt: str,
@@ -77,7 +81,7 @@ def plan(
     """Split a question into parts, and its thinking among them."""
     check_divisible(thinking)
     given = None if plan_file is None else _read_plan(plan_file)
-    check_reply(source, thinking, options["max_tokens"], False)
+    check_reply(source, thinking, options["max_tokens"])
     tell_of_demo()
     question = read_prompt(prompt)
 
@@ -85,7 +89,8 @@ def plan(
     from ..models.loading import load_source
     from ..planning.run import stream_plan
 
-    model, tokenizer, predictor = load_source(source)
+    check = reply_check(source, thinking, template, [question])
+    model, tokenizer, predictor = load_source(source, check=check)
     raise_again()
     replies = stream_plan(
         model,

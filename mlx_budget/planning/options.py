@@ -4,6 +4,7 @@ Knows numbers and words alone.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..engine.budgets import BudgetRange
 from ..engine.fields import check_numbers, setting
@@ -28,6 +29,8 @@ class PlanOptions:
     Raises:
         ValueError: Naming the value that is not allowed.
     """
+
+    GROUP: ClassVar[str] = "Plan"
 
     schedule: str = setting(
         "constant",

@@ -34,6 +34,7 @@ MADE_FROM = {
     "traces": (ModelSource, TraceOptions()),
     "train": (TrainOptions,),
     "evaluate": (ModelSource, EvaluateOptions()),
+    "predictors": (),
     "report": (),
     "config": (),
     "predictors": (),
