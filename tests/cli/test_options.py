@@ -37,7 +37,6 @@ MADE_FROM = {
     "predictors": (),
     "report": (),
     "config": (),
-    "predictors": (),
     "info": FOUR,
     "serve": (*FOUR, ThinkingBudget(answer_anyway=True)),
 }
