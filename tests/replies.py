@@ -156,4 +156,4 @@ def _model(
 ) -> ScriptedModel:
     # Whatever takes the place of the first one, the turn ends.
     ends = [tokenizer.eos_token_id] * 64
-    return kind([*script, *ends], len(prompt), len(tokenizer.get_vocab()))
+    return kind([*script, *ends], len(prompt), len(tokenizer._tokenizer))

@@ -190,12 +190,12 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
     """The built-in model, killed at three moments, against a run left alone."""
 
     def command(output: Path) -> list[str]:
-        options = ["--limit", "5", "--budgets", "40", "--max-tokens", "60"]
+        options = ["--limit", "3", "--budgets", "40", "--max-tokens", "60"]
         return ["evaluate", "--model", "demo", *options, "--output", str(output)]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # After 2, 6 and 11 of the 15 records, with half of the next.
-    for number, kept in ((3, 2), (5, 6), (6, 11)):
+    # After 1, 3 and 7 of the 9 records, with half of the next.
+    for number, kept in ((2, 1), (3, 3), (5, 7)):
         process = failing(
             number,
             KILL,
@@ -208,7 +208,7 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
         assert (len(lines), len(begun)) == (kept, 150)
     results = [run(*command(output)) for output in (killed, whole)]
     assert [r.exit_code for r in results] == [0, 0], results[0].stderr
-    assert len(_lines(killed)) == len(_lines(whole)) == 3 * 5
+    assert len(_lines(killed)) == len(_lines(whole)) == 3 * 3
     ids = {json.loads(line)["id"] for line in _lines(killed)}
     assert ids == {json.loads(line)["id"] for line in _lines(whole)}
     assert results[0].stdout == results[1].stdout

@@ -1,4 +1,4 @@
-"""Replies that are made in several threads at once: run with python and a name below.
+"""Replies that are made in several threads at once: run with names of what is below.
 
 A process of its own, since MLX may abort one that ends after threads have used it.
 """
@@ -33,6 +33,9 @@ SAME = "same"
 class Demo:
     """The built-in model, and what is asked of it, each by a name."""
 
+    # What each gives alone: the same in whatever job it was found.
+    alone: dict[tuple[str, int], object] = {}
+
     def __init__(self, loaded: tuple | None = None):
         self.model, self.tokenizer, self.predictor = loaded or load("demo")
         self.pair = self.model, self.tokenizer
@@ -58,7 +61,6 @@ class Demo:
             "seeded batch": lambda i: self.batch(i, **guided, **drawn, seed=[4, i]),
             "estimate": lambda i: self.estimate(i),
         }
-        self.alone: dict[tuple[str, int], object] = {}
         self.classes = [type(module) for module in self.model.modules()]
         self.step = GenerationBatch._step
 
@@ -244,7 +246,9 @@ if __name__ == "__main__":
     # Threads change places as often as they can.
     sys.setswitchinterval(1e-5)
     mx.random.seed(0)
-    name, *arguments = sys.argv[1:]
-    found = globals()[name](*arguments)
+    found = []
+    for job in sys.argv[1:]:
+        name, *arguments = job.split(" ", 1)
+        found.append(globals()[name](*arguments))
     Path(os.environ["FOUND"]).write_text(json.dumps(found), encoding="utf-8")
     os._exit(0)
