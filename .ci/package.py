@@ -1,9 +1,14 @@
 """Builds the wheel and the sdist, looks inside, and runs the wheel as a user would.
 
-Knows what must be in them and what must not; nothing of how the package works.
+For a release it also holds the version against the tag, and takes what is new from
+CHANGELOG.md. Knows what must be in them and what must not; nothing of how the package
+works. Needs build, twine and check-wheel-contents.
 """
 
+import argparse
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -49,6 +54,26 @@ def run(*command: object, folder: Path = ROOT) -> str:
     return found.stdout
 
 
+def notes_of(version: str, changelog: str) -> str:
+    """What CHANGELOG.md says of a release."""
+    parts = re.split(r"^## (.+)$", changelog, flags=re.MULTILINE)
+    titles = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for title, text in titles.items():
+        if re.fullmatch(re.escape(version) + r" - \d{4}-\d\d-\d\d", title):
+            return text.strip() + "\n"
+    raise SystemExit(
+        f"CHANGELOG.md has no section '## {version} - <date>': name 'Unreleased' so."
+    )
+
+
+def check_tag(tag: str, wheel: Path) -> str:
+    """The version that a tag names, which must be the wheel's."""
+    version = tag.removeprefix("v")
+    if tag == version or wheel.name.split("-")[1] != version:
+        raise SystemExit(f"The tag {tag} does not name the version of {wheel.name}.")
+    return version
+
+
 def check_names(archive: Path, names: set[str], wanted: tuple[str, ...]) -> None:
     if missing := [name for name in wanted if name not in names]:
         raise SystemExit(f"{archive.name} does not hold {', '.join(missing)}.")
@@ -86,16 +111,37 @@ def try_wheel(wheel: Path, folder: Path) -> None:
         raise SystemExit(f"{wheel.name} answers {QUESTION} with:\n{reply}")
 
 
+def read_arguments() -> argparse.Namespace:
+    """What to do beside building and trying."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tag", help="Of the release; its version must be the tag's.")
+    parser.add_argument("--output", type=Path, help="Folder to put both files into.")
+    parser.add_argument("--notes", type=Path, help="File for what is new, with --tag.")
+    return parser.parse_args()
+
+
 def main() -> None:
+    asked = read_arguments()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # The wheel is built from the sdist, which proves that the sdist is whole.
         run(sys.executable, "-m", "build", "--outdir", folder / "dist")
         (wheel,) = (folder / "dist").glob("*.whl")
         (sdist,) = (folder / "dist").glob("*.tar.gz")
+        run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
+        run(sys.executable, "-m", "check_wheel_contents", wheel)
         check_wheel(wheel)
         check_sdist(sdist)
+        if asked.tag is not None:
+            version = check_tag(asked.tag, wheel)
+            notes = notes_of(version, (ROOT / "CHANGELOG.md").read_text("utf-8"))
+            if asked.notes is not None:
+                asked.notes.write_text(notes, encoding="utf-8")
         try_wheel(wheel, folder)
+        if asked.output is not None:
+            asked.output.mkdir(parents=True, exist_ok=True)
+            for file in (wheel, sdist):
+                shutil.copy(file, asked.output)
         sizes = [f"{f.name}: {f.stat().st_size / 1e6:.1f} MB" for f in (wheel, sdist)]
         print("\n".join(sizes))
 

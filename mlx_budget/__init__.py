@@ -4,8 +4,6 @@ Budget Guidance: Li, Zhao, Zhang, Gan, "Steering LLM Thinking with Budget Guidan
 arXiv 2506.13752.
 """
 
-__version__ = "0.1.0"
-
 __all__ = [
     "BatchReplies",
     "BatchReply",
@@ -30,6 +28,7 @@ __all__ = [
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    __version__: str
     from .engine.batch import (
         BatchReplies,
         BatchReply,
@@ -50,6 +49,7 @@ else:
     __getattr__, __dir__ = import_when_used(
         __name__,
         {
+            "__version__": "version",
             "BatchReplies": "engine.batch",
             "BatchReply": "engine.batch",
             "BudgetResponse": "engine.generate",

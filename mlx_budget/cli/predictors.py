@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..files import hub
 from .command import Command
 from .parameters import command_option
 
@@ -32,11 +31,12 @@ def predictors(remove: str | None, as_json: bool) -> None:
     --predictor takes each by its name, with any build of its base model. Only the files
     that hold it are downloaded; it is converted once and kept in the user's cache.
     """
+    from ..files.hub import in_gb
     from ..models.predictor_source import kept_predictors, remove_kept
 
     if remove is not None:
         freed = remove_kept(remove)
-        click.echo(f"Removed {remove}: {hub.in_gb(freed)}.", err=True)
+        click.echo(f"Removed {remove}: {in_gb(freed)}.", err=True)
         return
     rows = _rows(kept_predictors())
     if as_json:
@@ -71,12 +71,14 @@ def _rows(kept: "list[KeptPredictor]") -> list[dict]:
 
 
 def _table(rows: list[dict]) -> str:
+    from ..files.hub import in_gb
+
     cells = [("predictor", "base model", "size", "kept here")] + [
         (
             row["name"],
             row["base_model"] or "not among the published ones",
-            hub.in_gb(row["bytes"]),
-            hub.in_gb(row["kept_bytes"]) if row["kept_bytes"] else "no",
+            in_gb(row["bytes"]),
+            in_gb(row["kept_bytes"]) if row["kept_bytes"] else "no",
         )
         for row in rows
     ]

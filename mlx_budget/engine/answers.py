@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..installing import install_command
 from .fields import setting
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 MISSING_LIBRARY = (
     "Answers by a JSON schema need the package llguidance: "
-    "pip install 'mlx-budget[structured]'."
+    f"{install_command('structured')}."
 )
 ANY_OBJECT = '{"type": "object"}'
 # White space between two tokens of JSON: a line break and what the next line is

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..installing import install_command
 from .grading import Grade
 from .problems import CHOICES_INSTRUCTION, Problem, Task
 
@@ -106,7 +107,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError(
             "Tasks of the LM Evaluation Harness need it: "
-            '`pip install "mlx-budget[lm-eval]"`.'
+            f"`{install_command('lm-eval')}`."
         )
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from ..installing import install_command
+
 TIMEOUT = 5.0  # seconds of computing for one comparison, math-verify's own default
 _WAITING = 12  # times as long, on a busy machine
 _STARTING = 10.0  # seconds of computing for the imports
@@ -46,7 +48,7 @@ class Comparison:
 def check_available() -> None:
     """Raises a ValueError if math-verify is not installed."""
     if find_spec("math_verify") is None:
-        raise ValueError('Grading needs math-verify: `pip install "mlx-budget[eval]"`.')
+        raise ValueError(f"Grading needs math-verify: `{install_command('eval')}`.")
 
 
 def compare(reference: str, answer: str) -> Comparison:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.records import Record
+from ..installing import install_command
 from .metrics import Measures
 from .strategies import STRATEGIES, WITHOUT_BUDGET
 from .summary import Summary
@@ -23,7 +24,7 @@ ACCURACY_FILE, LENGTH_FILE, DIFFICULTY_FILE = (
 )
 NO_PLOTS = (
     "No plots were drawn, since matplotlib is not installed: "
-    '`pip install "mlx-budget[eval]"`.'
+    f"`{install_command('eval')}`."
 )
 # What guides is blue and green, what cuts orange, what makes thinking last purple, what
 # asks again brown, and a prompt grey; most of it Okabe and Ito's colours, told apart by

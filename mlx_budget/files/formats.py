@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from ..installing import install_command
+
 _LINES, _JSON, _PARQUET = (".jsonl", ".ndjson"), ".json", ".parquet"
 _TABLES, _TEXT = {".csv": ",", ".tsv": "\t"}, (".txt", "")
 _SHOWN = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -277,7 +279,7 @@ def _read_parquet(file: Path, title: str, wanted: Wanted) -> Iterator[Row]:
     except ImportError:
         raise ValueError(
             f"{title} is a Parquet file, and reading it needs pyarrow: "
-            '`pip install "mlx-budget[train]"`.'
+            f"`{install_command('train')}`."
         ) from None
     try:
         with pq.ParquetFile(file) as parquet:

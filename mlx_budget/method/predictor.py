@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import mlx.core as mx
 
 from ..files.texts import read_json
+from ..installing import install_command
 from . import guidance
 from .guidance import GuidanceThresholds, Tokens, Window
 
@@ -187,7 +188,7 @@ class Predictor:
         if kind not in _KINDS:
             raise ValueError(
                 f"{path / CONFIG_FILE} is of a kind {kind!r} that this release does "
-                "not read: upgrade with `pip install -U mlx-budget`."
+                f"not read: upgrade with `{install_command(is_upgrade=True)}`."
             )
         module, name = _KINDS[kind]
         found = getattr(importlib.import_module(f"{__package__}.{module}"), name)

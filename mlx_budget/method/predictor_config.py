@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from ..installing import install_command
 from .guidance import GuidanceThresholds
 from .sizes import SIZES
 
@@ -127,7 +128,7 @@ class PredictorConfig:
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"its format version {version} is newer than the {FORMAT_VERSION} that "
-                "this release reads: upgrade with `pip install -U mlx-budget`"
+                f"this release reads: upgrade with `{install_command(is_upgrade=True)}`"
             )
         values = dict(values)
         thresholds = values.pop("thresholds", {})

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..files.tensors import read_tensors, write_tensors
 from ..files.texts import write_json
+from ..installing import install_command
 from . import certain
 from .predictor import (
     CONFIG_FILE,
@@ -395,7 +396,7 @@ def check_config(path: Path, values: dict[str, Any], *names: str) -> dict[str, A
     if not _is_count(version) or (version or 0) > FORMAT_VERSION:
         raise ValueError(
             f"{file} has the format version {version!r}, and this release reads up to "
-            f"{FORMAT_VERSION}: upgrade with `pip install -U mlx-budget`."
+            f"{FORMAT_VERSION}: upgrade with `{install_command(is_upgrade=True)}`."
         )
     found = {k: v for k, v in values.items() if k not in ("kind", "format_version")}
     for name in sorted({*names} ^ found.keys()):

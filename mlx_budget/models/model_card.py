@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.texts import write_text
+from ..installing import install_command
 from ..method.predictor_config import PredictorConfig
 from .base_model import Config
 
@@ -29,7 +30,7 @@ would fit ([arXiv 2506.13752](https://arxiv.org/abs/2506.13752)).
 ## Use
 
 ```bash
-pip install mlx-budget
+{install}
 {command}
 ```
 """
@@ -140,6 +141,7 @@ def _frame(name: str, what: str, options: str, base: str) -> str:
     return _CARD.format(
         base_line=f"base_model: {base}\n" if "/" in base else "",
         title=name.split("/")[-1],
+        install=install_command(),
         what=what.format(base=base),
         command=(
             f"mlx-budget generate {options} \\\n"

@@ -6,9 +6,10 @@ Knows records of requests; nothing of HTTP.
 from collections.abc import Callable
 from typing import Any
 
+from ..installing import install_command
 from .ledger import Ledger, Record
 
-HOW_TO = "/metrics needs Prometheus' client library: pip install 'mlx-budget[serve]'"
+HOW_TO = f"/metrics needs Prometheus' client library: {install_command('serve')}"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 

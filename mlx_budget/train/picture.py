@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..installing import install_command
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PICTURE_FILE = "report.png"
 NO_PICTURE = (
     f"{PICTURE_FILE} was not drawn, since matplotlib is not installed: "
-    '`pip install "mlx-budget[train]"`.'
+    f"`{install_command('train')}`."
 )
 
 # Ends of the axes in tokens where there is nothing to draw.

@@ -9,6 +9,7 @@ import pytest
 from mlx_budget import batch_generate, load, make_budget_sampler, stream_generate
 from mlx_budget.engine.answers import AnswerFormat, _check
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.installing import install_command
 from scripted import ScriptedModel
 from vocabularies import make_tokenizer, tiny_vocabulary
 
@@ -240,7 +241,7 @@ def test_without_the_library_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ValueError) as refused:
         AnswerFormat({"type": "object"})
-    assert "pip install 'mlx-budget[structured]'" in str(refused.value)
+    assert install_command("structured") in str(refused.value)
 
 
 def test_drafts_are_refused_by_name(demo, prompt):

@@ -9,6 +9,7 @@ import pytest
 
 from mlx_budget.evaluate import comparison, mathematics
 from mlx_budget.evaluate.grading import answer_of, check_available, grade
+from mlx_budget.installing import install_command
 
 pytest.importorskip("math_verify")
 
@@ -223,7 +224,7 @@ def test_a_formula_that_is_too_long_is_not_compared():
 def test_without_math_verify_it_says_what_to_install(monkeypatch):
     check_available()
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    message = 'Grading needs math-verify: `pip install "mlx-budget[eval]"`.'
+    message = f"Grading needs math-verify: `{install_command('eval')}`."
     for ask in (check_available, lambda: grade("x + 1", "1 + x")):
         with pytest.raises(ValueError) as e:
             ask()

@@ -92,7 +92,7 @@ def test_a_request_of_another_form_is_refused(text):
 
 def test_without_the_harness_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(harness.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r'pip install "mlx-budget\[lm-eval\]"'):
+    with pytest.raises(ValueError, match=r'pip install "mlx-budget\[lm-eval\] @ git'):
         load_task("lm-eval:gsm8k", None)
 
 

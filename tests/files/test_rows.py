@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_budget.files.rows import Row, read_rows
+from mlx_budget.installing import install_command
 
 COLUMNS = ("messages", "tokens")
 
@@ -183,5 +184,5 @@ def test_parquet_without_pyarrow_says_what_to_install(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert refusal(write("a.parquet", "x")) == (
         "a.parquet is a Parquet file, and reading it needs pyarrow: "
-        '`pip install "mlx-budget[train]"`.'
+        f"`{install_command('train')}`."
     )

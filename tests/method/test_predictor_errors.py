@@ -80,7 +80,7 @@ def test_weights_and_quantisation_must_agree(tmp_path: Path) -> None:
             {"format_version": FORMAT_VERSION + 1},
             f"its format version {FORMAT_VERSION + 1} is newer than the "
             f"{FORMAT_VERSION} that this release reads: upgrade with `pip install -U "
-            "mlx-budget`.",
+            '"mlx-budget @ git+https://github.com/mlx-budget/mlx-budget"`.',
         ),
         ({"format_version": 0}, "format_version must be an integer >= 1, not 0."),
         ({"format_version": "1"}, "format_version must be an integer >= 1, not '1'."),

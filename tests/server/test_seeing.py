@@ -21,6 +21,7 @@ from asking import (
     read_until,
     request_of,
 )
+from mlx_budget.installing import install_command
 from mlx_budget.server import pages, running
 from mlx_budget.server.ledger import Ledger, Record, logger
 from mlx_budget.server.limits import Limits
@@ -221,7 +222,7 @@ def test_without_the_library_metrics_say_how_to_get_it(monkeypatch):
     with running() as url:
         answer = get(url, "/metrics")
         assert answer.status == 501
-        assert "pip install 'mlx-budget[serve]'" in answer.message
+        assert install_command("serve") in answer.message
         assert post(url).status == 200
 
 

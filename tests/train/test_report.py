@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mlx_budget.installing import install_command
 from mlx_budget.train import report as module
 from mlx_budget.train.baselines import fit_gamma
 from mlx_budget.train.report import (
@@ -431,7 +432,7 @@ def test_without_matplotlib_there_is_a_note_and_no_picture(
     note = write_report(make_report(truth), tmp_path, CURVES)
     assert note == (
         "report.png was not drawn, since matplotlib is not installed: "
-        '`pip install "mlx-budget[train]"`.'
+        f"`{install_command('train')}`."
     )
     assert [f.name for f in tmp_path.iterdir()] == ["report.json"]
 
