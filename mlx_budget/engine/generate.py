@@ -289,6 +289,8 @@ def thinking_line(response: BudgetResponse) -> str:
         is_empty = response.finish_reason == "stop" and response.no_answer is not None
         if is_empty and response.closed_by != "model":
             line += f"; there is no answer: {response.no_answer}"
+        if response.finish_reason == "length" and response.no_answer is not None:
+            line += "; cut off by the limit on tokens: there is no answer"
         return line
     if response.after_close_tokens:
         return f"{used}, and {response.after_close_tokens} more that were not opened"
