@@ -59,6 +59,7 @@ OTHERS = {
     "ruff": ".ci/run runs it",
     "curl": "tests/test_readme.py pastes one",
     "python3": "makes an environment",
+    "mlx.launch": "tests/distributed starts ranks",
     "export": "preloads what may not be there",
     "claude": "is another program",
     "python": "benchmarks: tests/benchmarks runs them at a small size",
