@@ -80,7 +80,8 @@ def run_chat(
         ["Hello"],
         learn_prior=learn_prior,
         needs_chat=True,
-        max_kv_size=options.get("max_kv_size"),
+        max_tokens=options.get("max_tokens"),
+        loop=options,
     )
     model, tokenizer, predictor = load_source(source, check=check)
     learned = learned_prior(learn_prior, source, tokenizer, thinking)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engine.answers import AnswerFormat
+from ..engine.answers import AnswerFormat, answer_to
 from ..engine.fields import keywords_of
 from ..engine.settings import (
     ModelSource,
@@ -143,6 +143,12 @@ def generate(
             options["kv_bits"],
             options["kv_group_size"],
         )
+
+    def check_tokenizer(tokenizer: "TokenizerWrapper") -> None:
+        _check_ends(tokenizer, extra_eos_token)
+        if (wanted := answer_to(answer)) is not None:
+            wanted.begin(tokenizer)
+
     check = reply_check(
         source,
         thinking,
@@ -150,8 +156,9 @@ def generate(
         [text],
         learn_prior=learn_prior,
         draft_model=draft_model,
-        max_kv_size=options["max_kv_size"],
-        check=lambda tokenizer: _check_ends(tokenizer, extra_eos_token),
+        max_tokens=options["max_tokens"],
+        loop=options,
+        check=check_tokenizer,
         prefill_response=prefill_response,
     )
     model, tokenizer, predictor = load_source(

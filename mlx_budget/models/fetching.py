@@ -5,10 +5,12 @@ Knows the small files of both, and mlx-lm's tokenizers; nothing of weights.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
@@ -17,7 +19,7 @@ from ..files import hub
 from ..files.shards import find_shards
 from ..files.tensors import read_header
 from ..method.predictor import Predictor
-from .base_model import check_trusted, find_classes, make_args, one_line
+from .base_model import check_trusted, find_classes, make_args, make_empty, one_line
 from .lookup import Config, Found, look_up, sizes_of
 from .predictor_source import PredictorSource, find_predictor
 
@@ -29,12 +31,15 @@ class Ahead:
     Attributes:
         model: What `context_length` asks for: the model's arguments and no weights.
         tokenizer: The model's.
+        make_model: Makes the model with weights that are not there, to compute shapes
+            with.
         predictor: The predictor, or what stands for it until it is downloaded; None or
             False as `load` returns them.
     """
 
     model: Any
     tokenizer: TokenizerWrapper
+    make_model: Callable[[], nn.Module]
     predictor: Predictor | bool | None
 
 
@@ -189,11 +194,27 @@ def _read_ahead(
     """
     classes = find_classes(found.folder, found.name, config, trust_remote_code)
     args = make_args(found.folder, found.name, config, classes)
+    tokenizer = read_tokenizer(found, tokenizer_config, trust_remote_code)
+    make_model = partial(make_empty, found.folder, found.name, classes)
+    return Ahead(SimpleNamespace(args=args), tokenizer, make_model, predictor)
+
+
+def read_tokenizer(
+    found: Found,
+    tokenizer_config: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> TokenizerWrapper:
+    """A model's tokenizer, without its weights.
+
+    Raises:
+        ValueError: If there is none that can be loaded.
+    """
+    found.fetch_small()
     with one_line(f"{found.name} cannot be loaded"), hub.quiet("transformers"):
         tokenizer = load_tokenizer(
             found.folder,
             {**(tokenizer_config or {}), "trust_remote_code": trust_remote_code},
-            eos_token_ids=config.get("eos_token_id"),
+            eos_token_ids=found.read_config().get("eos_token_id"),
         )
         check_vocabulary(tokenizer)
-    return Ahead(SimpleNamespace(args=args), tokenizer, predictor)
+    return tokenizer

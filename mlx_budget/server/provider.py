@@ -93,6 +93,8 @@ class BudgetModelProvider(server.ModelProvider):
     def _check_default(self, ahead: Ahead) -> None:
         asked = self.cli_args.thinking_start, self.cli_args.thinking_end
         self._check_honoured(ahead.tokenizer, ahead.predictor, *asked)
+        if self.cli_args.kv_bits is not None:
+            check_quantisable(ahead.make_model(), self.loop_options, tokens=0)
 
     def _check_honoured(
         self,

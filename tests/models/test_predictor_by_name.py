@@ -226,6 +226,12 @@ def test_a_conversion_that_was_killed_is_made_anew(hub, folders, tmp_path):
         ("generate", ["-p", QUESTION, "--adapter-path", "no"], "no adapter folder no"),
         ("generate", ["-p", QUESTION, "--extra-eos-token", "<q>"], "no token of the"),
         ("generate", ["-p", QUESTION, "--draft-model", "a/b"], "no such name on"),
+        ("generate", ["-p", QUESTION, "--draft-model", "demo"], "tokenizer of demo is"),
+        (
+            "generate",
+            ["-p", QUESTION, "--kv-bits", 4, "--quantized-kv-start", 0],
+            "cannot be quantised to 4 bits",
+        ),
         (
             "generate",
             ["-p", QUESTION, "--thinking-budget", 9, "--thinking-end-token", ""],
