@@ -258,8 +258,12 @@ class Chat:
 
     def _set_budget(self, text: str) -> None:
         if text:
-            budget = None if text == "off" else read_budget(text)
-            self._budget = self._conversation.check_budget(budget)
+            try:
+                budget = None if text == "off" else read_budget(text)
+                self._budget = self._conversation.check_budget(budget)
+            except ValueError as e:  # which calls it as Python does
+                said = str(e).replace("thinking_budget", "/budget")
+                raise ValueError(said) from e
         _say(f"Thinking budget: {_shown(self._budget)}")
 
     def _set_thinking(self, text: str) -> None:

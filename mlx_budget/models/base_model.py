@@ -120,7 +120,8 @@ def one_line(what: str) -> Iterator[None]:
     """Turns whatever a model's loader raises into a ValueError of one line."""
     try:
         yield
-    except Exception as e:  # mlx-lm and the model's code raise whatever they like
+    # mlx-lm and a model's code raise whatever they like; olmo's ends the program.
+    except (Exception, SystemExit) as e:
         reason = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
         reason = " ".join(reason.split()).rstrip(".")
         if len(reason) > 300:

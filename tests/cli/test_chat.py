@@ -140,10 +140,10 @@ def test_an_automatic_budget_comes_from_the_question(demo_model):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("/budget abc", "thinking_budget must be an integer number of tokens"),
+        ("/budget abc", "/budget must be an integer number of tokens"),
         ("/budget -2", "not -2"),
         ("/budget auto:0", "The share of an automatic budget"),
-        ("/budget " + "9" * 5000, "thinking_budget must be"),
+        ("/budget " + "9" * 5000, "/budget must be"),
         ("/thinking maybe", "/thinking takes show or hide, not 'maybe'"),
         ("/stats 1", "/stats takes on or off, not '1'"),
         ("/nope", "There is no command '/nope': /help lists them"),
