@@ -128,8 +128,9 @@ def test_a_model_that_leaves_its_loop_is_left_alone(reply_of, encode):
 
 def test_it_is_on_with_a_budget_and_off_without(reply_of):
     """And with guidance alone, as published; each unless it is said otherwise."""
-    text = BEFORE + LINE * 60
-    budget = {"thinking_budget": 700, "predictor": False}
+    text = BEFORE + LINE * 35
+    # Time for a loop to be found, and little more.
+    budget = {"thinking_budget": 340, "predictor": False}
     alone = {"hard_stop": None, "predictor": None}
     for options, is_on in (
         (budget, True),
