@@ -227,9 +227,9 @@ def test_a_space_makes_a_message_of_a_command():
         assert result.stderr.count("Answer: ") == 1
 
 
-def test_a_system_prompt_goes_before_the_history(reply):
+def test_a_system_prompt_goes_before_the_history():
     def tokens(*lines, args=()) -> list[int]:
-        result = chat(["/budget 60", *lines], *args)
+        result = chat(["/budget 0", *lines], "-m", 4, *args)
         return [int(n) for n in re.findall(r"prompt: (\d+) tokens", result.stderr)]
 
     (plain,) = tokens(FIRST)

@@ -318,8 +318,9 @@ def test_the_stream_fills_the_statistics_it_is_given(loaded, cases):
 @pytest.mark.parametrize("batch_size", (1, 5))
 def test_replies_can_end_with_their_thinking(loaded, cases, batch_size):
     options = {"thinking_budget": 20, "batch_size": batch_size, "max_tokens": 60}
-    whole = run(loaded, prompts_of(cases), **options).replies
-    ended = run(loaded, prompts_of(cases), **options, stop_after_thinking=True).replies
+    prompts = prompts_of(cases, 4 * batch_size)
+    whole = run(loaded, prompts, **options).replies
+    ended = run(loaded, prompts, **options, stop_after_thinking=True).replies
     assert any(r.closed_by is not None and r.tokens[-1] != END for r in whole)
     for all_of_it, part in zip(whole, ended, strict=True):
         assert part.thinking_tokens == all_of_it.thinking_tokens

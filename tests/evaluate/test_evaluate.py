@@ -38,7 +38,8 @@ def run(loaded, output: Path, **options) -> list[dict]:
         budgets=parse_budgets("20,50%"),
         max_tokens=90,
         temp=0.0,
-        batch_size=3,
+        # All questions at a time, the least work.
+        batch_size=4,
     )
     return evaluate(*loaded, TASK, output, **{**defaults, **options})
 
@@ -51,7 +52,7 @@ def without_times(records: list[dict]) -> list[dict]:
 def whole(loaded, tmp_path_factory) -> tuple[Path, list[dict]]:
     """A run that was never stopped; do not write into it."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, run(loaded, folder)
+    return folder, run(loaded, folder, batch_size=3)
 
 
 def test_every_arm_has_a_record_of_each_question(whole):
@@ -173,6 +174,7 @@ def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
 
 def test_samples_differ_and_the_seed_decides_them(loaded, tmp_path):
     options = dict(strategies=("full",), budgets=(), temp=1.0, num_samples=2)
+    options |= dict(batch_size=8)
     one = run(loaded, tmp_path / "a", seed=1, **options)
     assert without_times(run(loaded, tmp_path / "b", seed=1, **options)) == (
         without_times(one)
@@ -190,6 +192,7 @@ def test_all_strategies_run(loaded, tmp_path):
         tmp_path / "run",
         strategies=tuple(STRATEGIES),
         budgets=parse_budgets("25%"),
+        batch_size=12,
     )
     assert {r["strategy"] for r in records} == set(STRATEGIES)
     mean = sum(r["thinking_tokens"] for r in records if r["strategy"] == "full") / 4
@@ -233,6 +236,7 @@ def test_more_strategies_can_be_added(loaded, whole, tmp_path):
 
 def test_a_run_grows_by_questions_and_samples_and_keeps_what_is_there(loaded, tmp_path):
     options = dict(strategies=("full", "truncate"), temp=1.0, max_tokens=60)
+    options |= dict(batch_size=8)
     first_two = replace(TASK, problems=TASK.problems[:2])
     folder = tmp_path / "run"
     few = evaluate(*loaded, first_two, folder, budgets=parse_budgets("50%"), **options)
@@ -253,6 +257,7 @@ def test_a_run_grows_by_questions_and_samples_and_keeps_what_is_there(loaded, tm
         temp=1.0,
         max_tokens=60,
         num_samples=2,
+        batch_size=8,
     )
     full = [r for r in grown if r["strategy"] == "full"]
     assert without_times(full) == without_times(everything)

@@ -63,7 +63,7 @@ def encode(loaded, text: str) -> list[int]:
 
 def run(loaded, output, **options) -> dict[str, dict]:
     defaults = dict(
-        budgets=parse_budgets("24"), max_tokens=90, temp=1.0, seed=3, batch_size=3
+        budgets=parse_budgets("24"), max_tokens=90, temp=1.0, seed=3, batch_size=4
     )
     records = evaluate(*loaded, TASK, output, **{**defaults, **options})
     return {record["id"]: record for record in records}

@@ -7,7 +7,7 @@ import mlx_lm
 import numpy as np
 import pytest
 
-from golden_run import golden_run
+from golden_run import golden_batch, golden_run
 from mlx_budget import make_budget_sampler
 from mlx_budget.method import candidates, guidance, kernels
 from tiny_predictor import hidden_states, make_tiny
@@ -238,10 +238,11 @@ def test_head_outputs_of_candidates_are_those_of_the_vocabulary(dtype, bits) -> 
 @pytest.mark.parametrize("count", [4, 16])
 def test_few_candidates_give_the_golden_tokens(loaded, cases, monkeypatch, count):
     monkeypatch.setattr(candidates, "CANDIDATES", count)
-    for case in cases.values():
-        tokens, guided_steps = golden_run(loaded, case)
-        assert tokens == case["guided_tokens"]
-        assert guided_steps == case["guided_steps"]
+    alone = cases["p0_b40"]
+    assert golden_run(loaded, alone) == (alone["guided_tokens"], alone["guided_steps"])
+    together = list(cases.values())
+    expected = [(case["guided_tokens"], case["guided_steps"]) for case in together]
+    assert golden_batch(loaded, together) == expected
 
 
 @pytest.mark.parametrize("tolerance", [0, 1e-3])

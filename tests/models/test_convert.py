@@ -32,7 +32,7 @@ from conversions import (
     source_model,
     write_folder,
 )
-from golden_run import golden_run
+from golden_run import golden_batch
 from mlx_budget import Predictor, load
 from mlx_budget.models.reference import predictor_name
 
@@ -42,8 +42,8 @@ def test_shards_give_every_golden_token_in_stock_mlx_lm(tmp_path, out, golden):
     source = write_folder(tmp_path / "shards", fixture_config(), *shards)
     folder = converts(source, out, "--dtype", "float32")
     parts = *mlx_lm.load(str(folder)), Predictor.load(folder)
-    for case in golden.cases:
-        assert golden_run(parts, case)[0] == case["guided_tokens"]
+    found = [tokens for tokens, _ in golden_batch(parts, golden.cases)]
+    assert found == [case["guided_tokens"] for case in golden.cases]
 
 
 def test_bfloat16_shards_convert_and_generate(tmp_path, out):
