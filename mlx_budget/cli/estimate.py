@@ -58,10 +58,12 @@ def estimate(
     from ..engine.prompt_files import read_prompts
     from ..engine.prompts import encode_chat
     from ..engine.template import let_think
+    from ..models.fetching import find_before
     from ..models.loading import load_source
 
     prompts: list[Any] = []
     if data is not None:
+        find_before(data, source)
         prompts = read_prompts(data)
     elif prompt is not None:
         prompts = [read_prompt(prompt)]

@@ -98,10 +98,10 @@ def evaluate(
     from ..evaluate import grading
     from ..evaluate.folder import check_output
     from ..evaluate.run import check_ahead, evaluate
-    from ..evaluate.tasks import load_task
+    from ..evaluate.tasks import TASKS, load_task
     from ..files import hub
     from ..files.outputs import check_output_folder
-    from ..models.fetching import find_model
+    from ..models.fetching import find_before
     from ..models.loading import load_source
 
     # What can be checked before a download is checked before it.
@@ -109,8 +109,8 @@ def evaluate(
     if source.model == demo.NAME and task is None and data is None:
         task = demo.NAME
     check_output_folder(output)
-    if not hub.is_local(source.model) and source.model != demo.NAME:
-        find_model(source.model, source.revision, source.trust_remote_code)
+    asked = data if data is not None or task not in TASKS else TASKS[task].data
+    find_before(asked or "", source)
     found = load_task(task, data, limit, instruction)
     name = hub.model_name(source.model, source.adapter_path, source.revision)
     check_output(output, found, options, name)

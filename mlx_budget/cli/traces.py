@@ -50,11 +50,13 @@ def traces(
     from ..engine.context import context_length
     from ..engine.prompt_files import read_prompts
     from ..files import hub
+    from ..models.fetching import find_before
     from ..models.loading import load_source
     from ..train.traces import check_output, check_prompts, write_traces
 
     # What can be checked before a download is checked before it.
     check_output(output)
+    find_before(data, source)
     prompts = read_prompts(data)
 
     def check(ahead: "Ahead") -> None:

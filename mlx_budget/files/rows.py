@@ -51,6 +51,13 @@ def read_rows(
             yield from read_file(file, title, wanted)
 
 
+def is_on_hub(data: str | Path) -> bool:
+    """Whether data would be downloaded."""
+    name = str(data)
+    there = os.path.exists(os.path.expanduser(name))
+    return bool(name) and not there and _may_be_on_hub(name)
+
+
 def _files(name: str) -> Iterator[tuple[Path, str]]:
     """The data files of a name, each with its title."""
     if not name:

@@ -16,6 +16,7 @@ from mlx_lm.utils import load_tokenizer
 
 from ..engine.settings import ModelSource
 from ..files import hub
+from ..files.rows import is_on_hub
 from ..files.shards import find_shards
 from ..files.tensors import read_header
 from ..method.predictor import Predictor
@@ -117,6 +118,12 @@ def look_ahead(source: ModelSource, check: Check) -> None:
     if not found.is_here or missing is not None:
         found.fetch_small()
         check(_read_ahead(found, config, predictor, None, source.trust_remote_code))
+
+
+def find_before(data: str | Path, source: ModelSource) -> None:
+    """Looks a model up before data for it are downloaded; errors as in `find_model`."""
+    if is_on_hub(data) and not hub.is_local(source.model):
+        find_model(source.model, source.revision, source.trust_remote_code)
 
 
 def check_adapter(folder: str | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..files import hub
 from ..files.atomic import appearing_folder
 from ..files.locks import waited_for
+from ..files.tensors import read_header
 from ..files.user_cache import user_cache
 from ..method.predictor import (
     CONFIG_FILE,
@@ -66,8 +67,7 @@ class PredictorSource:
         """
         found = self.found
         if found.has_predictor:
-            if found.commit is not None:
-                found.fetch((CONFIG_FILE, WEIGHTS_FILE))
+            found.fetch_large((CONFIG_FILE, WEIGHTS_FILE))
             return Predictor.load(found.folder)
         if found.commit is None:
             return self._convert()
@@ -77,7 +77,8 @@ class PredictorSource:
         except OSError:  # a home that may not be written: converted each time then
             return self._convert()
         with waited_for(kept.parent):
-            if not kept.exists():
+            if not _is_sound(kept):
+                shutil.rmtree(kept, ignore_errors=True)
                 predictor = self._convert()
                 with appearing_folder(kept, "MLX_BUDGET_CACHE") as folder:
                     predictor.save(folder)
@@ -95,7 +96,9 @@ class PredictorSource:
         predictor, _ = plan_predictor(found, found.name, layers, None)
         files = found.predictor_files
         if found.commit is not None:
-            size = hub.in_gb(found.bytes_of(files)) if not self.is_here else "here"
+            missing = found.bytes_of(files)
+            hub.check_space(found.name, missing)
+            size = hub.in_gb(missing) if missing else "here"
             shards = "file" if len(files) == 1 else "files"
             print(
                 f"The predictor of {found.name} is in {len(files)} {shards} of "
@@ -200,7 +203,18 @@ def _kept(name: str) -> Found | None:
         folder = max((one.folder for one in kept), key=lambda f: f.stat().st_mtime)
         return Found(name, folder)
     folders = [one.folder for one in kept if one.folder.name == commit]
+    folders = [folder for folder in folders if _is_sound(folder)]
     return Found(name, folders[0]) if folders else None
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether a conversion can be read; of its weights the header is."""
+    try:
+        read_header(folder / WEIGHTS_FILE)
+        Predictor.load(folder)
+    except ValueError:
+        return False
+    return True
 
 
 def _root() -> Path:

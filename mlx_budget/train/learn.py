@@ -40,7 +40,7 @@ from ..files.outputs import check_output_folder
 from ..files.texts import read_json, write_json, write_text
 from ..method.predictor import CONFIG_FILE, WEIGHTS_FILE, Predictor
 from ..method.table import TablePredictor
-from ..models.fetching import Ahead
+from ..models.fetching import Ahead, find_before
 from ..models.loading import load_source
 from . import tables
 from .builtin_prompts import builtin_prompts
@@ -116,6 +116,7 @@ def learn(
     output = Path(output)
     check_output(output)
     if asked.data is not None:
+        find_before(asked.data, source)
         read_prompts(asked.data)  # says what is wrong before the model is loaded
     source = replace(source, predictor=False)
     check = partial(_check_ahead, source, output, asked)

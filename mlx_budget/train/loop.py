@@ -17,7 +17,7 @@ from ..engine.thinking import ThinkingMarkers, find_markers
 from ..method.predictor import NO_THRESHOLDS
 from ..method.predictor_config import PredictorConfig
 from ..method.table import TablePredictor
-from ..models.fetching import Ahead, look_ahead
+from ..models.fetching import Ahead, find_before, look_ahead
 from ..models.loading import load_source
 from ..models.model_card import write_light_card
 from . import tables
@@ -65,6 +65,7 @@ def train(
         return TrainResult(finished_report(options), [], is_new=False)
     # What can be checked before a download is checked before it.
     check_output(options)
+    find_before(options.data, options.source)
     check_data(options.data)
     if loaded is None:
         # A table needs no weights of the model.

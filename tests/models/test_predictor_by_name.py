@@ -5,6 +5,7 @@ The Hub is a fake one on loopback that counts what it sends.
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -206,6 +207,31 @@ def test_an_interrupted_download_leaves_nothing_and_is_gone_on_with(
     assert isinstance(load(str(folders[PLAIN]), REFERENCE)[2], Predictor)
     size = (folders[REFERENCE] / PREDICTOR_SHARD).stat().st_size
     assert size <= hub.sent[REFERENCE][PREDICTOR_SHARD] < 1.2 * size
+
+
+def test_a_damaged_conversion_is_made_anew(hub, tmp_path):
+    predictor = find_predictor(REFERENCE).load()
+    (file,) = (tmp_path / "cache").rglob("predictor.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    assert same(find_predictor(REFERENCE).load(), predictor)
+
+
+def test_programs_that_ask_at_a_time_convert_once(hub, tmp_path, capfd):
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: find_predictor(REFERENCE), range(3)))
+        predictors = list(pool.map(lambda source: source.load(), found))
+    assert capfd.readouterr().err.count("is converted once") == 1
+    assert same(predictors[0], predictors[2])
+    assert len(kept_predictors()) == 1
+
+
+@pytest.mark.parametrize("command", ["traces", "learn", "train", "estimate"])
+def test_data_are_not_fetched_for_a_model_that_there_is_not(hub, tmp_path, command):
+    options = ["--output", tmp_path / "out.jsonl"] if command != "estimate" else []
+    data = "--data", "owner/questions/prompts.jsonl"
+    line = refusal(command, "--model", "owner/nobody", *data, *options)
+    assert "no such name on the Hub" in line and "owner/nobody" in line
+    assert not any("datasets" in request.path for request in hub.requests)
 
 
 def test_a_conversion_that_was_killed_is_made_anew(hub, folders, tmp_path):
