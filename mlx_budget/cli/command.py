@@ -95,8 +95,8 @@ class Command(Ends):
         if self.group is not None and is_run:
             if problem is not None:
                 raise problem
-            for name in unknown_variables(self.group.commands):
-                click.echo(f"Warning: {name} is the variable of no option.", err=True)
+            for line in unknown_variables(self.group.commands):
+                click.echo(f"Warning: {line}", err=True)
         return context
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -112,7 +112,7 @@ def config(context: click.Context, what: str | None, as_json: bool) -> None:
         *dict.fromkeys(
             s.problem for each in settings.values() for s in each.values() if s.problem
         ),
-        *(f"{name} is the variable of no option." for name in unknown),
+        *unknown,
     ]
     if as_json:
         result = {

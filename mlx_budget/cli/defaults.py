@@ -7,7 +7,7 @@ variable, a variable beats the file, and what is for one command beats what is f
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -163,15 +163,17 @@ def variable_of(key: str) -> str:
 
 
 def unknown_variables(commands: Commands) -> list[str]:
-    """Variables that are set, sound like ours and are no option's."""
+    """A line for each variable that is set, sounds like ours and is no option's."""
     known = {*RESERVED}
     for command in commands.values():
         for option in options_of(command):
             names = option.envvar or ()
             known.update((names,) if isinstance(names, str) else names)
-    return sorted(
-        name for name in os.environ if name.startswith(PREFIX) and name not in known
-    )
+    return [
+        f"{name} is the variable of no option{_guess(name, known, PREFIX)}"
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known
+    ]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -226,6 +228,8 @@ def _checked(place: str, value: Any, option: click.Option) -> Any:
         if all(isinstance(v, str) for v in values):
             return values
         raise _wrong(place, "a text or a list of texts", value)
+    if getattr(option, "is_secret", False) and not isinstance(value, str):
+        raise ValueError(f"{place} must be a text.")
     is_true, is_list = isinstance(value, bool), isinstance(value, list)
     is_whole = isinstance(value, int) and not is_true
     if option.is_flag or kind is click.BOOL:
@@ -275,6 +279,9 @@ def _unknown(file: Path, key: str, section: str, keys: list[str]) -> str:
     )
 
 
-def _guess(name: str, known: Any) -> str:
-    near = get_close_matches(name.replace("_", "-"), list(known), 1)
-    return f": did you mean {near[0]}?" if near else "."
+def _guess(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a line about a name that is not known, with one like it."""
+    like = name.removeprefix(prefix)
+    like = like if prefix else like.replace("_", "-")
+    near = get_close_matches(like, [k.removeprefix(prefix) for k in known], 1)
+    return f": did you mean {prefix}{near[0]}?" if near else "."

@@ -102,8 +102,7 @@ def _configuration(context: click.Context) -> dict[str, Any]:
             }
     except ValueError as e:
         problems.append(str(e))
-    unknown = unknown_variables(commands)
-    problems += [f"{name} is the variable of no option." for name in unknown]
+    problems += unknown_variables(commands)
     variables = sorted(name for name in os.environ if name.startswith(PREFIX))
     return {
         "file": in_home(file),
@@ -300,9 +299,12 @@ def _guided_by(facts: "ModelFacts") -> str | None:
 
 def _guide(facts: "ModelFacts", guided_by: str) -> str:
     if guided_by == "prior" or facts.predictor is None:
+        learnt = ""
+        if facts.prior_lines:
+            learnt = f", which has learnt from {facts.prior_lines:,} lines of replies"
         return (
-            "a prior: there is no predictor of its own lengths, so levels are tokens, "
-            "and auto and 50% are refused"
+            f"a prior{learnt}: there is no predictor of its own lengths, so levels are "
+            "tokens, and auto and 50% are refused"
         )
     predictor = facts.predictor
     kind = {"table": "a table of lengths", "linear": "a linear probe"}

@@ -96,6 +96,7 @@ class ModelFacts:
         template: What its chat template does; None without one.
         records_states: Whether a predictor can read its hidden states.
         predictor: What would guide; None for a prior.
+        prior_lines: Lines of replies that the prior has learnt from (--learn-prior).
         published: The published predictor that fits, if one does.
         is_reference: Whether it is a Budget Guidance checkpoint, not yet converted.
         problems: What is wrong with it, a line each.
@@ -120,6 +121,7 @@ class ModelFacts:
     template: Template | None = None
     records_states: bool | None = None
     predictor: PredictorFacts | None = None
+    prior_lines: int = 0
     published: PublishedPredictor | None = None
     is_reference: bool = False
     problems: list[str] = field(default_factory=list)

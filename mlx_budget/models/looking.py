@@ -18,6 +18,7 @@ from mlx_lm.utils import load_tokenizer
 from .. import demo
 from ..engine.context import UNKNOWN_LENGTH, context_length
 from ..engine.markers import MarkerFinder, ThinkingMarkers, markers_of
+from ..engine.priors import LearnedPrior
 from ..engine.prompts import encode_chat
 from ..engine.recorder import HiddenStateRecorder
 from ..engine.settings import ModelSource, ThinkingBudget
@@ -84,6 +85,7 @@ def look_into(
         with _noted(facts):
             tokenizer = _tokenizer(found, config, source)
             _read_tokenizer(facts, tokenizer, thinking, model)
+            _read_prior(facts, source, tokenizer, thinking)
     return facts
 
 
@@ -278,6 +280,19 @@ def _read_tokenizer(
     )
     if tokenizer.has_chat_template:
         facts.template = _read_template(tokenizer, markers)
+
+
+def _read_prior(
+    facts: ModelFacts,
+    source: ModelSource,
+    tokenizer: TokenizerWrapper,
+    thinking: ThinkingBudget,
+) -> None:
+    markers = markers_of(tokenizer, thinking)
+    if markers is not None:
+        name = hub.model_name(source.model, source.adapter_path, source.revision)
+        counts = LearnedPrior(name, tokenizer, markers).counts()
+        facts.prior_lines = int(counts.number)
 
 
 def _read_template(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> Template:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.core import ParameterSource
 from click.testing import CliRunner
 
 from mlx_budget.cli import cli
@@ -16,6 +17,7 @@ from mlx_budget.cli.defaults import (
     config_file,
     key_of,
     options_of,
+    read_defaults,
 )
 from mlx_budget.cli.options import options_from
 from mlx_budget.cli.parameters import PATH, command_option
@@ -233,7 +235,10 @@ def test_a_variable_of_no_option_is_told(write):
     environment = {"MLX_BUDGET_TEMPP": "1", "MLX_BUDGET_DEBUG": ""}
     result = CliRunner().invoke(SMALL, ["ask"], env=environment)
     assert result.exit_code == 0
-    assert result.stderr == "Warning: MLX_BUDGET_TEMPP is the variable of no option.\n"
+    assert result.stderr == (
+        "Warning: MLX_BUDGET_TEMPP is the variable of no option: did you mean "
+        "MLX_BUDGET_TEMP?\n"
+    )
 
 
 def test_every_option_has_its_variables_and_none_that_mean_something_else():
@@ -257,6 +262,44 @@ def test_the_file_lies_where_the_platform_keeps_such_files(monkeypatch, tmp_path
     assert config_file().is_relative_to(tmp_path)
     monkeypatch.setenv(CONFIG_VARIABLE, "~/mine.toml")
     assert config_file() == tmp_path / "mine.toml"
+
+
+def value_for(option: click.Option) -> object:
+    """A value of the option's type, as a file has it."""
+    if option.is_flag or option.type is click.BOOL:
+        return True
+    kind = option.type
+    if isinstance(kind, click.types.IntParamType):
+        return max(int(getattr(kind, "min", None) or 0), 1)
+    if isinstance(kind, click.types.FloatParamType):
+        return 0.25
+    return kind.choices[0] if isinstance(kind, click.Choice) else "x"
+
+
+def test_every_option_of_every_command_may_have_a_default(write, monkeypatch):
+    text = ""
+    for name, command in cli.commands.items():
+        text += f"[{name}]\n"
+        for option in options_of(command):
+            text += f"{key_of(option)} = {json.dumps(value_for(option))}\n"
+    write(text)
+    defaults = read_defaults(cli.commands)
+    for name, command in cli.commands.items():
+        assert {o.name for o in options_of(command)} == {*defaults[name]}
+        for option in options_of(command):
+            context = click.Context(command, default_map=defaults[name])
+            _, source = option.consume_value(context, {})
+            assert source is ParameterSource.DEFAULT_MAP, (name, option.name)
+            variable = f"MLX_BUDGET_{name}_{key_of(option)}".upper().replace("-", "_")
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, "1")
+                value, source = option.consume_value(context, {})
+            assert source is ParameterSource.ENVIRONMENT, (name, option.name)
+
+
+def test_a_secret_is_not_told_by_what_is_wrong_with_it(write):
+    write("[serve]\napi-key = 31415926")
+    assert "31415926" not in fails("serve", group=cli)
 
 
 # The command that shows them.
