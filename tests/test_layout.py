@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mlx_budget"
 
 # Lowest first. Two parts on the same floor do not know each other.
 FLOORS = (
-    ("lazy", "interrupts"),
+    ("lazy", "interrupts", "installing", "version"),
     ("files", "demo", "ranks"),
     ("method",),
     ("engine",),
