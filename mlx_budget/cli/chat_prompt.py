@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 import click
 
-from .chat_commands import completions
+from .chat_commands import COMMANDS, completions
 
 if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
@@ -115,6 +115,7 @@ class TerminalPrompt:
             prompt_continuation=[(_STYLE, _SIGN_OF_LINE)],
             completer=_completer(),
             complete_while_typing=False,
+            reserve_space_for_menu=len(COMMANDS) + 1,
             key_bindings=self._keys(),
             enable_suspend=True,
             include_default_pygments_style=False,
