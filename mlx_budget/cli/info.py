@@ -44,7 +44,7 @@ class _Info(Command):
 @click.argument(
     "name", metavar="[MODEL]", required=False, shell_complete=complete_model
 )
-@options_from(source=ModelSource)
+@options_from(source=ModelSource, without=["pipeline"])
 @options_from(thinking=ThinkingBudget, only=["thinking_start", "thinking_end"])
 @JSON_OPTION
 @click.pass_context
