@@ -76,9 +76,9 @@ _BUILD = re.compile(
         mlx | quantized | quant | original | hf | unsloth |
         (?:[0-9]+[-_]?bits?) | (?:[biq]?f(?:loat|p)?(?:8|16|32)) | (?:b?float16) |
         (?:u?int[48]) | (?:(?:mx|nv)fp[48]) | (?:w[0-9]+a[0-9]+) |
-        (?:q[0-9](?:[-_][0-9a-z]+)*) |
+        (?:q[0-9](?:[-_](?:[0-9]|k|s|m|l|xs|hi))*) |
         dwq | awq | gptq | hqq | affine | dynamic | mixed(?:[-_][0-9]){0,2} |
-        (?:g(?:s|roup)?[0-9]+) | (?:lr[0-9][0-9.e-]*) | (?:v[0-9]+) | (?:[0-9]{6,8})
+        (?:g(?:s|roup)?[0-9]+) | (?:lr[0-9][0-9.e-]*) | (?:[0-9]{6,8})
     ))*""",
     re.IGNORECASE | re.VERBOSE,
 )
