@@ -1,7 +1,7 @@
 """The README as its reader uses it: pasted into a Mac's default shell, line by line.
 
 The shell is zsh without anybody's settings, in a terminal of its own. Installers are
-stand-ins that write down what they were asked (`.ci/package.py` runs the real ones). A
+stand-ins that write down what they were asked (`.ci/install.py` runs the real ones). A
 Hub on loopback serves the built-in model under the names of big ones.
 """
 
