@@ -1,8 +1,8 @@
 """Installs the package in each way that the README names, and asks it a question.
 
 The blocks are run as they stand, in zsh if it is there, with the address of the
-repository leading to this checkout. Knows how the README fences its code; nothing of the
-package. Needs git, uv and pipx, and the package index.
+repository leading to this checkout. Knows how the README fences its code; nothing of
+the package. Needs git, uv and pipx, and the package index.
 """
 
 import os
