@@ -7,7 +7,7 @@ from mlx_budget.train.traces import TraceStats, write_traces
 
 PROMPTS = ["What is 14 + 7?", "What is 35 + 27?", "What is 9 + 80?", "Is it 3 ≤ 4?"]
 # Each of these replies closes its thinking.
-GREEDY = {"temp": 0.0, "max_tokens": 60, "batch_size": 3}
+GREEDY = {"temp": 0.0, "max_tokens": 60, "batch_size": 4}
 
 
 def records_of(file: Path) -> dict[str, dict]:

@@ -138,10 +138,13 @@ def test_a_reply_that_never_ends_its_thinking_has_no_answer(loaded, whole, tmp_p
             assert "never closed" in record["grading_problem"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_the_batch_size_changes_nothing(loaded, whole, tmp_path, batch_size):
-    records = run(loaded, tmp_path / "run", batch_size=batch_size)
-    assert without_times(records) == without_times(whole[1])
+@pytest.mark.parametrize(("batch_size", "budgets"), [(1, "20"), (8, "20,50%")])
+def test_the_batch_size_changes_nothing(loaded, whole, tmp_path, batch_size, budgets):
+    options = dict(batch_size=batch_size, budgets=parse_budgets(budgets))
+    records = run(loaded, tmp_path / "run", **options)
+    asked = [None, *budgets.split(",")]
+    expected = [record for record in whole[1] if record["budget"] in asked]
+    assert without_times(records) == without_times(expected)
 
 
 def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import openai
@@ -47,44 +48,41 @@ def test_a_reply_ends_where_the_models_context_does(monkeypatch):
         assert f"has {prompt} tokens, all that the model reads" in answer.message
 
 
+# What is asked for in each interface, and what is there when a reply has begun.
+STREAMS = {
+    CHAT: (ENDLESS, b"data: "),
+    "/v1/messages": ({"messages": MESSAGES, "max_tokens": 999}, b"delta"),
+    "/v1/responses": ({"input": "What is 1 + 1?"}, b"delta"),
+}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stream_is_ended_with_an_error_event(number):
-    with serving("--grace", 0, command=SLOW) as server:
-        with connect(server.url) as connection:
-            connection.sendall(request_of("POST", CHAT, json.dumps(ENDLESS).encode()))
-            came = read_until(connection, b"data: ")
-            server.process.send_signal(number)
+def test_streams_are_ended_with_an_error_event_in_their_own_form(number):
+    with serving("--grace", 0, command=SLOW) as server, ExitStack() as stack:
+        connections, came = {}, {}
+        for path, (body, begun) in STREAMS.items():
+            connections[path] = stack.enter_context(connect(server.url))
+            data = json.dumps({**body, "stream": True}).encode()
+            connections[path].sendall(request_of("POST", path, data))
+            came[path] = read_until(connections[path], begun)
+        server.process.send_signal(number)
+        for path, connection in connections.items():
             while data := connection.recv(1 << 16):
-                came += data
-        *_, error, done, rest = came.split(b"\n\n")
+                came[path] += data
+        *_, error, done, rest = came[CHAT].split(b"\n\n")
         assert (done, rest) == (b"data: [DONE]", b"")
         told = json.loads(error.removeprefix(b"data: "))["error"]
         assert told["message"] == "The server is being stopped."
+        for path, last in (
+            ("/v1/messages", b"event: error"),
+            ("/v1/responses", b"event: response.failed"),
+        ):
+            *_, end, rest = came[path].split(b"\n\n")
+            assert rest == b""
+            assert last in came[path]
+            assert b"The server is being stopped." in end
         assert server.process.wait(SECONDS) == 0
     assert not any("Traceback" in line for line in server.lines)
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "last"),
-    [
-        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 999}, b"event: error"),
-        ("/v1/responses", {"input": "What is 1 + 1?"}, b"event: response.failed"),
-    ],
-)
-def test_other_streams_are_ended_in_their_own_form(path, body, last):
-    with serving("--grace", 0, command=SLOW) as server:
-        with connect(server.url) as connection:
-            data = json.dumps({**body, "stream": True}).encode()
-            connection.sendall(request_of("POST", path, data))
-            came = read_until(connection, b"delta")
-            server.process.send_signal(signal.SIGTERM)
-            while data := connection.recv(1 << 16):
-                came += data
-        *_, end, rest = came.split(b"\n\n")
-        assert rest == b""
-        assert last in came
-        assert b"The server is being stopped." in end
-        assert server.process.wait(SECONDS) == 0
 
 
 def test_a_reply_that_is_nearly_whole_is_finished():

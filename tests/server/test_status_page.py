@@ -91,7 +91,8 @@ def test_a_reply_can_be_stopped(url, open_page):
     page = open_page(url)
     held = []
     page.route("**/v1/chat/completions", lambda route: held.append(route))
-    ask(page, "What is 1 + 1?", "64 tokens")
+    with page.expect_request("**/v1/chat/completions"):
+        ask(page, "What is 1 + 1?", "64 tokens")
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for()
     assert len(held) == 1
