@@ -10,10 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
+from ..engine.recorder import HiddenStateRecorder
 from ..engine.settings import ModelSource
 from ..files import hub
 from ..files.rows import is_on_hub
@@ -21,7 +24,7 @@ from ..files.shards import find_shards
 from ..files.tensors import read_header
 from ..method.predictor import Predictor
 from .base_model import check_trusted, find_classes, make_args, make_empty, one_line
-from .lookup import Config, Found, look_up, sizes_of
+from .lookup import Config, Found, ModelSizes, look_up, sizes_of
 from .predictor_source import PredictorSource, find_predictor
 
 
@@ -149,8 +152,33 @@ def _find_predictor(
         source = PredictorSource(found)  # of the same commit
     else:
         return predictor, None
-    source.check_sizes(sizes_of(config))
+    try:
+        source.check_sizes(sizes_of(config))
+    except ValueError:
+        # Some models have more layers or rows than their configuration names.
+        if (measured := _measured_sizes(found, config)) is None:
+            raise
+        source.check_sizes(measured)
     return (source.load(), None) if source.is_here else (_Promised(), source)
+
+
+def _measured_sizes(found: Found, config: Config) -> ModelSizes | None:
+    """The sizes of mlx-lm's model, of weights that are not there; None if unknown."""
+    if config.get("model_file") is not None:
+        return None
+    try:
+        classes = find_classes(found.folder, found.name, config, False)
+        model = make_empty(found.folder, found.name, classes)
+        recorder = HiddenStateRecorder.acquire(model)
+        try:
+            logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
+            states = recorder.last
+        finally:
+            recorder.release()
+    except Exception:  # whatever a model makes of it: loading it will say
+        return None
+    width, layers = states.sizes() if states is not None else (None, None)
+    return ModelSizes(width, layers, logits.shape[-1])
 
 
 def find_model(

@@ -25,7 +25,8 @@ from fake_hub import FakeHub
 from mlx_budget import Predictor, load
 from mlx_budget.cli import cli
 from mlx_budget.files.tensors import named_tensors
-from mlx_budget.models import published
+from mlx_budget.models import fetching, published
+from mlx_budget.models.lookup import ModelSizes
 from mlx_budget.models.predictor_source import find_predictor, kept_predictors
 from mlx_budget.models.published import PublishedPredictor
 from mlx_budget.server import running
@@ -195,6 +196,17 @@ def test_another_base_model_is_refused_before_weights_are_fetched(hub):
     assert f"made for another model ({REFERENCE})" in line
     assert "width 64, and this model has 32" in line
     assert set(hub.sent[OTHER]) | set(hub.sent[REFERENCE]) == SMALL
+
+
+def test_a_model_that_is_not_as_its_config_says_is_measured(
+    folders, converted, monkeypatch
+):
+    monkeypatch.setattr(fetching, "sizes_of", lambda _: ModelSizes(9, 9, 9))
+    assert isinstance(load(str(converted))[2], Predictor)
+    message = "width 64, and this model has 32"
+    other = folders[OTHER]
+    with pytest.raises(ValueError, match=message):
+        load(str(other), folders[REFERENCE])
 
 
 def test_an_interrupted_download_leaves_nothing_and_is_gone_on_with(
