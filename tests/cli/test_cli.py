@@ -208,7 +208,7 @@ def test_a_draft_model_works_without_a_budget_only(converted):
     [
         (["--thinking-budget", "-2"], "not -2"),
         (["--thinking-budget", "abc"], "not 'abc'"),
-        (["--thinking-budget", "9", "--hard-stop", "0.5"], "hard_stop must be"),
+        (["--thinking-budget", "9", "--hard-stop", "0.5"], "--hard-stop must be"),
         (["--hard-stop", "2", "--no-hard-stop"], "not both"),
         (["--max-tokens", "0"], "--max-tokens must be 1 or more"),
         (["--temp", "-1"], "temp must be"),
