@@ -195,6 +195,7 @@ def test_all_strategies_run(loaded, tmp_path):
         tmp_path / "run",
         strategies=tuple(STRATEGIES),
         budgets=parse_budgets("25%"),
+        max_tokens=60,
         batch_size=12,
     )
     assert {r["strategy"] for r in records} == set(STRATEGIES)

@@ -351,6 +351,6 @@ def test_tasks_are_read_from_the_hub(tmp_path):
 
 
 def task_of(name: str, *problems: tuple[str, str, str]) -> dict:
-    fields = ("id", "question", "answer", "choices")
-    records = [dict(zip(fields, (*p, False), strict=True)) for p in problems]
+    fields = ("id", "question", "answer", "choices", "plan")
+    records = [dict(zip(fields, (*p, False, None), strict=True)) for p in problems]
     return {"name": name, "problems": records, "instruction": MATHS}
