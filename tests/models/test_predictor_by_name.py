@@ -344,6 +344,18 @@ def test_the_published_predictor_that_fits_is_named(hub, fitting):
     assert "prior" not in followed.stderr
 
 
+def test_a_server_names_it_and_takes_it(hub, fitting, caplog):
+    caplog.set_level("INFO")
+    with running(PLAIN):
+        pass
+    assert f"add --predictor {REFERENCE}." in caplog.text
+    caplog.clear()
+    with running(PLAIN, predictor=REFERENCE):
+        pass
+    assert "prior guides" not in caplog.text
+    assert PREDICTOR_SHARD in hub.downloaded(REFERENCE)
+
+
 def test_what_is_published_and_kept_is_listed_and_removed(hub, fitting):
     find_predictor(REFERENCE).load()
     table = run("predictors").stdout.splitlines()
