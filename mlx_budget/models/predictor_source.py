@@ -41,10 +41,16 @@ class PredictorSource:
     @property
     def is_here(self) -> bool:
         """Whether it needs no download."""
-        found = self.found
-        if found.has_predictor:
-            return found.commit is None or (found.folder / WEIGHTS_FILE).exists()
-        return not found.bytes_of(found.predictor_files)
+        if not self.found.has_predictor:
+            return not self.bytes_missing
+        return self.found.commit is None or (self.found.folder / WEIGHTS_FILE).exists()
+
+    @property
+    def bytes_missing(self) -> int:
+        """Bytes that have to be downloaded still."""
+        if self.found.has_predictor:
+            return self.found.bytes_of((CONFIG_FILE, WEIGHTS_FILE))
+        return self.found.bytes_of(self.found.predictor_files)
 
     def check_sizes(self, model: ModelSizes) -> None:
         """Checks that it was made for a model of these sizes, as far as they are told.
@@ -96,7 +102,7 @@ class PredictorSource:
         predictor, _ = plan_predictor(found, found.name, layers, None)
         files = found.predictor_files
         if found.commit is not None:
-            missing = found.bytes_of(files)
+            missing = self.bytes_missing
             hub.check_space(found.name, missing)
             size = hub.in_gb(missing) if missing else "here"
             shards = "file" if len(files) == 1 else "files"
