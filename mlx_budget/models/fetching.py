@@ -88,8 +88,9 @@ def fetch(
         found.fetch_small()
         check(_read_ahead(found, config, ready, tokenizer_config, trust_remote_code))
         if choose is None:
-            needed = found.bytes_missing + (source.bytes_missing if source else 0)
-            hub.check_space(found.name, needed)
+            if (missing := found.bytes_missing) and source is not None:
+                missing += source.bytes_missing
+            hub.check_space(found.name, missing)
     if source is not None:
         ready = source.load()
     if choose is not None and not found.is_here:
