@@ -44,6 +44,9 @@ class Prompt(Protocol):
             ValueError: If it is not UTF-8 text.
         """
 
+    def close(self) -> None:
+        """Leaves the terminal as it was found."""
+
 
 def open_prompt(has_history: bool = True) -> Prompt:
     """The prompt that suits standard input.
@@ -89,6 +92,9 @@ class LinePrompt:
         read = sys.stdin.buffer.readline()
         return _checked(read.decode("utf-8", "surrogateescape")) if read else None
 
+    def close(self) -> None:
+        """Does nothing: it changes nothing in the terminal."""
+
 
 class TerminalPrompt:
     """A line editor: several lines, pasted ones too, history and completion.
@@ -132,6 +138,15 @@ class TerminalPrompt:
             return _checked(self._session.prompt())
         except EOFError:
             return None
+        finally:
+            # Lines that are pasted while a reply comes are one message too.
+            self._session.output.enable_bracketed_paste()
+            self._session.output.flush()
+
+    def close(self) -> None:
+        """Has the terminal paste as usual again."""
+        self._session.output.disable_bracketed_paste()
+        self._session.output.flush()
 
     def _touch(self, _: object) -> None:
         self.was_touched = True

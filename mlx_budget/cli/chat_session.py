@@ -147,16 +147,17 @@ class Chat:
         """Takes lines until the chat is over."""
         if self._is_interactive:
             _say(greeting)
-        while not self._is_over:
-            try:
-                self._take(self._read())
-            except ValueError as e:
-                if os.environ.get("MLX_BUDGET_DEBUG"):
-                    raise
-                _say(f"Error: {' '.join(str(e).split())}")
-            except KeyboardInterrupt:  # of one too many in a reply
-                if not self._is_interactive:
-                    raise
+        with closing(self._prompt):
+            while not self._is_over:
+                try:
+                    self._take(self._read())
+                except ValueError as e:
+                    if os.environ.get("MLX_BUDGET_DEBUG"):
+                        raise
+                    _say(f"Error: {' '.join(str(e).split())}")
+                except KeyboardInterrupt:  # of one too many in a reply
+                    if not self._is_interactive:
+                        raise
 
     @property
     def _is_interactive(self) -> bool:

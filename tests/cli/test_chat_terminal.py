@@ -38,12 +38,17 @@ def test_a_chat_in_a_terminal(tmp_path):
         terminal.until(">> ")
         terminal.type("/budget 0\r")
         terminal.until(r"Thinking budget: 0 tokens(.*\n)*?.*>> ")
-        terminal.type("\x1b[200~What is\r/quit\rq\r6 - 2?\x1b[201~\r")
-        terminal.until(r"Answer: \d+ tokens(.*\n)*?.*>> ")
+        pasted = "\x1b[200~What is\r/quit\rq\r6 - 2?\x1b[201~\r"
+        terminal.type(pasted)
+        # While a reply comes as well.
+        terminal.until("The answer")
+        terminal.type(pasted)
+        for _ in range(2):
+            terminal.until(r"Answer: \d+ tokens(.*\n)*?.*>> ")
         terminal.type("/save chats.json\r")
-        terminal.until(r"Saved in chats.json: 3 turns\.(.*\n)*?.*>> ")
+        terminal.until(r"Saved in chats.json: 4 turns\.(.*\n)*?.*>> ")
         terminal.type("/load ch\t\r")
-        terminal.until(r"Loaded chats.json: 3 turns\.(.*\n)*?.*>> ")
+        terminal.until(r"Loaded chats.json: 4 turns\.(.*\n)*?.*>> ")
         terminal.type("/quit\r")
         assert terminal.exit_code() == 0
         screen = terminal.screen()
