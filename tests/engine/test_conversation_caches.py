@@ -42,9 +42,9 @@ MODELS = {
 }
 QUESTIONS = (FIRST, SECOND, "And 3 + 4 - 5 + 2?", "What is 1 + 1?")
 REPLIES = (
-    "7 + 1 = 8\n8 + 5 = 13\n</think>\n\nThe answer is 12.",
+    "8 + 5 = 13\n</think>\n\nThe answer is 12.",
     "6 - 2 = 4\n</think>\n\nThe answer is 4.",
-    "3 + 4 = 7\n7 - 5 = 2\n2 + 2 = 4\n</think>\n\nIt is 4.",
+    "2 + 2 = 4\n</think>\n\nIt is 4.",
     "1 + 1 = 2\n</think>\n\nThe answer is 2.",
 )
 
