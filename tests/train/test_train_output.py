@@ -171,7 +171,7 @@ def test_a_finished_run_has_nothing_left_to_do(training, whole, tmp_path):
     line = f"Nothing left to do: the predictor in {out} is finished."
     assert result.stderr.splitlines() == [line]
     other = fails(run(training, out, "--resume", learning_rate=0.1))
-    assert "was begun with learning_rate = 0.0002, not 0.1" in other
+    assert "was begun with --learning-rate = 0.0002, not 0.1" in other
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
     shutil.rmtree(out / "training")
     assert run(training, out, "--resume").stderr.splitlines() == [line]
