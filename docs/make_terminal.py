@@ -20,7 +20,7 @@ ASK = (
 )
 BUDGETS = (150, 50)
 PASTED = "What is\n7 + 1 + 5 - 9 + 8?"
-COLUMNS, LINES = 86, 30
+COLUMNS, LINES = 86, 34
 
 
 def _shell(folder: Path) -> Terminal:

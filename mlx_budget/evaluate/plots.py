@@ -27,8 +27,9 @@ NO_PLOTS = (
     f"`{install_command('eval')}`."
 )
 # What guides is blue and green, what cuts orange, what makes thinking last purple, what
-# asks again brown, and a prompt grey; most of it Okabe and Ito's colours, told apart by
-# colour-blind readers too, and every marker is another's neighbour.
+# asks again brown, what plans rose, and a prompt grey; most of it Okabe and Ito's
+# colours, told apart by colour-blind readers too, and every marker is another's
+# neighbour.
 _STYLES = {
     "full": ("#000000", "*"),
     "no-thinking": ("#000000", "X"),
@@ -51,6 +52,9 @@ _STYLES = {
     "deer": ("#7A4A1E", "^"),
     "convergence": ("#7A4A1E", "v"),
     "majority": ("#B08A5A", "s"),
+    "plan-guided": ("#CC6677", "o"),
+    "plan-rollover": ("#CC6677", "D"),
+    "plan-words": ("#CC6677", "P"),
     "prompt": ("#999999", "P"),
     "tale": ("#999999", "o"),
     "remaining-budget": ("#666666", "D"),

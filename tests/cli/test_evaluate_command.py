@@ -1,6 +1,7 @@
 """The commands `evaluate` and `report`, as a user runs them."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from dying import KILL, failing
+from evaluation_records import record
 from mlx_budget import demo
 from mlx_budget.cli import cli
 from mlx_budget.files.records import RecordFile
@@ -180,6 +182,33 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_model(
 def test_a_model_needs_a_task(converted, tmp_path):
     result = run("evaluate", "--model", converted, "--output", tmp_path / "run")
     assert "gsm8k" in fails(result)
+
+
+def test_a_report_shows_three_strategies_and_all_if_it_is_asked_for(tmp_path):
+    names = ("full", "guidance", "hard-stop", "truncate", "s1")
+    rows = [
+        record(
+            name, None if name == "full" else 20, n, 10 + n + len(name), id=f"{name}{n}"
+        )
+        for name in names
+        for n in range(4)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "records.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
+    few = run("report", tmp_path)
+    assert few.exit_code == 0, few.stderr
+    told = re.search(
+        "The pictures show full, guidance and (.*?); `(.*)` shows", few.stderr
+    )
+    assert told[1] in ("hard-stop", "truncate")
+    assert told[2] == f"mlx-budget report --all {tmp_path}"
+    pictures = [(tmp_path / name).read_bytes() for name in PICTURES]
+    every = run("report", "--all", tmp_path)
+    assert every.exit_code == 0 and "The pictures show" not in every.stderr
+    assert every.stdout == few.stdout
+    now = [(tmp_path / name).read_bytes() for name in PICTURES]
+    assert sum(a != b for a, b in zip(pictures, now, strict=True)) == 2
 
 
 def test_reports_of_nothing_say_so(tmp_path):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from evaluation_records import record
 from mlx_budget.evaluate import plots
 from mlx_budget.evaluate.plots import NO_PLOTS, draw, main_strategies
+from mlx_budget.evaluate.strategies import STRATEGIES
 from mlx_budget.evaluate.summary import summarize
 
 
@@ -53,6 +54,10 @@ def test_no_budget_guidance_and_the_strongest_simple_cut_are_shown():
     arms += [arm("budget-forcing", 20, 0.6), arm("truncate", 60, 0.9)]
     expected = ["full", "guidance", "budget-forcing"]
     assert main_strategies(arms) == main_strategies(arms[::-1]) == expected
+
+
+def test_no_two_strategies_look_alike():
+    assert len(set(map(plots.style, STRATEGIES))) == len(STRATEGIES)
 
 
 @pytest.mark.parametrize(
