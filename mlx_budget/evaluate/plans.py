@@ -15,7 +15,7 @@ from ..planning.plans import Plan, plan_from
 from ..planning.prompts import in_words
 from ..planning.run import finish
 from ..planning.shares import split
-from ..planning.stretches import Stretch, in_stretches
+from ..planning.stretches import InStretches, Stretch
 from .outcomes import Counts, Maker, Outcome, Request
 from .problems import Problem
 
@@ -111,7 +111,7 @@ def answer_by_plans(
         ]
     else:
         options["make_sampler"] = [
-            in_stretches(plan, share, setting == ROLLOVER, stretches)
+            InStretches(plan, share, setting == ROLLOVER, stretches)
             for plan, share, stretches in zip(plans, shares, followed, strict=True)
         ]
     for index, outcome in maker.outcomes(requests, **options):

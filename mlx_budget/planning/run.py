@@ -24,7 +24,7 @@ from .planner import make_plans
 from .plans import Plan, plan_from
 from .prompts import in_words
 from .shares import split
-from .stretches import Stretch, in_stretches
+from .stretches import InStretches, Stretch
 
 
 @dataclass
@@ -179,7 +179,7 @@ def stream_plan(
     else:
         prompt, kept = encode(question), replace(thinking, tokens=budget)
         rest["predictor"] = predictor
-        rest["make_sampler"] = in_stretches(
+        rest["make_sampler"] = InStretches(
             plan, shares, asked.rollover, planned.stretches
         )
     for response in stream_generate(

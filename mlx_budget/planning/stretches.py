@@ -5,22 +5,25 @@ or its budget does, the hint of the next part is put in; the last one ends the t
 Knows the budget sampler; nothing of how plans are made.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..engine.answers import Answer, AnswerFormat
 from ..engine.closing import encode_message
 from ..engine.draws import read_token
 from ..engine.follower import Step
 from ..engine.markers import ThinkingMarkers, find_markers
 from ..engine.pace import Pace
 from ..engine.plain import ReplySampler
-from ..engine.sampler import BudgetSampler, steer
+from ..engine.sampler import BudgetSampler, Prompt, steer
 from ..engine.settings import Sampling, ThinkingBudget
+from ..method.predictor import Predictor
 from .plans import Plan
 from .prompts import hint_of
 
@@ -96,35 +99,41 @@ def stretches_of(
     return stretches
 
 
-def in_stretches(
-    plan: Plan, shares: Sequence[int], rollover: bool, found: list[Stretch]
-) -> Callable[..., ReplySampler]:
-    """What stands in the place of `steer` for one reply that follows a plan.
+@dataclass(frozen=True)
+class InStretches:
+    """Stands in the place of `steer` for one reply that follows a plan.
 
-    Args:
-        plan (Plan): The plan.
-        shares (Sequence[int]): Tokens of each of its parts.
-        rollover (bool): Whether what a stretch leaves over goes to the next one.
-        found (list): Is filled with the stretches, which say what became of them.
+    It is a value, so that it can be sent to the other ranks of a model.
+
+    Attributes:
+        plan: The plan.
+        shares: Tokens of each of its parts.
+        rollover: Whether what a stretch leaves over goes to the next one.
+        found: Is filled with the stretches, which say what became of them.
     """
 
-    def make(
-        model: Any,
+    plan: Plan
+    shares: Sequence[int]
+    rollover: bool
+    found: list[Stretch] = field(default_factory=list)
+
+    def __call__(
+        self,
+        model: nn.Module,
         tokenizer: TokenizerWrapper,
-        predictor: Any,
-        prompt: Any,
+        predictor: Predictor | bool | None,
+        prompt: Prompt,
         thinking: ThinkingBudget,
         sampling: Sampling,
-        answer: Any = None,
+        answer: AnswerFormat | Answer | None = None,
     ) -> ReplySampler:
+        """As `steer`; the budget is that of all parts together."""
         markers = find_markers(tokenizer, thinking.start, thinking.end)
-        found[:] = stretches_of(tokenizer, markers, plan, shares)
-        thinking = replace(thinking, tokens=sum(shares), least=0)
-        sampler = partial(StretchSampler, found, rollover, tokenizer)
+        self.found[:] = stretches_of(tokenizer, markers, self.plan, self.shares)
+        thinking = replace(thinking, tokens=sum(self.shares), least=0)
+        sampler = partial(StretchSampler, self.found, self.rollover, tokenizer)
         options = (prompt, thinking, sampling, answer)
         return steer(model, tokenizer, predictor, *options, make=sampler)
-
-    return make
 
 
 class StretchSampler(BudgetSampler):

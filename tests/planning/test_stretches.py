@@ -1,12 +1,14 @@
 """Thinking in stretches, on the built-in model with plans that are given."""
 
+import pickle
+
 import pytest
 
 from mlx_budget import load, plan, stream_batch_generate, stream_generate, stream_plan
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.planning.plans import Plan, plan_from
 from mlx_budget.planning.shares import split
-from mlx_budget.planning.stretches import in_stretches
+from mlx_budget.planning.stretches import InStretches
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 TWO = {"parts": ["What is 7 + 1 + 5?", "- 9 + 8?"]}
@@ -141,7 +143,7 @@ def test_replies_of_a_batch_follow_a_plan_each(demo):
         predictor=predictor,
         thinking_budget=150,
         make_sampler=[
-            in_stretches(*each)
+            InStretches(*each)
             for each in zip(plans, shares, [False] * 3, followed, strict=True)
         ],
         **DRAWN,
@@ -212,6 +214,12 @@ def test_a_model_that_cannot_plan_gets_the_question_as_its_plan(demo):
 def test_what_cannot_be_planned_is_said(demo, options, message):
     with pytest.raises(ValueError, match=message):
         planned(demo, **options)
+
+
+def test_what_steers_a_reply_can_be_sent_to_other_ranks():
+    made = plan_from(TWO)
+    steering = InStretches(made, split(100, [50, 50]), True)
+    assert pickle.loads(pickle.dumps(steering)) == steering
 
 
 def test_a_plan_is_not_changed_by_following_it(demo):
