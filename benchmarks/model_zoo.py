@@ -3,7 +3,8 @@
 Each model module is built at a tiny size, in a process of its own, and the recorder is
 compared with what the unrecorded model shows. The configurations are those of mlx-lm's
 own tests (`tests/test_models.py` of its source distribution, fetched with pip, or
-``--tests``), with a few of our own. Knows nothing of predictors, budgets or tokenizers.
+``--tests``), with a few of our own. `model_zoo_ranks` does the same on several ranks.
+Knows nothing of predictors, budgets or tokenizers.
 """
 
 import contextlib

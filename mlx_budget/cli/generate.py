@@ -21,6 +21,7 @@ from ..engine.settings import (
     check_kv_options,
 )
 from ..interrupts import raise_again
+from ..ranks import current
 from .ahead import reply_check
 from .command import Command
 from .options import (
@@ -116,6 +117,15 @@ def generate(
     if options["max_tokens"] is not None:
         thinking.check_room(options["max_tokens"])
     check_kv_options(options["kv_bits"], options["max_kv_size"])
+    if current() is not None:
+        for name, given in (
+            ("--draft-model", draft_model),
+            ("--prompt-cache-file", prompt_cache_file),
+        ):
+            if given is not None:
+                raise ValueError(
+                    f"{name} cannot be used on several Macs: leave it out."
+                )
     if draft_model is not None and not answer.is_free:
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with "

@@ -182,19 +182,17 @@ def _load_part(
         check=check,
         choose=partial(own_shards, pipeline),
     )
-    with one_line(f"{path_or_hf_repo} cannot be loaded"):
-        model, tokenizer, _ = load_part(
-            team,
-            path_or_hf_repo,
-            path,
-            pipeline=pipeline,
-            tokenizer_config={
-                **(tokenizer_config or {}),
-                "trust_remote_code": trust_remote_code,
-            },
-            trust_remote_code=trust_remote_code,
-        )
-        check_vocabulary(tokenizer)
+    model, tokenizer, _ = load_part(
+        team,
+        path_or_hf_repo,
+        path,
+        pipeline=pipeline,
+        tokenizer_config={
+            **(tokenizer_config or {}),
+            "trust_remote_code": trust_remote_code,
+        },
+        trust_remote_code=trust_remote_code,
+    )
     check_same_predictor(team, predictor)
     if isinstance(predictor, Predictor):
         check_fits(predictor, model)

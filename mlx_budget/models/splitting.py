@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,13 @@ from ..engine.stages import note_stages
 from ..files.tensors import named_tensors, read_header, read_samples
 from ..method.predictor import Predictor
 from ..ranks import Team
+from .base_model import one_line
+from .fetching import check_vocabulary
 from .lookup import Found
 
 _TELLING_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt")
-_HEADS = (
-    "n_heads",
-    "num_heads",
-    "num_attention_heads",
-    "n_kv_heads",
-    "num_kv_heads",
-    "num_key_value_heads",
-)
+_QUERY_HEADS = ("n_heads", "num_heads", "num_attention_heads")
+_HEADS = (*_QUERY_HEADS, "n_kv_heads", "num_kv_heads", "num_key_value_heads")
 # Of the bytes of each tensor, what is compared between two copies of a model.
 _SAMPLE_BYTES = 64
 
@@ -65,13 +61,15 @@ def load_part(
             not all of them have the same one.
     """
     group = mx.distributed.init()
-    model, config = _read_lazily(path, trust_remote_code)
+    with one_line(f"{name} cannot be loaded"):
+        model, config = _read_lazily(path, trust_remote_code)
+        tokenizer = load_tokenizer(
+            path, tokenizer_config or {}, eos_token_ids=config.get("eos_token_id")
+        )
+        check_vocabulary(tokenizer)
     if path == demo.FOLDER:
         model = dequantize_model(model)
-    _split(name, model, group, pipeline)
-    tokenizer = load_tokenizer(
-        path, tokenizer_config or {}, eos_token_ids=config.get("eos_token_id")
-    )
+    split(name, model, group, pipeline)
     check_alike(team, name, path)
     if pipeline:
         counts = team.gather(len(model.layers), "layers")
@@ -82,39 +80,50 @@ def load_part(
     return model, tokenizer, config
 
 
-def _split(name: str, model: nn.Module, group: Any, pipeline: bool) -> nn.Module:
+def split(name: str, model: nn.Module, group: Any, pipeline: bool) -> nn.Module:
     """Leaves of a model what this rank is to have; nothing is read."""
     kind, size = type(model).__module__.rpartition(".")[2], group.size()
     backbone: Any = getattr(model, "model", None)
     has = {True: hasattr(backbone, "pipeline"), False: hasattr(model, "shard")}
     if not has[pipeline]:
         ways = {True: "with --pipeline", False: "without --pipeline"}
-        way_out = "take a model that it can, or one machine"
+        other = "take a model that it can, or one machine"
         if has[not pipeline]:
-            way_out = f"start it {ways[not pipeline]}"
+            other = f"start it {ways[not pipeline]}"
         raise ValueError(
-            f"mlx-lm cannot split {name} ({kind}) {ways[pipeline]}: {way_out}."
+            f"mlx-lm cannot split {name} ({kind}) {ways[pipeline]}: {other}."
         )
     heads = dict(_heads_of(model))
+    way_out = "start as many as divide it"
+    if has[True] and not pipeline:
+        way_out += ", or take --pipeline"
+
+    def check(is_divided: Callable[[tuple[str, str], int], bool]) -> None:
+        for place, count in heads.items():
+            if pipeline or is_divided(place, count):
+                continue
+            of_what = "" if place[1] in _QUERY_HEADS else " of keys and values"
+            raise ValueError(
+                f"{name} has {count} heads{of_what} in each layer, which {size} ranks "
+                f"do not divide: {way_out}."
+            )
+
+    check(lambda place, count: place[1] not in _QUERY_HEADS or count % size == 0)
     try:
         if pipeline:
             backbone.pipeline(group)
         else:
             model.shard(group)
     except Exception as e:  # whatever the model's own code raises
+        check(lambda _, count: count % size == 0)
         reason = " ".join(str(e).split()) or repr(e)
         raise ValueError(
             f"{name} cannot be split over {size} ranks: {reason.rstrip('.')}. Start "
             "fewer."
         ) from e
-    for place, count in _heads_of(model):
-        if count not in (heads[place], heads[place] / size):
-            what = place[1].replace("_", " ").removeprefix("n ").removeprefix("num ")
-            raise ValueError(
-                f"{name} has {heads[place]} {what} in each layer, which {size} ranks "
-                f"do not divide: start as many as divide it"
-                f"{', or take --pipeline' if has[True] else ''}."
-            )
+    left = dict(_heads_of(model))
+    # Some models repeat the heads of keys and values where there are too few.
+    check(lambda place, count: left.get(place) in (count, count / size))
     return model
 
 
@@ -136,7 +145,7 @@ def own_shards(pipeline: bool, found: Found) -> list[str]:
     if not pipeline:
         return found.shards
     model = _read_lazily(found.folder, trust_remote_code=True)[0]
-    part = _split(found.name, model, mx.distributed.init(), pipeline)
+    part = split(found.name, model, mx.distributed.init(), pipeline)
     first = part.model.start_idx
     own = range(first, first + len(part.layers))
     return sorted(

@@ -61,7 +61,7 @@ def join(is_led: bool) -> Team | None:
     set_current(team)
     verdicts = team.gather((facts, words), "versions and options")
     for rank, (theirs, said) in enumerate(verdicts):
-        if different := _difference(theirs, facts, said, words):
+        if different := difference(theirs, facts, said, words):
             if team.leads:
                 team.leave()
                 raise ValueError(f"Rank {rank} {different}")
@@ -164,7 +164,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _difference(
+def difference(
     theirs: dict[str, str], ours: dict[str, str], said: list[str], words: list[str]
 ) -> str | None:
     """How a rank differs from this one, in words; None if it does not."""

@@ -60,7 +60,7 @@ class RankedResponseGenerator(BudgetResponseGenerator):
         try:
             self._generate_once()
         except Exception as e:
-            self._end_all(RuntimeError(f"Generation failed: {e}"))
+            self._end_all(RequestError(f"Generation failed: {e}", status=500))
             self._team.report(e)
             return
         if self._team.leads:
