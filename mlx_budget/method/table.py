@@ -180,7 +180,7 @@ class TablePredictor(Predictor):
         self.vocab_size = vocab_size
         if vocab_size is not None:
             self._rows = self._rows_of(vocab_size)
-        self._fit = lru_cache(maxsize=64)(self._at_stage)
+        self._forget()
 
     def _rows_of(self, vocab_size: int) -> mx.array:
         """Row of each token: the last is that of all tokens that were not seen."""
@@ -351,6 +351,16 @@ class TablePredictor(Predictor):
         sums[:, np.searchsorted(self._tokens, self.counts.tokens)] = self.counts.sums
         sums[:, self._closing_row] = 0
         return sums
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: v for name, v in vars(self).items() if name != "_fit"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._fit = lru_cache(maxsize=64)(self._at_stage)
 
     def save(
         self, path: str | Path, progress: Callable[[int], None] = lambda _: None

@@ -12,8 +12,10 @@ from typing import Any
 from mlx_budget import batch_generate, load, stream_generate
 from mlx_budget.engine.conversation import Conversation
 from mlx_budget.engine.estimate import estimate
+from mlx_budget.engine.priors import prior_for
 from mlx_budget.engine.recorder import hidden_states_at
 from mlx_budget.engine.scoring import score_tokens
+from mlx_budget.engine.thinking import find_markers
 from mlx_budget.ranks import current
 from mlx_budget.ranks.joining import follow_to_the_end, join
 
@@ -120,6 +122,12 @@ def refused(model, tokenizer, predictor) -> list[str]:
     return [*said, str(one(model, tokenizer, predictor))]
 
 
+def sent(model, tokenizer, predictor) -> list[int]:
+    """A reply with what rank 0 alone has made for it."""
+    prior = prior_for(tokenizer, find_markers(tokenizer))
+    return one(model, tokenizer, prior)
+
+
 def lengths(model, tokenizer, predictor) -> list[float]:
     found = [estimate(model, tokenizer, predictor, c["prompt_ids"]) for c in CASES[::4]]
     return [round(f.median, 2) for f in found]
@@ -178,6 +186,7 @@ JOBS: dict[str, Job] = {
         one,
         left_early,
         refused,
+        sent,
         lengths,
         talk,
         scores,
