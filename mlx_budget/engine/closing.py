@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from . import m1
 from .markers import ThinkingMarkers
 from .template import reply_part, template_facts
 from .thinking import ThinkingTracker
@@ -24,15 +25,18 @@ class WindDown:
         in_template: Texts that its chat templates hold, all of them.
         text: The sentence, put before the closing marker.
         source: Where the family's makers or users say so.
+        end: Closing marker that is the family's alone, where the templates say nothing.
     """
 
     family: str
     in_template: tuple[str, ...]
     text: str
     source: str
+    end: str = ""
 
 
 WIND_DOWNS = (
+    WindDown("m1", (), m1.CUT, "its evaluation, arXiv 2504.00869", end=m1.END),
     WindDown(
         "Qwen3",
         ("<|im_start|>", "enable_thinking"),
@@ -57,9 +61,11 @@ class Closing:
         message: Put before the closing marker.
         ends_line: Whether the message ends with a newline.
         newline: Ends a line before the closing marker, where the model's template has
-            one there.
+            one there, or the message is nothing else.
         empty: White space of a block without any thinking, behind what the prompt has.
-        after: White space behind the closing marker, as the template has it.
+        after: White space behind the closing marker, as the template has it, and text
+            with which the message goes on there.
+        begins_answer: Whether there is such a text, with which the answer begins.
     """
 
     message: tuple[int, ...] = ()
@@ -67,6 +73,7 @@ class Closing:
     newline: tuple[int, ...] = ()
     empty: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    begins_answer: bool = False
 
     @property
     def has_empty_form(self) -> bool:
@@ -113,21 +120,24 @@ def closing_of(
         markers (ThinkingMarkers): Of the model.
         prompt (Sequence[int]): Token ids of the prompt.
         message (str, optional): Text put before the closing marker; "auto" for the
-            sentence of `WIND_DOWNS` that the model's family is known to obey.
+            sentence of `WIND_DOWNS` that the model's family is known to obey. What it
+            has behind the closing marker begins the answer.
 
     Raises:
-        ValueError: If the message holds a control token, goes on behind the closing
-            marker, or there is no sentence for "auto".
+        ValueError: If the message holds a control token or the closing marker twice, or
+            there is no sentence for "auto".
     """
     facts = template_facts(tokenizer, markers)
-    text = wind_down(tokenizer).text if message == AUTO else message or ""
+    text = wind_down(tokenizer, markers).text if message == AUTO else message or ""
     # The closing marker follows anyway: a message that ends with it is not to have two.
     text, _, behind = text.partition(markers.end)
-    if behind.strip():
+    if markers.end in behind:
         raise ValueError(
-            f"thinking_budget_message goes on behind the closing marker "
-            f"{markers.end!r}, where the answer begins: leave out {behind.strip()!r}."
+            f"thinking_budget_message has the closing marker {markers.end!r} twice: "
+            "what stands behind the first begins the answer, so leave the second out."
         )
+    behind = behind if behind.strip() else ""
+    after = facts.after_end if behind[:1].strip() or not behind else ""
     part = reply_part(tokenizer, markers, prompt)
     written = ""
     if not markers.start or part.rfind(markers.start) > part.rfind(markers.end):
@@ -136,29 +146,33 @@ def closing_of(
     def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
 
+    needs_line = text == "\n" or "\n" in facts.before_end
     return Closing(
-        message=encode_message(tokenizer, markers, text),
+        message=encode_message(tokenizer, markers, "" if text == "\n" else text),
         ends_line=text.endswith("\n"),
-        newline=encode("\n" if "\n" in facts.before_end else ""),
+        newline=encode("\n" if needs_line else ""),
         empty=encode(facts.before_end.removeprefix(written)),
-        after=encode(facts.after_end),
+        after=encode_message(tokenizer, markers, after + behind),
+        begins_answer=bool(behind),
     )
 
 
-def wind_down(tokenizer: TokenizerWrapper) -> WindDown:
+def wind_down(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> WindDown:
     """The sentence that the family of a model is known to obey.
 
     Raises:
-        ValueError: If there is none for its chat template.
+        ValueError: If there is none for its chat template and markers.
     """
     template = str(tokenizer.chat_template)
     for known in WIND_DOWNS:
-        if all(text in template for text in known.in_template):
+        if known.end in ("", markers.end) and all(
+            text in template for text in known.in_template
+        ):
             return known
-    families = " and ".join(known.family for known in WIND_DOWNS)
+    families = ", ".join(known.family for known in WIND_DOWNS)
     raise ValueError(
         f"thinking_budget_message auto is known for {families}, and the chat template "
-        "is of neither: give the text itself."
+        "is of none of them: give the text itself."
     )
 
 

@@ -133,6 +133,8 @@ class ReplyFollower:
         self.is_thinking = self.is_in_thinking
         self.guided_tokens = 0
         self._forced_tokens = 0
+        # Whether what is put in behind the close has begun the answer.
+        self._begins_answer = False
         # Each token where guidance would act, with the thinking tokens before it.
         self._line_starts: list[tuple[int, int]] = []
         self._first_block_tokens: int | None = None
@@ -255,12 +257,21 @@ class ReplyFollower:
                 self._has_left_loop = self._record.has_left_loop(begin, end)
         is_part_of_answer = mark is not None and mark.is_of_the_answer
         self.is_thinking = not is_part_of_answer and (
-            was_thinking or is_forced or tracker.thinking or mark is not None
+            was_thinking
+            or (is_forced and tracker.is_blank)
+            or tracker.thinking
+            or mark is not None
         )
         # White space around a closing marker that is put in belongs to it.
         is_empty = tracker.thinking_tokens == 0 and tracker.is_blank
-        is_around = is_forced and (not was_thinking or is_empty)
         text = self._detokenizer.text
+        self._begins_answer = (
+            is_forced
+            and not was_thinking
+            and (self._begins_answer or not tracker.is_blank)
+        )
+        is_behind = not was_thinking and not self._begins_answer
+        is_around = is_forced and (is_behind or (was_thinking and is_empty))
         return self._tell(
             text, held=_begun(text, tracker.awaited()), is_around=is_around
         )

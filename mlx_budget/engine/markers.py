@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from . import m1
 from .settings import ThinkingBudget
 
 # OpenAI's harmony format, as gpt-oss writes it: channels with a header each. mlx-lm
@@ -107,6 +108,8 @@ def find_markers(
     if own_start is None and is_harmony(tokenizer):
         own_start, own_end = _HARMONY_START, _HARMONY_END
         tools, header = _HARMONY_TOOLS, _HARMONY_ANSWER
+    elif own_start is None and is_m1(tokenizer):
+        own_start, own_end = m1.START, m1.END
     start = own_start if start is None else start
     end = own_end if end is None else end
     if start is None or end is None:
@@ -139,7 +142,8 @@ def markers_of(
 ) -> ThinkingMarkers | None:
     """The markers that a reply is followed by; None if the model does not think."""
     is_named = thinking.start is not None or thinking.end is not None
-    if not is_named and not tokenizer.has_thinking and not is_harmony(tokenizer):
+    is_known = tokenizer.has_thinking or is_harmony(tokenizer) or is_m1(tokenizer)
+    if not is_named and not is_known:
         return None
     return find_markers(tokenizer, thinking.start, thinking.end)
 
@@ -149,6 +153,12 @@ def is_harmony(tokenizer: TokenizerWrapper) -> bool:
     added = tokenizer.added_tokens_decoder.values()
     texts = {str(getattr(token, "content", token)) for token in added}
     return texts.issuperset(_HARMONY_TOKENS)
+
+
+def is_m1(tokenizer: TokenizerWrapper) -> bool:
+    """Whether a chat template has m1's markers; that of its base model has not."""
+    template = str(tokenizer.chat_template)
+    return m1.START in template and m1.END in template
 
 
 # A tokenizer is asked once for each text: a request looks for a dozen markers, and to

@@ -93,7 +93,8 @@ def make_budget_sampler(
             newline, and at ``hard_stop * thinking_budget`` tokens wherever it is; 1.1
             by default. None leaves it to guidance alone, as in the paper.
         thinking_budget_message (str, optional): Text put before the closing marker on
-            a forced close.
+            a forced close. If it has the closing marker in it, what stands behind that
+            begins the answer.
         stop_loops (bool, optional): Whether thinking that has gone into a loop is led
             to its end, and closed if that does not help; by default with a budget and a
             hard stop. True does so without a budget too.
@@ -170,7 +171,14 @@ def steer(
     if isinstance(predictor, Predictor):
         guide = Guide(predictor, thinking, sampling, tokenizer)
     tracker, constraint = ThinkingTracker(tokenizer, markers, ids), None
+    close = closing_of(tokenizer, markers, ids, thinking.message)
     if wanted is not None:
+        if close.begins_answer:
+            raise ValueError(
+                "thinking_budget_message goes on behind the closing marker "
+                f"{markers.end!r}, where the answer by the JSON schema begins: leave "
+                "out what stands there, or the schema."
+            )
         constraint = AnswerConstraint(wanted, tokenizer, tracker)
     return (make or BudgetSampler)(
         model,
@@ -178,7 +186,7 @@ def steer(
         TokenDraw(sampling, tokenizer),
         guide,
         tracker,
-        closing_of(tokenizer, markers, ids, thinking.message),
+        close,
         EndOfReply(tokenizer, markers),
         ids[-1],
         constraint,

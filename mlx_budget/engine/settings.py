@@ -63,7 +63,8 @@ class ThinkingBudget:
         least: Fewest tokens of thinking. Until they are reached the model cannot close
             its thinking, nor end its reply in it, and is steered to go on beyond them.
         message: Text put before the closing marker on a forced close; "auto" for the
-            sentence that the model's family is known to obey.
+            sentence that the model's family is known to obey. If it has the closing
+            marker in it, what stands behind that begins the answer.
         start: Opening marker, in place of the tokenizer's; "" if replies begin by
             thinking.
         end: Closing marker, in place of the tokenizer's.
@@ -120,7 +121,8 @@ class ThinkingBudget:
     message: str | None = setting(
         None,
         "Text to put before the closing marker when the budget closes thinking; auto "
-        "for the sentence that the model's family is known to obey.",
+        "for the sentence that the model's family is known to obey. If the closing "
+        "marker is in it, what stands behind that begins the answer.",
         keyword="thinking_budget_message",
     )
     answer_anyway: bool = setting(

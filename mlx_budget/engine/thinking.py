@@ -208,7 +208,9 @@ class ThinkingTracker:
         if self.thinking:
             return self._think(text, forced)
         if forced:
-            return None  # white space behind the closing marker
+            # White space behind the closing marker, or a text that begins the answer.
+            self._may_open = self._may_open and self._is_blank()
+            return None
         return self._answer(text)
 
     def missing_end_tokens(self) -> tuple[int, ...]:

@@ -141,7 +141,7 @@ def test_a_budget_closes_as_the_format_closes(
 def test_a_message_that_would_break_a_reply_is_refused(format, reply_to):
     for message, why in (
         (f" So. {format.eos}", "control token"),
-        (f" So.{format.end} It is 5.", "goes on behind the closing marker"),
+        (f" So.{format.end} It is 5.{format.end}", "twice"),
     ):
         with pytest.raises(ValueError, match=why):
             reply_to("So", thinking_budget=4, thinking_budget_message=message)
@@ -166,6 +166,25 @@ def test_a_message_may_end_with_the_marker_and_mention_others(
     assert set(answer) <= {".", "\n"}
     assert said.text.count(format.end) == 1
     assert (said.last.closed_by, said.last.thinking_tokens) == ("budget", 4)
+
+
+def test_a_message_that_goes_on_behind_the_marker_begins_the_answer(
+    format, tokenizer, reply_to
+):
+    before, _, _ = format.text(format.at_4).partition("«")
+    message = f" Enough.{format.end}\nFinal Answer:"
+    options = {"thinking_budget_message": message, "hard_stop": 1}
+    cut = len(reply_to(before, *"." * 60, thinking_budget=4, **options).forced)
+    said = reply_to(before, *"." * cut, ANSWER, thinking_budget=4, **options)
+    thinking, answer = said.last.reply.split()
+    assert thinking.endswith("Enough.")
+    assert answer == f"Final Answer:{ANSWER}"
+    start = len(ids(tokenizer, before))
+    assert said.forced == frozenset(range(start, start + cut))
+    assert (said.last.thinking_tokens, said.last.closed_by) == (4, "budget")
+    assert said.last.answer_tokens == len(ids(tokenizer, ANSWER))
+    shown = "".join(r.text for r in said.responses if not r.is_thinking)
+    assert shown.strip() == answer
 
 
 def test_the_close_without_thinking_is_the_templates_own(format, tokenizer):

@@ -5,7 +5,7 @@ tokenizer files; nothing of the engine.
 """
 
 from .base import ANSWER, THOUGHT, Format
-from .chatml import LFM25, NEMOTRON3, OLMO3, QWEN3, QWEN35
+from .chatml import LFM25, M1, NEMOTRON3, OLMO3, QWEN3, QWEN35
 from .glm_deepseek import GLM5, GLM45, R1, R1_OLD, V4, V31
 from .others import (
     GEMMA4,
@@ -42,4 +42,5 @@ FORMATS = (
     HUNYUAN,
     HY3,
     OLMO3,
+    M1,
 )

@@ -119,3 +119,21 @@ OLMO3 = Format(
     special=("<|im_start|>",),
     is_named=True,
 )
+# Its template is Qwen2.5's, which says nothing of thinking.
+M1 = Format(
+    name="m1",
+    tail="<|im_end|>\n<|im_start|>assistant\n",
+    says="<|im_start|>think\n~\n<|im_start|>answer\n@",
+    tokens=13,
+    at_4="<|im_start|>think\nI add the«<|im_start|>answer»@",
+    at_0="<|im_start|>think«<|im_start|>answer»@",
+    past="<|im_start|>assistant\n<|im_start|>think\n~\n<|im_start|>answer\n@<|im_end|>\n",
+    past_at_4="<|im_start|>assistant\n<|im_start|>think\nI add the<|im_start|>answer@"
+    "<|im_end|>\n",
+    template=_chatml("{{- m.content }}"),
+    added=(),
+    special=("<|im_start|>",),
+    start="<|im_start|>think",
+    end="<|im_start|>answer",
+    is_named=True,
+)
