@@ -20,6 +20,7 @@ from ..engine.settings import (
     ThinkingBudget,
     check_kv_options,
 )
+from ..engine.tags import tag_of
 from ..interrupts import raise_again
 from ..ranks import current
 from .ahead import reply_check
@@ -64,7 +65,12 @@ if TYPE_CHECKING:
 @VERBOSE_OPTION
 @MAX_TOKENS_OPTION
 @options_from(sampling=Sampling, template=PromptOptions)
-@command_option("--prefill-response", group="Prompt", help="How the reply shall begin.")
+@command_option(
+    "--prefill-response",
+    group="Prompt",
+    help="How the answer has begun already: the chat template renders it as the last "
+    "message, most of them without thinking, and it is not shown. See --reply-prefix.",
+)
 @command_option(
     "--extra-eos-token",
     multiple=True,
@@ -135,6 +141,11 @@ def generate(
         raise ValueError(
             "Speculative decoding (--draft-model) cannot be combined with a thinking "
             "budget, nor with --stop-loops: leave out one of them."
+        )
+    if draft_model is not None and thinking.prefix:
+        raise ValueError(
+            "Speculative decoding (--draft-model) cannot be combined with "
+            "--reply-prefix: leave out one of them."
         )
     tell_of_demo()
     text = read_prompt(prompt)
@@ -299,11 +310,13 @@ def _print_json(
     if last is None or last.reply is None:
         raise KeyboardInterrupt
     thinking, answer = last.reply.split()
+    tag = tag_of(last.reply.text, last.reply.opening)
     result = {
         "model": model,
         "text": last.reply.text,
         "thinking": thinking.strip(),
         "answer": answer.strip(),
+        **({"tag": tag} if tag else {}),
         "thinking_budget": last.thinking_budget,
         "thinking_tokens": last.thinking_tokens,
         "after_close_tokens": last.after_close_tokens,

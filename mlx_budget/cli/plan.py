@@ -49,7 +49,7 @@ def _read_levels(text: str) -> tuple[int, ...]:
 @click.command(cls=Command)
 @options_from(source=ModelSource)
 @command_option("--prompt", "-p", required=True, group="Prompt", help=PROMPT_HELP)
-@options_from(thinking=ThinkingBudget, without=["min_thinking_tokens"])
+@options_from(thinking=ThinkingBudget, without=["min_thinking_tokens", "reply_prefix"])
 @options_from(asked=PlanOptions, types={"levels": Read("N,N,N,N,N", _read_levels)})
 @command_option(
     "--plan",

@@ -157,6 +157,21 @@ def closing_of(
     )
 
 
+def prefix_tokens(tokenizer: TokenizerWrapper, text: str | None) -> tuple[int, ...]:
+    """Tokens with which a reply is to begin, markers and all.
+
+    Raises:
+        ValueError: If one of them would end the reply.
+    """
+    tokens = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+    if ends := [token for token in tokens if token in tokenizer.eos_token_ids]:
+        raise ValueError(
+            f"reply_prefix holds {tokenizer.decode(ends[:1])!r}, which would end the "
+            "reply: leave it out."
+        )
+    return tokens
+
+
 def wind_down(tokenizer: TokenizerWrapper, markers: ThinkingMarkers) -> WindDown:
     """The sentence that the family of a model is known to obey.
 

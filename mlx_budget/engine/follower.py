@@ -145,6 +145,11 @@ class ReplyFollower:
         return self._tracker is not None
 
     @property
+    def opening(self) -> str:
+        """The marker that opens thinking; empty without one."""
+        return "" if self._tracker is None else self._tracker.markers.start
+
+    @property
     def is_in_thinking(self) -> bool:
         """Whether what comes next belongs to thinking."""
         return self._tracker is not None and self._tracker.thinking

@@ -131,6 +131,12 @@ def stream_generate(
                     f"An answer by a JSON schema cannot be combined with {name}: leave "
                     "out one of them."
                 )
+    is_own = loop.get("sampler") is not None or loop.get("draft_model") is not None
+    if thinking.prefix and is_own:
+        raise ValueError(
+            "A reply_prefix cannot be combined with speculative decoding (draft_model) "
+            "nor with a sampler: leave out one of them."
+        )
     if thinking.is_steered:
         if loop.get("draft_model") is not None:
             raise ValueError(

@@ -3,6 +3,8 @@
 Knows how tokens are drawn and mlx-lm's batches; nothing of budgets.
 """
 
+from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -27,6 +29,11 @@ class ReplySampler:
     def __init__(self) -> None:
         self.record = SteeringRecord()
         self.constraint: AnswerConstraint | None = None
+        self._prefix: deque[int] = deque()
+
+    def begin_with(self, tokens: Sequence[int]) -> None:
+        """Lets the reply begin with tokens, as if the model had chosen them."""
+        self._prefix = deque(tokens)
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Chooses the next token; see the samplers themselves."""
@@ -70,6 +77,10 @@ class PlainSampler(ReplySampler):
         self._position = 0
         self._token: mx.array | None = None
 
+    def skip(self, tokens: int) -> None:
+        """Draws as if the reply had so many tokens already."""
+        self._position += tokens
+
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Chooses the next token.
 
@@ -86,5 +97,8 @@ class PlainSampler(ReplySampler):
             mx.async_eval(logprobs)
             read_chosen(self._token)
         self._position += 1
-        self._token = self._draw(logprobs, self._position - 1)
+        if self._prefix:
+            self._token = mx.array([self._prefix.popleft()], dtype=mx.uint32)
+        else:
+            self._token = self._draw(logprobs, self._position - 1)
         return self._token

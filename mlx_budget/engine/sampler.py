@@ -7,7 +7,7 @@ Knows mlx-lm's generation loop; nothing of files, Hub or terminal.
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
 from .answers import Answer, AnswerFormat, answer_to
-from .closing import Closing, closing_of
+from .closing import Closing, closing_of, prefix_tokens
 from .constrained import ConstrainedSampler
 from .constraint import AnswerConstraint
 from .context import context_length
@@ -103,6 +103,8 @@ def make_budget_sampler(
             before top-p and the like, is at most this (0.001 by default); at ``temp=0``
             the token is the same, to the rounding of the predictor's type. 0 always
             evaluates the whole vocabulary.
+        reply_prefix (str, optional): Text with which the reply begins, as if the model
+            had written it.
         thinking_start, thinking_end (str, optional): Markers in place of the
             tokenizer's; an empty start means that replies begin by thinking.
         temp, top_p, min_p, min_tokens_to_keep, top_k, xtc_probability, xtc_threshold,
@@ -149,10 +151,18 @@ def steer(
         make (Callable, optional): In place of `BudgetSampler`, with its arguments.
     """
     wanted = answer_to(answer)
+    prefix = prefix_tokens(tokenizer, thinking.prefix)
+    if wanted is not None and prefix:
+        raise ValueError(
+            "A reply_prefix cannot be combined with a JSON schema or a tool that must "
+            "be called: leave out one of them."
+        )
     if not thinking.is_steered:
         draw = TokenDraw(sampling, tokenizer)
         if wanted is None:
-            return PlainSampler(draw)
+            plain = PlainSampler(draw)
+            plain.begin_with(prefix)
+            return plain
         if markers_of(tokenizer, thinking) is None:
             return ConstrainedSampler(draw, AnswerConstraint(wanted, tokenizer, None))
         predictor = False
@@ -180,7 +190,7 @@ def steer(
                 "out what stands there, or the schema."
             )
         constraint = AnswerConstraint(wanted, tokenizer, tracker)
-    return (make or BudgetSampler)(
+    sampler = (make or BudgetSampler)(
         model,
         thinking,
         TokenDraw(sampling, tokenizer),
@@ -191,6 +201,8 @@ def steer(
         ids[-1],
         constraint,
     )
+    sampler.begin_with(prefix)
+    return sampler
 
 
 class BudgetSampler(ReplySampler):
@@ -277,6 +289,10 @@ class BudgetSampler(ReplySampler):
         self._token, step = self._choose(logprobs, forward, row)
         self.record.steps.append(step)
         return self._token
+
+    def begin_with(self, tokens: Sequence[int]) -> None:
+        """Lets the reply begin with tokens, as if the model had chosen them."""
+        self._closing.extend((token, Step.MODEL) for token in tokens)
 
     def is_guided(self) -> bool:
         """Whether the next token is one to guide."""

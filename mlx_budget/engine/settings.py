@@ -65,6 +65,8 @@ class ThinkingBudget:
         message: Text put before the closing marker on a forced close; "auto" for the
             sentence that the model's family is known to obey. If it has the closing
             marker in it, what stands behind that begins the answer.
+        prefix: Text with which the reply begins, as if the model had written it: in
+            its thinking where the prompt has opened that, markers and all.
         start: Opening marker, in place of the tokenizer's; "" if replies begin by
             thinking.
         end: Closing marker, in place of the tokenizer's.
@@ -125,6 +127,13 @@ class ThinkingBudget:
         "marker is in it, what stands behind that begins the answer.",
         keyword="thinking_budget_message",
     )
+    prefix: str | None = setting(
+        None,
+        "Text that the reply begins with, as if the model had written it, such as "
+        "[Easy] or [Hard], which AdaCtrl's models were taught and others do not know.",
+        keyword="reply_prefix",
+        group="Prompt",
+    )
     answer_anyway: bool = setting(
         False,
         "With a budget, let the model close its thinking and answer where it would "
@@ -180,7 +189,7 @@ class ThinkingBudget:
                 object.__setattr__(self, name, float(number))
         for f, option in options_of(self):
             text = getattr(self, f.name)
-            is_text = f.name in ("message", "start", "end")
+            is_text = f.name in ("message", "prefix", "start", "end")
             if is_text and not isinstance(text, str | None):
                 raise ValueError(f"{option.keyword} must be a text, not {text!r}.")
             if is_text and text:
@@ -437,6 +446,7 @@ class SharedOptions(TypedDict, total=False):
     min_thinking_tokens: int
     hard_stop: float | None
     thinking_budget_message: str | None
+    reply_prefix: str | None
     answer_anyway: bool
     stop_loops: bool | None
     guidance_tolerance: float

@@ -18,6 +18,7 @@ from .markers import (
     markers_of,
 )
 from .splitting import split_reply
+from .tags import may_be_tag
 from .template import reply_part
 
 __all__ = [
@@ -128,6 +129,7 @@ class ThinkingTracker:
         self._earlier = 0
         self._in_block = 0
         self._may_open = True
+        self._has_mark = False  # whether there was a marker, of any kind
         # Tokens of the answer that a closing marker would turn into thinking.
         self._since_close = 0
         self.after_close_tokens = 0
@@ -346,6 +348,7 @@ class ThinkingTracker:
         return not text[: text.rfind(written)].rpartition("\n")[2].strip()
 
     def _enter(self, kind: MarkKind, text: str, length: int) -> Mark:
+        self._has_mark = True
         self.thinking = kind is MarkKind.OPEN
         self._may_open = kind in (MarkKind.CLOSE, MarkKind.CLOSE_AGAIN)
         self._earlier += self._in_block
@@ -356,8 +359,10 @@ class ThinkingTracker:
     def _is_blank(self) -> bool:
         """Whether the block is blank so far, the beginning of a marker aside."""
         begun = self._start.begun(self._block) or self._header.begun(self._block)
-        text = self._tokenizer.decode(self._block)
-        return not text.removesuffix(begun).strip()
+        text = self._tokenizer.decode(self._block).removesuffix(begun).strip()
+        # Behind a tag at the very beginning a reply may open thinking as well.
+        is_first = not self.thinking and self.blocks == 0 and not self._has_mark
+        return may_be_tag(text) if is_first else not text
 
     def _is_mentioned(self, length: int) -> bool:
         before = self._tokenizer.decode(self._block[:-length])

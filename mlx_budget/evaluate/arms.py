@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.budgets import EFFORTS, Budget, Effort, budget_of_level
 from ..engine.fields import keywords_of
 from ..engine.settings import AutoBudget, ThinkingBudget
-from .strategies import STRATEGIES, Budgets, answer_share
+from .strategies import ANYTIME_ANSWER_TOKENS, STRATEGIES, Budgets, answer_share
 
 if TYPE_CHECKING:
     from ..method.predictor import Predictor
@@ -108,6 +108,8 @@ class Arm:
 
     def max_answer_tokens(self, most: int | None) -> int | None:
         """Most tokens behind the closing marker, where ``most`` are allowed to all."""
+        if self.way == "anytime":
+            return min(most or ANYTIME_ANSWER_TOKENS, ANYTIME_ANSWER_TOKENS)
         if self.strategy != "elastic" or not isinstance(self.budget, int):
             return most
         share = answer_share(self.budget)

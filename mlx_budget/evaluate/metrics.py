@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.tags import TAGS
 from ..files.records import Record
 from .paired import Z, mcnemar_p, tango_interval
 
@@ -123,6 +124,7 @@ def measure_arm(records: Sequence[Record]) -> Measures:
           those that the model wrote; probes were generated and thrown away.
         - total_tokens: mean of all of these and the thinking tokens together.
         - grading_problems: how many answers could not be graded.
+        - tags: how many replies began with each of AdaCtrl's tags of their own accord.
         - seconds, tokens_per_second: of all of these together.
         - e3: accuracy squared by mean total tokens, the E3 of Plan-and-Budget
           (arXiv 2505.16122), with accuracy as a fraction; e3_thinking: by mean
@@ -160,10 +162,46 @@ def measure_arm(records: Sequence[Record]) -> Measures:
         "unfinished": sum(_is_unfinished(r) for r in records) / n,
         **counts,
         "grading_problems": sum(r["grading_problem"] is not None for r in records),
+        "tags": {
+            tag: sum(r.get("tag") == tag and not r["tag_given"] for r in records)
+            for tag in TAGS
+        },
         "seconds": seconds,
         "tokens_per_second": n * total / seconds if seconds > 0 else None,
         "e3": accuracy**2 / total if total > 0 else None,
         "e3_thinking": accuracy**2 / mean_thinking if mean_thinking > 0 else None,
+    }
+
+
+def measure_anytime(records: Sequence[Record]) -> Measures | None:
+    """The mean accuracy of anytime answers over their budgets, all counting alike.
+
+    Of AnytimeReasoner (arXiv 2505.13438). Replies count that answered at every budget.
+
+    Args:
+        records: Of the strategy "anytime", at all its budgets.
+
+    Returns:
+        dict: budgets as they were asked for, n replies to the questions, accuracy,
+        accuracy_low and accuracy_high, whose interval is of the cluster bootstrap over
+        problems, see `accuracy_interval`. None without such replies.
+    """
+    budgets = {r["budget"]: r["thinking_budget"] for r in records}
+    answers: dict[tuple, list[Record]] = {}
+    for record in records:
+        answers.setdefault((record["problem"], record["sample"]), []).append(record)
+    whole = [found for found in answers.values() if len(found) == len(budgets)]
+    counted = [record for found in whole for record in found]
+    if not counted:
+        return None
+    correct = [bool(record["correct"]) for record in counted]
+    low, high = accuracy_interval(correct, [r["problem"] for r in counted])
+    return {
+        "budgets": sorted(budgets, key=lambda label: (budgets[label] or 0, label)),
+        "n": len(whole),
+        "accuracy": sum(correct) / len(correct),
+        "accuracy_low": low,
+        "accuracy_high": high,
     }
 
 

@@ -19,9 +19,19 @@ from .strategies import STRATEGIES, WITHOUT_BUDGET
 
 DEFAULT_STRATEGIES = ("full", "guidance", "budget-forcing")
 DEFAULT_BUDGETS = "25%,50%,63%,100%"
+_DEFAULT_BUDGETS = parse_budgets(DEFAULT_BUDGETS)
+# Of AnytimeReasoner's measure.
+ANYTIME_BUDGETS = parse_budgets("2000,4000,6000,8000")
 # Options that decide which replies are asked for, or how fast they come, but not what
 # they are.
-_FREE = ("strategies", "budgets", "batch_size", "prefill_step_size", "thinking_budget")
+_FREE = (
+    "strategies",
+    "budgets",
+    "anytime",
+    "batch_size",
+    "prefill_step_size",
+    "thinking_budget",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class EvaluateOptions:
     Attributes:
         strategies: Names of `STRATEGIES`; "full" is added where a budget is a share.
         budgets: For every strategy that takes one.
+        anytime: Whether to measure anytime answers, the strategy of this name: alone
+            unless strategies are named, and at `ANYTIME_BUDGETS` unless budgets are.
         num_samples: Replies to each question.
         batch_size: Most replies to generate at a time.
         max_tokens: Most tokens of a reply, thinking included.
@@ -55,9 +67,16 @@ class EvaluateOptions:
         group="Thinking",
     )
     budgets: tuple[BudgetRequest, ...] = setting(
-        parse_budgets(DEFAULT_BUDGETS),
+        _DEFAULT_BUDGETS,
         "Comma-separated: tokens, shares of the mean without a budget, or levels such "
         "as low, which are what they are in a reply.",
+        group="Thinking",
+    )
+    anytime: bool = setting(
+        False,
+        "Measure as AnytimeReasoner does: one full reply to each question, cut at each "
+        "budget, 2000,4000,6000,8000 by default, and an answer of 128 tokens at most "
+        "at each; no other strategy unless --strategies names some.",
         group="Thinking",
     )
     num_samples: int = setting(
@@ -91,6 +110,8 @@ class EvaluateOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.anytime:
+            self._take_anytime()
         check_numbers(self)
         unknown = [name for name in self.strategies if name not in STRATEGIES]
         if unknown or not self.strategies:
@@ -119,6 +140,13 @@ class EvaluateOptions:
                 f"The strategy {needs[0]} needs a hard stop: leave that on, or the "
                 "strategy out."
             )
+        largest = max((b.tokens or 0 for b in self.budgets), default=0)
+        if "anytime" in self.strategies and largest >= self.max_tokens:
+            raise ValueError(
+                f"max_tokens is {self.max_tokens:,}, and a full reply is to be cut at "
+                f"{largest:,} tokens of thinking: raise --max-tokens above that, or "
+                "lower --budgets."
+            )
         if self.sampling.seed is None:
             raise ValueError(
                 "seed must be a number, not None: a run that is gone on with draws by "
@@ -142,6 +170,14 @@ class EvaluateOptions:
                 "there is none: add one or a level such as low, or leave the strategy "
                 "out."
             )
+
+    def _take_anytime(self) -> None:
+        names = ("full",) if self.strategies is DEFAULT_STRATEGIES else self.strategies
+        if "anytime" not in names:
+            names = (*names, "anytime")
+        object.__setattr__(self, "strategies", names)
+        if self.budgets is _DEFAULT_BUDGETS:
+            object.__setattr__(self, "budgets", ANYTIME_BUDGETS)
 
     def settings(self) -> dict[str, Any]:
         """What all records of a folder have in common."""

@@ -129,13 +129,22 @@ class Maker:
                 before = time.perf_counter()
 
     def outcomes(
-        self, requests: Sequence[Request], **options: Any
+        self, requests: Sequence[Request], keeps_tokens: bool = False, **options: Any
     ) -> Iterator[tuple[int, Outcome]]:
-        """One reply to each request, as they finish, with its place among them."""
+        """One reply to each request, as they finish, with its place among them.
+
+        Args:
+            requests (Sequence): The questions.
+            keeps_tokens (bool): Whether to keep the ids of a reply's tokens.
+            options: Of `stream_batch_generate`.
+        """
         prompts = [request.prompt for request in requests]
         seeds = [request.seed for request in requests]
         for reply, seconds in self.replies(prompts, seeds, **options):
-            yield reply.index, outcome_of(reply, seconds)
+            outcome = outcome_of(reply, seconds)
+            if keeps_tokens:
+                outcome = replace(outcome, notes={"tokens": reply.tokens})
+            yield reply.index, outcome
 
 
 def outcome_of(reply: BatchReply, seconds: float) -> Outcome:

@@ -47,6 +47,8 @@ _STYLES = {
     "top-k-close": ("#C8A400", "o"),
     "s1": ("#882255", "p"),
     "wait": ("#CC79A7", "D"),
+    "wait-twice": ("#CC79A7", "s"),
+    "anytime": ("#332288", "^"),
     "alpha-one": ("#AA4499", "d"),
     "no-wait": ("#CC0000", "P"),
     "deer": ("#7A4A1E", "^"),

@@ -21,6 +21,7 @@ from ..engine.fields import keywords_of, take, take_all
 from ..engine.memory import wired
 from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget, ThinkingBudget, seed_of
+from ..engine.tags import tag_of
 from ..engine.template import let_think
 from ..engine.thinking import ThinkingMarkers, find_markers
 from ..files.atomic import full_disk_in_one_line
@@ -325,6 +326,7 @@ class _Run:
             # Thinking is closed in the prompt, and nothing holds the answer.
             free = Arm("full").generation(False, asked.thinking)
             free["max_answer_tokens"] = options["max_answer_tokens"]
+            free["reply_prefix"] = None  # the full reply has it
             yield from leave_early(maker, requests, thinking, rule, boxes, **free)
         elif arm.way == "plans":
             asks = [wanted[name] for name in missing]
@@ -340,8 +342,26 @@ class _Run:
                 self._encode_text,
                 **options,
             )
+        elif arm.way == "anytime":
+            from .anytime import answer_at
+
+            options["reply_prefix"] = None
+            budget = arm.budget if isinstance(arm.budget, int) else 0
+            earlier = [self._settled(*wanted[name], budget) for name in missing]
+            yield from answer_at(maker, requests, budget, earlier, **options)
         else:
-            yield from maker.outcomes(requests, **options)
+            keeps = arm.strategy == "full" and "anytime" in asked.strategies
+            yield from maker.outcomes(requests, keeps_tokens=keeps, **options)
+
+    def _settled(self, problem: Problem, sample: int, budget: int) -> Record | None:
+        """What was answered where thinking had ended by itself before a budget."""
+        least = budget - len(self._markers.end_tokens)
+        for label in (b.label for b in self._options.budgets):
+            record = self._records.get(f"anytime@{label}/{problem.id}-{sample}")
+            is_own = record is not None and record["closed_by"] == "model"
+            if record and is_own and record["thinking_tokens"] <= least:
+                return record
+        return None
 
     def _grade(self, problem: Problem, answer: str | None) -> grading.Grade:
         own = self._task.grader and self._task.grader(problem, answer)
@@ -386,8 +406,15 @@ class _Run:
             "grading_rule": grade.rule,
             "grading_problem": grade.problem,
             "seconds": outcome.seconds,
+            **self._tag_of(arm, outcome.text),
             **outcome.notes,
         }
+
+    def _tag_of(self, arm: Arm, reply: str) -> Record:
+        """The tag that a reply begins with, and whether it was given that."""
+        tag = tag_of(reply, self._markers.start)
+        given = arm.generation(False, self._options.thinking).get("reply_prefix")
+        return {} if tag is None else {"tag": tag, "tag_given": given is not None}
 
     def _request(self, problem: Problem, sample: int, arm: Arm) -> Request:
         full = self._records.get(f"full/{problem.id}-{sample}")

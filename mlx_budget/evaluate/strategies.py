@@ -9,16 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..engine import m1
 from ..engine.budgets import ABOUT, AT_MOST
 from ..engine.errors import NoPredictorError
 from ..engine.prompts import BUDGET_PROMPT
 from ..engine.settings import AutoBudget, ThinkingBudget
+from ..engine.tags import EASY, HARD
 
 if TYPE_CHECKING:
     from ..method.predictor import Predictor
 
 # What budget forcing puts where it cuts, as the paper's baseline does.
 FORCED_ANSWER = "\n**Final Answer**\n"
+# What AnytimeReasoner puts in where it cuts, before the closing marker, and what asks
+# for the answer behind it; and most tokens of that.
+ANYTIME_CUT, ANYTIME_ANSWER = "...\n\n...\n\n", "\n\n**Final Answer**\n"
+ANYTIME_ANSWER_TOKENS = 128
 TALE_PROMPT = (
     "{question}\n\nLet's think step by step and use less than {budget} tokens."
 )
@@ -50,7 +56,10 @@ class Budgets:
         """No budget, with the markers that were asked for."""
         asked = self.asked
         return ThinkingBudget(
-            start=asked.start, end=asked.end, answer_anyway=asked.answer_anyway
+            start=asked.start,
+            end=asked.end,
+            prefix=asked.prefix,
+            answer_anyway=asked.answer_anyway,
         )
 
     @property
@@ -58,8 +67,19 @@ class Budgets:
         """The budget in tokens, where it is given in advance."""
         return self.tokens if isinstance(self.tokens, int) else 0
 
-    def cut(self, tokens: int, message: str | None = FORCED_ANSWER) -> ThinkingBudget:
-        """Thinking that is cut at a number of tokens, wherever that is."""
+    @property
+    def forced_answer(self) -> str:
+        """What budget forcing puts where it cuts: for m1 its own cut."""
+        return m1.CUT if self.asked.end == m1.END else FORCED_ANSWER
+
+    def cut(self, tokens: int, *messages: str | None) -> ThinkingBudget:
+        """Thinking that is cut at a number of tokens, wherever that is.
+
+        Args:
+            tokens (int): How many.
+            messages: What is put in there; `forced_answer` if none is given.
+        """
+        message = messages[0] if messages else self.forced_answer
         return replace(self.free, tokens=tokens, hard_stop=1.0, message=message)
 
     def guided(self, **changes: Any) -> ThinkingBudget:
@@ -89,7 +109,8 @@ class Strategy:
         prompt: The question as it is asked.
         sampler: Of `rivals`, "module.Class"; empty for the engine's own.
         way: "replies" if it makes one reply to each question; else the module of
-            `rivals` that makes something else, "exits" or "votes", or "plans".
+            `rivals` that makes something else, "exits" or "votes", or "plans" or
+            "anytime".
         setting: Of that module.
     """
 
@@ -144,7 +165,7 @@ STRATEGIES = {
         needs_hard_stop=True,
     ),
     "budget-forcing": Strategy(
-        "cut at the budget, then **Final Answer**",
+        "cut at the budget, then **Final Answer**, or what m1 was taught in its place",
         lambda b: b.cut(b.number),
         "the baseline of arXiv 2506.13752",
     ),
@@ -181,6 +202,30 @@ STRATEGIES = {
         lambda b: replace(b.free, least=b.number),
         "s1, arXiv 2501.19393",
         sampler="lasting.Lasting",
+    ),
+    "wait-twice": Strategy(
+        '"Wait" in place of the first 2 closings before the budget, then a cut at it',
+        lambda b: b.cut(b.number),
+        "m1, arXiv 2504.00869",
+        sampler="lasting.LastingTwice",
+    ),
+    "anytime": Strategy(
+        "the answer that the full reply gives when it is cut at the budget",
+        lambda b: b.free,
+        "AnytimeReasoner, arXiv 2505.13438",
+        way="anytime",
+    ),
+    "easy": Strategy(
+        "replies that begin with [Easy], which AdaCtrl's models alone know",
+        lambda b: replace(b.free, prefix=EASY),
+        "AdaCtrl, arXiv 2505.18822",
+        has_budget=False,
+    ),
+    "hard": Strategy(
+        "replies that begin with [Hard], which AdaCtrl's models alone know",
+        lambda b: replace(b.free, prefix=HARD),
+        "AdaCtrl, arXiv 2505.18822",
+        has_budget=False,
     ),
     "alpha-one": Strategy(
         '"Wait" put in by chance before the budget; behind it slow words close',
@@ -275,7 +320,7 @@ STRATEGIES = {
 }
 WITHOUT_BUDGET = tuple(n for n, s in STRATEGIES.items() if not s.has_budget)
 # What is found afterwards in the replies without a budget.
-NEEDS_FULL = tuple(n for n, s in STRATEGIES.items() if s.way == "exits")
+NEEDS_FULL = tuple(n for n, s in STRATEGIES.items() if s.way in ("exits", "anytime"))
 
 
 def answer_share(budget: int) -> int:

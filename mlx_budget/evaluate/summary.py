@@ -19,6 +19,7 @@ from .metrics import (
     Measures,
     area_over_tokens,
     area_under_accuracy,
+    measure_anytime,
     measure_arm,
     paired_difference,
 )
@@ -80,6 +81,7 @@ def summarize(
           thinking is nearest.
         - predictions: rank_correlation of the thinking tokens without a budget with the
           length predicted before, and the number n of such replies.
+        - anytime: what `measure_anytime` gives; None without the strategy.
 
     Raises:
         ValueError: If a record lacks something.
@@ -113,6 +115,7 @@ def summarize(
         "strategies": _measure_strategies(arms),
         "comparisons": comparisons,
         "predictions": _measure_predictions(groups.get("full", [])),
+        "anytime": measure_anytime([r for r in records if r["strategy"] == "anytime"]),
     }
 
 

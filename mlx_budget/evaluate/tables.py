@@ -91,6 +91,19 @@ def notes(summary: dict[str, Any]) -> list[str]:
         ends = f"{areas[0]['from_budget']:.0f} to {areas[0]['to_budget']:.0f} tokens"
         what = f"Mean accuracy over budgets of {ends}"
         said.append(f"{what}: {_areas(areas, 'budget_area')}.")
+    if anytime := summary.get("anytime"):
+        budgets = ", ".join(anytime["budgets"])
+        said.append(
+            f"Anytime accuracy, the mean over budgets of {budgets}: "
+            f"{_accuracy(anytime)} (n = {anytime['n']})."
+        )
+    said += [
+        f"Of {arm['n']} replies of {arm['arm']}, by their own tags: "
+        + ", ".join(f"{tag} {n}" for tag, n in tags.items())
+        + "."
+        for arm in summary["arms"]
+        if any((tags := arm.get("tags") or {}).values())
+    ]
     correlation = summary["predictions"]["rank_correlation"]
     if correlation is not None:
         what = "the predicted length with the thinking tokens without a budget"

@@ -75,6 +75,7 @@ _OTHERS = (
     "budget_mode",
     "min_thinking_tokens",
     "thinking_budget_message",
+    "reply_prefix",
 )
 _SOUNDS_LIKE_ONE = re.compile("think|reason|budget|effort", re.IGNORECASE)
 _KNOWN = {

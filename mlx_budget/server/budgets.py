@@ -128,6 +128,13 @@ def budget_source(body: Mapping[str, Any], policy: BudgetPolicy) -> str:
     return "server" if asked is None else asked[0]
 
 
+def _text(body: dict[str, Any], field: str, default: str | None) -> str | None:
+    text = body.get(field)
+    if text is not None and not isinstance(text, str):
+        raise RequestError(f"{field} must be a text.", field)
+    return default if text is None else text
+
+
 def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
     """What a request's body asks for, within the server's policy.
 
@@ -140,13 +147,8 @@ def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
     """
     asked = asked_budget(body, policy.thinking.tokens, policy.efforts)
     budget = asked[1] if asked is not None else policy.thinking.tokens
-    message = body.get("thinking_budget_message")
-    if message is None:
-        message = policy.thinking.message
-    elif not isinstance(message, str):
-        raise RequestError(
-            "thinking_budget_message must be a text.", "thinking_budget_message"
-        )
+    message = _text(body, "thinking_budget_message", policy.thinking.message)
+    prefix = _text(body, "reply_prefix", policy.thinking.prefix)
     mode = body.get("budget_mode")
     if mode is None:
         mode = policy.thinking.mode
@@ -165,7 +167,12 @@ def read_thinking(body: dict[str, Any], policy: BudgetPolicy) -> ThinkingBudget:
         least = default if ceiling is None else min(default, ceiling)
     try:
         thinking = replace(
-            policy.thinking, tokens=budget, mode=mode, least=least, message=message
+            policy.thinking,
+            tokens=budget,
+            mode=mode,
+            least=least,
+            message=message,
+            prefix=prefix,
         )
     except ValueError as e:
         raise RequestError(str(e), str(e).partition(" ")[0]) from None

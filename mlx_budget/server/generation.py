@@ -321,6 +321,12 @@ class BudgetResponseGenerator(server.ResponseGenerator):
                     "logit_bias",
                 )
         is_drafted = self.model_provider.draft_model is not None
+        if is_drafted and request.steering.request.prefix:
+            raise RequestError(
+                "Speculative decoding cannot be combined with a reply_prefix: leave "
+                "out one of them.",
+                "reply_prefix",
+            )
         if is_drafted and request.steering.request.is_steered:
             raise RequestError(
                 "Speculative decoding cannot be combined with a thinking budget: leave "

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ...engine.closing import closing_of
+from ...engine.closing import closing_of, prefix_tokens
 from ...engine.draws import TokenDraw, read_token
 from ...engine.follower import Step
 from ...engine.plain import ReplySampler
@@ -57,6 +57,7 @@ class FollowingSampler(ReplySampler):
         self.record.floor = thinking.least
         self._draw = TokenDraw(sampling, tokenizer)
         self._close = closing_of(tokenizer, markers, ids, thinking.message)
+        self.begin_with(prefix_tokens(tokenizer, thinking.prefix))
         self._put_in: deque[int] = deque()
         self._has_put_in = 0
 
@@ -114,6 +115,8 @@ class FollowingSampler(ReplySampler):
         return mx.array([token], dtype=mx.uint32)
 
     def _choose(self, logprobs: mx.array) -> tuple[int, Step]:
+        if self._prefix:
+            return self._prefix.popleft(), Step.MODEL
         position = len(self.record.steps)
         thinks = self.tracker.thinking
         if thinks and not self._put_in:

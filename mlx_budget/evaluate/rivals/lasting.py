@@ -1,6 +1,7 @@
 """Thinking that is made to last: "Wait" in place of a closing marker that is early.
 
-Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393. Knows budgets with
+Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393, and Huang et al.,
+"m1", arXiv 2504.00869. Knows budgets with
 a floor; nothing of predictors.
 """
 
@@ -22,3 +23,22 @@ class Lasting(FollowingSampler):
         if self.used < self.thinking.least and self.begins_to_close(token):
             return self.tokenizer.encode(WAIT, add_special_tokens=False)
         return ()
+
+
+class LastingTwice(FollowingSampler):
+    """The first two times that the model would close its thinking, or end its reply in
+    it, "Wait" is put in; at the budget thinking is cut.
+
+    m1's evaluation does so 1, 2, 4, 6 or 8 times. What was put in counts toward the
+    budget there, and not here.
+    """
+
+    TIMES = 2
+    _waits = 0
+
+    def instead_of(self, token: int) -> Sequence[int]:
+        ends = self.begins_to_close(token) or token in self.tokenizer.eos_token_ids
+        if not ends or self._waits >= self.TIMES:
+            return ()
+        self._waits += 1
+        return self.tokenizer.encode(WAIT, add_special_tokens=False)
