@@ -39,8 +39,9 @@ _TYPES = {
     shown="demo, with the built-in model",
     shell_complete=complete_task,
     group="Questions",
-    help="gsm8k, math-500, aime-2024 or aime-2025 from the Hub, demo, the built-in "
-    "problems, or lm-eval:NAME, a task of the LM Evaluation Harness or a YAML file of "
+    help="gsm8k, math-500, aime-2024 or aime-2025 from the Hub, or medmcqa, medqa or "
+    "gpqa-diamond, whose questions have lettered choices; demo, the built-in problems; "
+    "or lm-eval:NAME, a task of the LM Evaluation Harness or a YAML file of "
     "one.",
 )
 @command_option(

@@ -6,7 +6,7 @@ Knows files, datasets and fields; nothing of models, budgets or grading.
 import json
 import math
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +18,7 @@ from ..engine.messages import as_chat, as_prompt, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
 from ..planning.plans import Plan, plan_from
+from .choice_tasks import read_gpqa, read_medmcqa, read_medqa
 from .problems import CHOICES_INSTRUCTION, Problem, Task
 
 MATHS_INSTRUCTION = (
@@ -38,12 +39,16 @@ class TaskSource:
         data: A file, or a file of a dataset on the Hub (owner/name/path).
         id_field: The field that names a problem; without it the row number does.
         instruction: The task's instruction, unless another is given.
+        columns: What is read of a table in another form.
+        read: Makes a row of one's own form of a row of that.
     """
 
     about: str
     data: str
     id_field: str | None = None
     instruction: str = MATHS_INSTRUCTION
+    columns: tuple[str, ...] = ()
+    read: Callable[[Record], Record] | None = None
 
 
 TASKS = {
@@ -63,6 +68,35 @@ TASKS = {
     ),
     "aime-2025": TaskSource(
         "the 30 problems of AIME 2025", "math-ai/aime25/test.jsonl", "id"
+    ),
+    "medmcqa": TaskSource(
+        "entrance examinations of medicine, 4,183 questions with four choices",
+        "openlifescienceai/medmcqa/data/validation-00000-of-00001.parquet",
+        "id",
+        CHOICES_INSTRUCTION,
+        ("cop", "id", "question", "opa", "opb", "opc", "opd"),
+        read_medmcqa,
+    ),
+    "medqa": TaskSource(
+        "medical licensing examinations (USMLE), 1,273 questions with four choices",
+        "GBaker/MedQA-USMLE-4-options/phrases_no_exclude_test.jsonl",
+        None,
+        CHOICES_INSTRUCTION,
+        ("answer_idx", "question", "options"),
+        read_medqa,
+    ),
+    "gpqa-diamond": TaskSource(
+        "science for graduates, 198 questions with four choices; ask for access first",
+        "Idavidrein/gpqa/gpqa_diamond.csv",
+        "id",
+        CHOICES_INSTRUCTION,
+        (
+            "Correct Answer",
+            "Record ID",
+            "Question",
+            *(f"Incorrect Answer {n}" for n in (1, 2, 3)),
+        ),
+        read_gpqa,
     ),
     "demo": TaskSource(
         "500 problems that ship with mlx-budget", str(_DEMO), instruction=""
@@ -102,6 +136,7 @@ def load_task(
         )
     id_field: str | None = "id"
     default: str | None = None
+    task = TaskSource("", "")
     if data is not None:
         title, source = Path(data.name.removesuffix(".gz")).stem, str(data)
     elif name is None:
@@ -123,7 +158,7 @@ def load_task(
             f"There is no task {name!r}; the tasks are {names}, and lm-eval:NAME for "
             "those of the LM Evaluation Harness."
         )
-    problems = tuple(islice(_read_problems(source, id_field), limit))
+    problems = tuple(islice(_read_problems(source, id_field, task), limit))
     if not problems:
         raise ValueError(f"{source} holds no problems.")
     if default is None:
@@ -132,13 +167,17 @@ def load_task(
     return Task(title, problems, default if instruction is None else instruction)
 
 
-def _read_problems(source: str, id_field: str | None) -> Iterator[Problem]:
+def _read_problems(
+    source: str, id_field: str | None, task: TaskSource
+) -> Iterator[Problem]:
     # The first column is the one that a Parquet file must have.
     columns = ["answer", *_QUESTIONS, "choices", "plan"] + (
         [id_field] if id_field else []
     )
     names: dict[str, str] = {}
-    for number, row in enumerate(read_rows(source, columns)):
+    for number, row in enumerate(read_rows(source, task.columns or columns)):
+        if task.read is not None and isinstance(row.value, dict):
+            row = row._replace(value=task.read(row.value))
         problem = _problem_of(row, number, id_field)
         if problem.id in names:
             raise ValueError(

@@ -200,7 +200,7 @@ def test_every_strategy_says_where_it_stands(loaded):
         options = Arm(name, "20", 20).generation(loaded[2], ThinkingBudget())
         assert set(options) >= {"predictor", "thinking_budget", "hard_stop"}
         assert ("make_sampler" in options) == bool(strategy.sampler)
-        assert strategy.way in ("replies", "exits", "votes", "plans")
+        assert strategy.way in ("replies", "exits", "votes", "plans", "anytime")
 
 
 def test_only_strategies_that_need_the_hard_stop_are_refused_without(loaded):

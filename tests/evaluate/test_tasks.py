@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fake_hub import FakeHub
+from mlx_budget.evaluate.choice_tasks import read_gpqa, read_medmcqa, read_medqa
 from mlx_budget.evaluate.tasks import TASKS, Problem, Task, load_task
 
 MATHS = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -30,6 +31,7 @@ USER, REPLY = (
 LOAD = """
 import json, sys
 from dataclasses import asdict
+from mlx_budget.evaluate.choice_tasks import read_gpqa, read_medmcqa, read_medqa
 from mlx_budget.evaluate.tasks import load_task
 for arguments in map(json.loads, sys.argv[1:]):
     try:
@@ -281,7 +283,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_one_of_a_task_and_a_file_is_needed(write):
     file = write(GOOD)
-    names = "gsm8k, math-500, aime-2024, aime-2025, demo"
+    names = "gsm8k, math-500, aime-2024, aime-2025, medmcqa, medqa, gpqa-diamond, demo"
     assert message_of("gsm8k", file) == (
         f"Give a task or a file of problems, not both (gsm8k and {file})."
     )
@@ -297,8 +299,9 @@ def test_one_of_a_task_and_a_file_is_needed(write):
 def test_every_task_is_described_and_names_a_data_file():
     for name, source in TASKS.items():
         assert source.about
-        assert Path(source.data).suffix in (".jsonl", ".parquet")
-        assert source.instruction == ("" if name == "demo" else MATHS)
+        assert Path(source.data).suffix in (".jsonl", ".parquet", ".csv")
+        usual = MATHS if source.read is None else LETTER
+        assert source.instruction == ("" if name == "demo" else usual)
         if name != "demo":
             assert re.fullmatch(r"[\w-]+/[\w-]+/[\w/.-]+", source.data)
 
@@ -319,13 +322,32 @@ def test_tasks_are_read_from_the_hub(tmp_path):
     file = aime / "data" / "train-00000-of-00001.parquet"
     parquet.write_table(pa.Table.from_pylist([row]), file)
 
+    medmcqa, medqa, gpqa = (tmp_path / name for name in ("medmcqa", "medqa", "gpqa"))
+    for folder in (medmcqa / "data", medqa, gpqa):
+        folder.mkdir(parents=True)
+    options = dict(zip(("opa", "opb", "opc", "opd"), "pqrs", strict=True))
+    row = {"id": "m-1", "question": "Which?", **options, "cop": 2, "exp": None}
+    file = medmcqa / "data" / "validation-00000-of-00001.parquet"
+    parquet.write_table(pa.Table.from_pylist([row]), file)
+    options = {"A": "p", "B": "q", "C": "r", "D": "s"}
+    row = {"question": "Why?", "answer": "q", "options": options, "answer_idx": "B"}
+    (medqa / "phrases_no_exclude_test.jsonl").write_text(json.dumps(row))
+    columns = "Record ID,Question,Correct Answer,Incorrect Answer 1"
+    columns += ",Incorrect Answer 2,Incorrect Answer 3,Subdomain"
+    (gpqa / "gpqa_diamond.csv").write_text(f"{columns}\nr1,How?,w,x,y,z,Physics\n")
+
     repositories = {
+        "datasets/openlifescienceai/medmcqa": medmcqa,
+        "datasets/GBaker/MedQA-USMLE-4-options": medqa,
+        "datasets/Idavidrein/gpqa": gpqa,
         "datasets/openai/gsm8k": gsm8k,
         "datasets/HuggingFaceH4/MATH-500": math,
         "datasets/HuggingFaceH4/aime_2024": aime,
     }
     names = ("gsm8k", "math-500", "aime-2024", "aime-2025")
     calls = [[name, None] for name in names] + [["gsm8k", None, 1, "Be brief."]]
+    choices = ("medmcqa", "medqa", "gpqa-diamond")
+    calls = [[name, None] for name in choices] + calls
     with FakeHub(repositories) as hub:
         child = subprocess.run(
             [sys.executable, "-c", LOAD, *map(json.dumps, calls)],
@@ -337,6 +359,19 @@ def test_tasks_are_read_from_the_hub(tmp_path):
         )
     assert child.stderr == ""
     *lines, missing, limited = child.stdout.splitlines()
+    lettered, lines = [json.loads(line) for line in lines[:3]], lines[3:]
+    assert [task["name"] for task in lettered] == list(choices)
+    assert {task["instruction"] for task in lettered} == {LETTER}
+    found = [task["problems"][0] for task in lettered]
+    assert all(problem["choices"] for problem in found)
+    assert [problem["id"] for problem in found] == ["m-1", "0", "r1"]
+    for problem, question, right in zip(
+        found, ("Which?", "Why?", "How?"), ("r", "q", "w"), strict=True
+    ):
+        asked, _, *shown = problem["question"].splitlines()
+        assert asked == question
+        assert f"{problem['answer']}. {right}" in shown
+        assert len(shown) == len(set(shown)) == 4
     assert [json.loads(line) for line in lines] == [
         task_of("gsm8k", ("0", "1?", "1,000"), ("1", "2?", "2,000")),
         task_of("math-500", ("test/1", "x?", "\\pi")),
@@ -354,3 +389,21 @@ def task_of(name: str, *problems: tuple[str, str, str]) -> dict:
     fields = ("id", "question", "answer", "choices", "plan")
     records = [dict(zip(fields, (*p, False, None), strict=True)) for p in problems]
     return {"name": name, "problems": records, "instruction": MATHS}
+
+
+def test_a_row_without_its_right_choice_is_named():
+    for read in (read_medmcqa, read_medqa, read_gpqa):
+        assert read({})["answer"] in (None, *"ABCD")
+    unknown = {"question": "q", "opa": "a", "opb": "b", "opc": "c", "opd": "d"}
+    assert read_medmcqa({**unknown, "cop": -1})["answer"] is None
+    assert read_medmcqa({**unknown, "cop": 3})["answer"] == "D"
+    assert read_medqa({"options": {"A": "a"}, "answer_idx": "E"})["answer"] is None
+
+
+def test_the_right_choice_of_gpqa_stands_at_every_letter():
+    row = {"Question": "q", "Correct Answer": "w"}
+    letters = [read_gpqa({**row, "Record ID": f"r{i}"})["answer"] for i in range(40)]
+    assert set(letters) == set("ABCD")
+    assert letters == [
+        read_gpqa({**row, "Record ID": f"r{i}"})["answer"] for i in range(40)
+    ]
