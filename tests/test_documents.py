@@ -39,6 +39,7 @@ OURS = "mlx-budget "
 NOT_RUN = {
     "--hf-path": "needs a published checkpoint; tests/models converts a small one",
     "--task math-500": "needs the Hub's questions",
+    "--task medqa": "needs the Hub's questions, and m1's weights",
     "--task lm-eval": "needs the harness; tests/evaluate/test_harness.py runs it",
     "SMOLLM2": "takes an hour; docs/training.md has what came of it",
     "run-math-500": "needs a converted checkpoint and a day",

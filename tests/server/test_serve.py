@@ -106,6 +106,22 @@ def test_an_effort_is_tokens_where_nothing_predicts_lengths(cutting):
     assert 1024 < told[2] == told[3] < 2048
 
 
+def test_a_reply_begins_with_the_text_that_was_asked_for(cutting, model):
+    message = "\nEnough.\n</think>\n\nMy answer: "
+    options = {
+        "thinking_budget": 70,
+        "thinking_budget_message": message,
+        "reply_prefix": "Let me see.\n",
+    }
+    reply = told(ask(cutting, **options))
+    assert reply["reasoning"].startswith("Let me see.\n")
+    assert reply["reasoning"].endswith("\nEnough.\n")
+    assert reply["content"].startswith("My answer: ")
+    assert reply == alone(model, QUESTION, 70, predictor=False, **options)
+    free = told(ask(cutting, thinking_budget=-1, reply_prefix="Let me see.\n"))
+    assert free["reasoning"].startswith("Let me see.\n")
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -126,6 +142,7 @@ def test_an_effort_is_tokens_where_nothing_predicts_lengths(cutting):
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
         ({"reasoning_effort": 3}, "reasoning_effort"),
         ({"thinking_budget_message": 4}, "thinking_budget_message"),
+        ({"reply_prefix": 4}, "reply_prefix"),
         (
             {"thinking_budget": 60, "thinking_token_budget": 61},
             "thinking_token_budget",
