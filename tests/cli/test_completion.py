@@ -91,7 +91,7 @@ def test_predictors_are_completed(cache):
 
 
 def test_tasks_strategies_and_budgets_are_completed():
-    assert completed("evaluate", "--task", "g") == ["gsm8k"]
+    assert completed("evaluate", "--task", "g") == ["gsm8k", "gpqa-diamond"]
     assert "demo" in completed("evaluate", "--task", "")
     assert completed("evaluate", "--strategies", "guid") == [
         "guidance",
