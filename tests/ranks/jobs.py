@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlx_budget import batch_generate, load, stream_generate
+from mlx_budget import batch_generate, load, plan, stream_generate
 from mlx_budget.engine.conversation import Conversation
 from mlx_budget.engine.estimate import estimate
 from mlx_budget.engine.priors import prior_for
@@ -122,6 +122,22 @@ def refused(model, tokenizer, predictor) -> list[str]:
     return [*said, str(one(model, tokenizer, predictor))]
 
 
+def planned(model, tokenizer, predictor) -> list[Any]:
+    """A reply in two stretches, with what became of them."""
+    reply = plan(
+        model,
+        tokenizer,
+        "What is 14 + 7?",
+        predictor=predictor,
+        plan={"parts": ["14", "+ 7"]},
+        thinking_budget=40,
+        rollover=True,
+        seed=5,
+        **{**SAMPLED, "max_tokens": 60},
+    )
+    return [reply.text, [stretch.used for stretch in reply.stretches]]
+
+
 def sent(model, tokenizer, predictor) -> list[int]:
     """A reply with what rank 0 alone has made for it."""
     prior = prior_for(tokenizer, find_markers(tokenizer))
@@ -187,6 +203,7 @@ JOBS: dict[str, Job] = {
         left_early,
         refused,
         sent,
+        planned,
         lengths,
         talk,
         scores,
