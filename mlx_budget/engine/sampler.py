@@ -292,7 +292,7 @@ class BudgetSampler(ReplySampler):
 
     def begin_with(self, tokens: Sequence[int]) -> None:
         """Lets the reply begin with tokens, as if the model had chosen them."""
-        self._closing.extend((token, Step.MODEL) for token in tokens)
+        self._closing.extendleft((token, Step.MODEL) for token in reversed(tokens))
 
     def is_guided(self) -> bool:
         """Whether the next token is one to guide."""

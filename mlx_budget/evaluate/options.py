@@ -22,6 +22,8 @@ DEFAULT_BUDGETS = "25%,50%,63%,100%"
 _DEFAULT_BUDGETS = parse_budgets(DEFAULT_BUDGETS)
 # Of AnytimeReasoner's measure.
 ANYTIME_BUDGETS = parse_budgets("2000,4000,6000,8000")
+# Strategies that mean nothing if a reply ends before its budget.
+_CUTTING = ("anytime", "budget-forcing", "truncate", "s1", "wait-twice")
 # Options that decide which replies are asked for, or how fast they come, but not what
 # they are.
 _FREE = (
@@ -141,11 +143,11 @@ class EvaluateOptions:
                 "strategy out."
             )
         largest = max((b.tokens or 0 for b in self.budgets), default=0)
-        if "anytime" in self.strategies and largest >= self.max_tokens:
+        if set(_CUTTING).intersection(self.strategies) and largest >= self.max_tokens:
             raise ValueError(
-                f"max_tokens is {self.max_tokens:,}, and a full reply is to be cut at "
-                f"{largest:,} tokens of thinking: raise --max-tokens above that, or "
-                "lower --budgets."
+                f"max_tokens is {self.max_tokens:,}, and thinking is to be cut at "
+                f"{largest:,}, behind which there would be no answer: raise "
+                "--max-tokens above that, or lower --budgets."
             )
         if self.sampling.seed is None:
             raise ValueError(

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..engine import m1
 from ..files.records import Record
 from ..files.texts import write_text
 from .charts import charts, legend
@@ -26,7 +27,7 @@ REPORT_FILE = "report.html"
 
 # What a list shows of a question or an answer; all of it is there when it is opened.
 _MOST_SHOWN, _MOST_ANSWERS = 600, 80
-_MARKERS = ("</think>", "[/THINK]", "</seed:think>", "<|end|>")
+_MARKERS = ("</think>", m1.END, "[/THINK]", "</seed:think>", "<|end|>")
 _FACTS = ("model", "task", "problems", "num_samples", "temp", "seed", "max_tokens")
 _COUNTS = {
     "thinking_tokens": "thinking",

@@ -139,6 +139,22 @@ def test_options_reach_the_model(converted):
         assert result.stdout != plain
 
 
+def test_thinking_is_cut_as_m1_is_and_a_tag_is_told():
+    m1 = ["--thinking-start-token", "<|im_start|>think"]
+    m1 += ["--thinking-end-token", "<|im_start|>answer", "--predictor", "none"]
+    m1 += ["--reply-prefix", "<|im_start|>think\n[Hard]", "-m", 60, "--json"]
+    m1 += ["--thinking-budget", 20, "--hard-stop", 1]
+    m1 += ["--thinking-budget-message", "auto"]
+    reply = json.loads(generate("demo", *m1).stdout)
+    assert reply["text"].startswith("<|im_start|>think\n[Hard]")
+    assert "\n<|im_start|>answer\nFinal Answer:" in reply["text"]
+    assert reply["answer"].startswith("Final Answer:")
+    assert (reply["thinking_tokens"], reply["closed_by"]) == (20, "budget")
+    assert reply["tag"] == "[Hard]"
+    drafted = generate("demo", "--reply-prefix", "So", "--draft-model", "demo")
+    assert "cannot be combined with --reply-prefix" in fails(drafted)
+
+
 def test_seeds_repeat_a_run(converted):
     options = ["--temp", 1.0, "--top-p", 0.9, "--seed", 7, "--thinking-budget", 30]
     assert generate(converted, *options).stdout == generate(converted, *options).stdout

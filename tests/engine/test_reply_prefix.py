@@ -6,6 +6,7 @@ import pytest
 from formats import ANSWER
 from formats.chatml import M1, OLMO3, QWEN3
 from mlx_budget import batch_generate, generate, stream_generate
+from mlx_budget.engine.conversation import Conversation
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.tags import tag_of
 from mlx_budget.evaluate.rivals.lasting import Lasting
@@ -151,3 +152,13 @@ def test_a_bracket_that_is_no_tag_ends_what_may_open_thinking(tmp_path):
     for text, blocks in (("[Hard]<think>", 1), ("[Hardly]<think>", 0)):
         said = say(tokenizer, prompt, ids(tokenizer, f"{text}So it is.</think>Five."))
         assert (said.last.closed_by == "model") == bool(blocks)
+
+
+def test_every_turn_of_a_chat_begins_with_it(loaded):
+    options = {"reply_prefix": "So 5.", "max_tokens": 60, "answer_anyway": True}
+    chat = Conversation(*loaded[:2], False, **options)
+    for turn in (1, 2):
+        *_, last = chat.ask(QUESTION, 12)
+        assert last.reply.text.startswith("So 5.")
+        assert len(chat.turns) == turn
+    assert chat.options["reply_prefix"] == "So 5."

@@ -1,5 +1,7 @@
 """Runs as m1's authors make them, and the tags of AdaCtrl in an evaluation."""
 
+from dataclasses import replace
+
 import pytest
 
 from formats.chatml import M1
@@ -16,6 +18,7 @@ from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.run import evaluate
 from mlx_budget.evaluate.summary import markdown, summarize
 from mlx_budget.evaluate.tasks import Problem, Task
+from mlx_budget.planning.plans import plan_from
 from scripted import ScriptedBatch
 
 ASKED = ThinkingBudget(start=M1.start, end=M1.end)
@@ -71,6 +74,10 @@ def test_all_published_budgets_can_be_asked_for():
         max_tokens=10_240,
     )
     assert [b.tokens for b in options.budgets] == [2**n for n in range(7, 14)]
+    with pytest.raises(
+        ValueError, match="8,192, behind which there would be no answer"
+    ):
+        EvaluateOptions(strategies=("budget-forcing",), budgets=budgets)
 
 
 def test_wait_takes_the_place_of_m1s_answer_marker(tokenizer):
@@ -133,11 +140,13 @@ def test_easy_and_hard_begin_replies_and_are_not_the_models_own(loaded, tmp_path
 
 
 def test_a_prefix_that_was_asked_for_begins_the_replies_of_all_arms(loaded, tmp_path):
+    parts = [{"question": "What is 14?", "credits": 50}] * 2
+    problem = replace(TASK.problems[0], plan=plan_from({"parts": parts}))
     records = evaluate(
         *loaded,
-        TASK,
+        replace(TASK, problems=(problem,)),
         tmp_path / "run",
-        strategies=("full", "guidance", "budget-forcing", "anytime", "wait"),
+        strategies=("full", "guidance", "budget-forcing", "anytime", "plan-guided"),
         budgets=parse_budgets("12"),
         max_tokens=60,
         reply_prefix="[Hard]",

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from mlx_budget import demo
+from mlx_budget.engine import m1
 from mlx_budget.engine.budgets import EFFORTS
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import AutoBudget, ThinkingBudget
@@ -375,6 +376,23 @@ def test_a_model_gets_markers_of_its_own(silent, model, start):
             assert reply == alone(model, QUESTION, budget)
         other = ask(client, thinking_budget=60)
         assert told(other) == alone(model, QUESTION, 60)
+
+
+def test_a_server_closes_thinking_as_m1_is_cut(model):
+    """Its markers and words; the demo's vocabulary has the token of both."""
+    m1_options = {
+        "thinking_start": m1.START,
+        "thinking_end": m1.END,
+        "reply_prefix": f"{m1.START}\n",
+        "thinking_budget_message": "auto",
+        "hard_stop": 1.0,
+    }
+    with served(predictor=False, **m1_options) as client:
+        reply = told(ask(client, thinking_budget=20, max_tokens=80))
+    assert reply["content"].startswith("Final Answer:")
+    assert reply["thinking"] == {"budget": 20, "tokens": 20, "closed_by": "budget"}
+    options = {**m1_options, "predictor": False, "max_tokens": 80}
+    assert reply == alone(model, QUESTION, 20, **options)
 
 
 def test_a_budget_that_the_model_cannot_honour_is_refused(silent, tmp_path):
