@@ -67,21 +67,24 @@ class Parcels:
         )
         return unpickler.load()
 
-    def _name_of(self, value: Any) -> tuple[str, type] | None:
+    def _name_of(self, value: Any) -> tuple[str, type | None] | None:
+        is_made_there = getattr(type(value), "is_on_every_rank", False)
+        # The class of a model may be one that was made for it, which cannot be sent.
+        kind = type(value) if is_made_there else None
         name = self._names.get(id(value))
         if name is not None and self._value(name) is value:
-            return name, type(value)
-        if not getattr(type(value), "is_on_every_rank", False):
+            return name, kind
+        if kind is None:
             return None
         self._number += 1
-        name = f"{type(value).__name__} {self._number}"
+        name = f"{kind.__name__} {self._number}"
         self.name(name, value, keep=False)
-        return name, type(value)
+        return name, kind
 
     def _find(self, name: str, kind: Any, own: Any) -> Any:
         found = self._value(name)
         if found is None:
-            if not getattr(kind, "is_on_every_rank", False):
+            if kind is None:
                 raise LookupError(f"This rank has no {name}.")
             found = kind.__new__(kind) if own is None else own
             self.name(name, found, keep=own is None)

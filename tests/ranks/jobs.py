@@ -144,6 +144,16 @@ def sent(model, tokenizer, predictor) -> list[int]:
     return one(model, tokenizer, prior)
 
 
+def side_by_side(model, tokenizer, predictor) -> list[list[int]]:
+    """Two replies that are generated in turns."""
+    options = {"predictor": predictor, "thinking_budget": 6, "max_tokens": 8}
+    replies = [
+        stream_generate(model, tokenizer, case["prompt_ids"], **options)
+        for case in CASES[:2]
+    ]
+    return [[a.token, b.token] for a, b in zip(*replies, strict=True)]
+
+
 def lengths(model, tokenizer, predictor) -> list[float]:
     found = [estimate(model, tokenizer, predictor, c["prompt_ids"]) for c in CASES[::4]]
     return [round(f.median, 2) for f in found]
@@ -184,7 +194,9 @@ def states(model, tokenizer, predictor) -> list[float]:
 
 def unseeded(model, tokenizer, predictor) -> bool:
     """Whether draws without a seed differ from one another: of equality see `Team`."""
-    options = {"thinking_budget": 30, "predictor": predictor, **SAMPLED, "top_p": 1.0}
+    # So hot that equal draws are as good as impossible.
+    hot = {"temp": 5.0, "max_tokens": 16}
+    options = {"thinking_budget": 30, "predictor": predictor, **hot}
     drawn = {
         tuple(r.token for r in stream_generate(model, tokenizer, PROMPT, **options))
         for _ in range(2)
@@ -204,6 +216,7 @@ JOBS: dict[str, Job] = {
         refused,
         sent,
         planned,
+        side_by_side,
         lengths,
         talk,
         scores,
