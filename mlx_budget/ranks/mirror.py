@@ -9,8 +9,7 @@ the same one. Knows functions and messages; nothing of what they do.
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from queue import Empty
 from typing import Any, TypeVar
@@ -186,7 +185,7 @@ def _lead_steps(
         while True:
             team.check()
             team.tell(Next(number))
-            with team.inside(), _settled(team):
+            with team.inside():
                 try:
                     item = next(steps)
                 except StopIteration as e:
@@ -238,11 +237,10 @@ def obey(team: Team, message: Message) -> None:
         raise team.fail(f"rank {team.rank} has come to an end before rank 0")
 
     def step() -> None:
-        with _settled(team):
-            try:
-                next(here.steps)
-            except StopIteration:
-                here.has_ended = True
+        try:
+            next(here.steps)
+        except StopIteration:
+            here.has_ended = True
 
     _do(team, message.number, step, here)
 
@@ -368,16 +366,6 @@ def _close(
         steps.close()
         if error is None or isinstance(error, GeneratorExit):
             _settle()
-
-
-@contextmanager
-def _settled(team: Team) -> Iterator[None]:
-    """A step between steps of other calls, which may run on other streams."""
-    if team.settles_each_step:
-        _settle()
-    yield
-    if team.settles_each_step:
-        _settle()
 
 
 def _settle() -> None:

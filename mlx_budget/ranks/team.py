@@ -114,8 +114,6 @@ class Team:
 
     Attributes:
         parcels: What can be sent between them.
-        settles_each_step: Whether steps of different calls may follow one another, on
-            streams of their own.
     """
 
     def __init__(
@@ -128,7 +126,6 @@ class Team:
         self.rank, self.size, self.is_led = rank, size, is_led
         self._obey = obey
         self.parcels = Parcels()
-        self.settles_each_step = False
         self._wires: dict[int, Wire] = {}
         self._hosts: dict[int, str] = {}
         self._hearing = threading.Lock()

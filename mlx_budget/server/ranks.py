@@ -46,11 +46,14 @@ class RankedResponseGenerator(BudgetResponseGenerator):
     """
 
     def __init__(self, *args: Any, make_learner: MakeLearner | None = None):
+        if make_learner is not None:
+            # Its steps, between those of the batch, did not come out the same.
+            raise ValueError(
+                "A server on several Macs does not learn in idle time: leave out "
+                "--learn, and run `mlx-budget learn`."
+            )
         self._team: Team = the_team()
-        # Replies of idle time are generated on another stream than the batch.
-        self._team.settles_each_step = True
-        learner = make_learner if self._team.leads else None
-        super().__init__(*args, make_learner=learner)
+        super().__init__(*args)
 
     def _generate(self) -> None:
         # mlx-lm's own sharing goes over MLX's collectives, which would wait for ever.
