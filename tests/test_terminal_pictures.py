@@ -27,6 +27,8 @@ def terminal(tmp_path_factory):
         terminal.until("dim")
         terminal.type("\r")
         terminal.until("last\r\n")
+    # What comes at once is one frame: half a second apart, however fast the machine is.
+    terminal.events = [(i / 2, piece) for i, (_, piece) in enumerate(terminal.events)]
     return terminal
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from chat_terminal import copy_demo
 from conversions import REFERENCE
 from documents import markdown_files, read
+from mlx_budget import demo
 from mlx_budget.cli import cli
 
 HEAD = "| message | what to do |\n|---|---|\n"
@@ -54,6 +55,14 @@ class Place:
             text = file.read_text().replace("think>", "other>")
             file.unlink()
             file.write_text(text)
+        return folder
+
+    def predictor(self) -> Path:
+        """The predictor of the built-in model, without the model."""
+        folder = self.folder / "alone"
+        folder.mkdir()
+        for file in demo.FOLDER.glob("predictor*"):
+            (folder / file.name).symlink_to(file)
         return folder
 
     def reference(self) -> Path:
@@ -119,6 +128,10 @@ CASES: dict[str, list[Case]] = {
         lambda p: p.generate("--model", p.reference(), "--thinking-budget", 9),
         lambda p: p.run("chat", "--model", REFERENCE),
         lambda p: p.run("info", REFERENCE),
+    ],
+    "holds a predictor alone": [
+        lambda p: p.generate("--model", p.predictor()),
+        lambda p: p.run("estimate", "-p", QUESTION, "--model", p.predictor()),
     ],
     "cut off by the limit": [
         lambda p: p.generate("--max-tokens", 5),

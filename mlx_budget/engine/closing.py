@@ -152,7 +152,9 @@ def closing_of(
         ends_line=text.endswith("\n"),
         newline=encode("\n" if needs_line else ""),
         empty=encode(facts.before_end.removeprefix(written)),
-        after=encode_message(tokenizer, markers, after + behind),
+        after=encode_message(tokenizer, markers, after + behind)
+        if behind
+        else encode(after),
         begins_answer=bool(behind),
     )
 

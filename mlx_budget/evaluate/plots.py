@@ -61,6 +61,8 @@ _STYLES = {
     "tale": ("#999999", "o"),
     "remaining-budget": ("#666666", "D"),
     "chain-of-draft": ("#666666", "X"),
+    "easy": ("#228833", "^"),
+    "hard": ("#228833", "v"),
 }
 _POINTS = WITHOUT_BUDGET
 _SIZE, _DPI = (7.5, 4.6), 150
