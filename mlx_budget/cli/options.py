@@ -24,6 +24,7 @@ from ..engine.settings import (
     ModelSource,
     ThinkingBudget,
 )
+from ..ranks import current
 from .completion import COMPLETIONS
 from .naming import origin_of
 from .parameters import COUNT, PATH, Decorated, Read, command_option, together
@@ -295,8 +296,14 @@ def read_prompt(prompt: str) -> str:
     """The prompt as it was given, or standard input for "-".
 
     Raises:
-        ValueError: If it is empty or not UTF-8 text.
+        ValueError: If it is empty or not UTF-8 text, or standard input has no end.
     """
+    if prompt == "-" and current() is not None:
+        # The launcher keeps it open for good.
+        raise ValueError(
+            "--prompt - waits for the end of standard input, which mlx.launch never "
+            'ends: give the prompt itself, as --prompt "$(cat prompt.txt)".'
+        )
     try:
         if prompt == "-":
             text = sys.stdin.buffer.read().decode("utf-8") if sys.stdin else ""

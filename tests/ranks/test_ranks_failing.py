@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from groups import HERE, Group, start
 
+from mlx_budget.cli import options
 from mlx_budget.models.splitting import check_alike, check_same_predictor, split
 from mlx_budget.ranks.joining import difference
 from tiny_models import LLAMA, build
@@ -156,3 +157,10 @@ def test_a_script_hears_of_it_as_an_error(converted, tmp_path) -> None:
     first, _ = start(tmp_path, command, command).wait(60)
     assert first.code != 0
     assert "thinking_budget is 6 on rank 1 and 5 on rank 0" in first.err
+
+
+def test_standard_input_that_never_ends_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(options, "current", object)
+    with pytest.raises(ValueError, match="which mlx.launch never ends"):
+        options.read_prompt("-")
+    assert options.read_prompt("1 + 2") == "1 + 2"
