@@ -64,7 +64,7 @@ def info(
     """
     from dataclasses import replace
 
-    from ..models.looking import look_into
+    from ..models.inspecting import inspect_model
     from ..models.machine import read_machine
 
     if name is not None:
@@ -74,7 +74,7 @@ def info(
     configuration = _configuration(context)
     facts = None
     if is_asked:
-        facts = look_into(source, thinking, lambda line: click.echo(line, err=True))
+        facts = inspect_model(source, thinking, lambda line: click.echo(line, err=True))
     if as_json:
         found = _as_json(machine, configuration, facts)
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))

@@ -11,13 +11,13 @@ from fake_hub import FakeHub
 from mlx_budget import demo
 from mlx_budget.engine.settings import ModelSource, ThinkingBudget
 from mlx_budget.models.facts import ModelFacts, PredictorFacts
-from mlx_budget.models.looking import look_into
+from mlx_budget.models.inspecting import inspect_model
 
 QWEN = "senfu/Qwen3-8B-BG"
 
 
 def look(model, *, told=lambda _: None, **source) -> ModelFacts:
-    return look_into(ModelSource(str(model), **source), ThinkingBudget(), told)
+    return inspect_model(ModelSource(str(model), **source), ThinkingBudget(), told)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_model_without_markers_is_known_all_the_same(plain):
     facts = look(plain)
     assert (facts.problems, facts.markers, facts.template) == ([], None, None)
     named = ThinkingBudget(start="<other>", end="</other>")
-    facts = look_into(ModelSource(str(plain)), named)
+    facts = inspect_model(ModelSource(str(plain)), named)
     assert facts.markers is not None and facts.markers.end == "</other>"
 
 

@@ -44,7 +44,7 @@ _TRACED_TOKENS = (256, 512)
 _QUESTION, _EARLIER = "How many primes are below 100?", "An earlier thought."
 
 
-def look_into(
+def inspect_model(
     source: ModelSource,
     thinking: ThinkingBudget,
     told: Callable[[str], None] = lambda _: None,
