@@ -75,6 +75,10 @@ REPLACED = {
     "--output run-demo": f"--output run-demo {SMALL}",
     "--output run-mine": f"--output run-mine {SMALL}",
     "--strategies all --budgets 40%,60%,100%": SMALL,
+    "--data planned.jsonl": "--data questions.jsonl",
+    "--strategies full,guidance,budget-forcing,plan-guided,plan-rollover,plan-words": (
+        SMALL
+    ),
     "learn --model demo": "learn --model demo --data prompts.jsonl --sizes table"
     " --held-out-prompts 2",
     ", prompts, predictor": ", [prompt] * 3, predictor",

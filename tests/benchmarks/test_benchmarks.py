@@ -12,10 +12,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import demo_reliability
+import planned_sums
 import timing
 import workload
 from mlx_budget import make_budget_sampler
 from mlx_budget.method import guidance
+from mlx_budget.planning.plans import plan_from
 
 
 def test_ratios_are_taken_round_by_round():
@@ -148,3 +150,12 @@ def test_reliability_is_compared_at_like_length():
     assert spread > 0
     apart = Counter({("careful", 4, True): 1, ("terse", 8, True): 1})
     assert np.isnan(demo_reliability.difference(apart)).all()
+
+
+def test_a_plan_of_a_sum_has_all_of_it():
+    plan = plan_from(planned_sums.planned((7, 1, 5, -9, 8)))
+    assert [part.question for part in plan.parts] == [
+        "What is 7 + 1?",
+        "And then + 5 - 9 + 8?",
+    ]
+    assert [part.credits for part in plan.parts] == [40, 60]
