@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.generate import BatchGenerator, GenerationBatch
 from mlx_lm.sample_utils import make_sampler
 
-from golden_run import golden_batch
+from golden_run import golden_batch, golden_sampler
 from mlx_budget import make_budget_sampler
 from mlx_budget.engine.recorder import active_recorder
 
@@ -145,17 +145,7 @@ def test_mlx_lms_batch_is_as_it_was_when_the_last_sampler_is_closed(loaded):
 def test_samplers_may_be_wrapped_in_functions(loaded, cases, batch_size):
     model, tokenizer, predictor = loaded
     chosen = [cases["p0_b40"], cases["p1_b200"], cases["p2_b5"]]
-    samplers = [
-        make_budget_sampler(
-            model,
-            tokenizer,
-            predictor,
-            prompt=case["prompt_ids"],
-            thinking_budget=case["budget"],
-            hard_stop=None,
-        )
-        for case in chosen
-    ]
+    samplers = [golden_sampler(loaded, case) for case in chosen]
     generator = BatchGenerator(model, completion_batch_size=batch_size)
     uids = generator.insert(
         [case["prompt_ids"] for case in chosen],
