@@ -18,7 +18,7 @@ from ..interrupts import raise_again
 from .command import Command
 from .completion import complete_task
 from .options import options_from, tell_of_demo
-from .parameters import COUNT, PATH, Read, command_option
+from .parameters import COUNT, PATH, SIZE, Read, command_option
 from .prior import name_of_fitting, names_fitting
 from .progress import bars_until_stopped
 from .report import ALL_OPTION, show_report
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _TYPES = {
     "strategies": Read("text", parse_strategies),
     "budgets": Read("text", parse_budgets),
+    "prompt_cache_bytes": SIZE,
 }
 
 

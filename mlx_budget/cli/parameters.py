@@ -54,6 +54,18 @@ class Read(click.ParamType):
             raise click.BadParameter(str(e), context, parameter) from e
 
 
+def _bytes(text: str) -> int:
+    from mlx_lm.utils import _parse_size
+
+    try:
+        return _parse_size(text)
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"A size must be such as 4GB, not {text!r}.") from None
+
+
+SIZE = Read("text", _bytes)
+
+
 class _Path(click.Path):
     """A path; an empty one would be the folder that the user is in."""
 

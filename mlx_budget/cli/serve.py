@@ -12,23 +12,13 @@ from ..server.logs import FORMATS, set_up_logging
 from ..server.options import NOT_SERVED, ServeOptions
 from .command import Command
 from .options import options_from, tell_of_demo
-from .parameters import PATH, Read, command_option
+from .parameters import PATH, SIZE, Read, command_option
 from .prior import names_fitting
-
-
-def _bytes(text: str) -> int:
-    from mlx_lm.utils import _parse_size
-
-    try:
-        return _parse_size(text)
-    except (ValueError, ArithmeticError):
-        raise ValueError(f"A size must be such as 4GB, not {text!r}.") from None
-
 
 _TEXTS = Read("text", lambda text: tuple(text.split(",")))
 _TYPES = {
     **dict.fromkeys(("allowed_origins", "allowed_hosts", "model_folders"), _TEXTS),
-    **dict.fromkeys(("max_body_bytes", "prompt_cache_bytes"), Read("text", _bytes)),
+    **dict.fromkeys(("max_body_bytes", "prompt_cache_bytes"), SIZE),
 }
 
 

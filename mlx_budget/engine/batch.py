@@ -10,17 +10,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import mlx.nn as nn
-from mlx_lm.generate import BatchGenerator, BatchStats, GenerationBatch
+from mlx_lm.generate import (
+    BatchGenerator,
+    BatchStats,
+    GenerationBatch,
+    PromptProcessingBatch,
+)
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
-from ..ranks import mirrored, shared
+from ..ranks import current, mirrored, shared
 from .answers import AnswerFormat
 from .budgets import BudgetLike
 from .context import context_length
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
+from .known_prompts import KnownPrompts
 from .memory import tell_of_size
 from .plain import ReplySampler
 from .sampler import Prompt, encode_prompt, steer
@@ -129,7 +135,7 @@ def batch_generate(
     return BatchReplies([r.text for r in replies], replies, stats)
 
 
-@mirrored(prompts=lambda: iter(()), stats=lambda: None)
+@mirrored(prompts=lambda: iter(()), stats=lambda: None, known_prompts=lambda: None)
 def stream_batch_generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
@@ -148,6 +154,8 @@ def stream_batch_generate(
     logits_processors: list | None = None,
     stop_after_thinking: bool = False,
     stats: BatchStats | None = None,
+    known_prompts: KnownPrompts | None = None,
+    keeps_prompts: bool = True,
     make_sampler: Callable[..., Any] | Sequence[Callable[..., Any]] = steer,
     **options: "Unpack[SharedOptions]",
 ) -> Generator[BatchReply, None, None]:
@@ -177,6 +185,10 @@ def stream_batch_generate(
             closed, without an answer.
         stats (BatchStats, optional): Filled with mlx-lm's statistics at the end; what
             the caller does between two replies counts as time of generation.
+        known_prompts (KnownPrompts, optional): What has been read of prompts before,
+            and is not read again; it gets these prompts as well. Of no effect on
+            several ranks.
+        keeps_prompts (bool): Whether it gets them.
         make_sampler (Callable or sequence): In place of
             `mlx_budget.engine.sampler.steer`; one for all prompts, or one for each.
         options: ``budget_mode``, ``min_thinking_tokens``, ``hard_stop``,
@@ -243,6 +255,7 @@ def stream_batch_generate(
             yield _Request(index, ids, limit, sampler, reply)
 
     tell_of_size(model, predictor)
+    known = KnownPrompts(0) if known_prompts is None or current() else known_prompts
     generator = BatchGenerator(
         model,
         stop_tokens=[[t] for t in tokenizer.eos_token_ids],
@@ -259,10 +272,21 @@ def stream_batch_generate(
         while len(running) < batch_size:
             if (request := next(waiting, None)) is None:
                 return
+            caches, rest = known.nearest(request.ids)
             (uid,) = generator.insert(
-                [request.ids], [request.limit], samplers=[request.sampler]
+                [rest],
+                [request.limit],
+                caches=None if caches is None else [caches],
+                all_tokens=[request.ids[: -len(rest)]],
+                samplers=[request.sampler],
             )
             running[uid] = request
+
+    def keep(read: Iterable[PromptProcessingBatch.Response]) -> None:
+        # All of a prompt but its last token, with which its reply begins.
+        ends = [r.uid for r in read if r.end_of_segment and not r.end_of_prompt]
+        for caches, tokens in generator.extract_cache(ends).values():
+            known.keep(tokens, caches)
 
     thread = threading.get_ident()
     try:
@@ -271,7 +295,10 @@ def stream_batch_generate(
             return
         with generator.stats() as measured:
             while running:
-                for response in generator.next_generated():
+                prompts_read, responses = generator.next()
+                if known.max_bytes and keeps_prompts:
+                    keep(prompts_read)
+                for response in responses:
                     request = running[response.uid]
                     finish_reason = request.take(
                         response, stop_after_thinking, max_answer_tokens

@@ -82,7 +82,7 @@ def answer_at(
     if not prompts:
         return
     seeds = [requests[i].seed for i in places]
-    options["make_sampler"] = samplers
+    options |= {"make_sampler": samplers, "keeps_prompts": False}
     for reply, seconds in maker.replies(prompts, seeds, **options):
         index = places[reply.index]
         cut, full = cuts[index], requests[index].full or {}

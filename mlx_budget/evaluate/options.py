@@ -32,6 +32,7 @@ _FREE = (
     "anytime",
     "batch_size",
     "prefill_step_size",
+    "prompt_cache_bytes",
     "thinking_budget",
 )
 
@@ -56,6 +57,8 @@ class EvaluateOptions:
             what its hard stop and "truncate" put before the closing marker.
         prompt: How a question becomes a prompt.
         prefill_step_size: Prompt tokens to process at a time.
+        prompt_cache_bytes: Most memory for the KV caches of questions, which are read
+            once and not by each arm and sample again; 0 keeps none.
 
     Raises:
         ValueError: Naming the option that is not allowed.
@@ -108,6 +111,14 @@ class EvaluateOptions:
         PREFILL_STEP_SIZE,
         "Prompt tokens to process at a time.",
         least=1,
+        group="Memory and speed",
+    )
+    prompt_cache_bytes: int = setting(
+        1_000_000_000,
+        "Most memory for the KV caches of questions, such as 4GB, so that each is read "
+        "once for all strategies, budgets and samples; 0 keeps none.",
+        least=0,
+        shown="1GB",
         group="Memory and speed",
     )
 

@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.known_prompts import KnownPrompts
 from ..engine.thinking import ThinkingMarkers
 from ..files.records import Record
 
@@ -96,6 +97,7 @@ class Maker:
         markers: Of its thinking.
         batch_size: Most replies at a time.
         options: Of `stream_batch_generate`, ``max_tokens`` among them.
+        known: Prompts that have been read, for the arms that ask them again.
     """
 
     model: nn.Module
@@ -103,6 +105,7 @@ class Maker:
     markers: ThinkingMarkers
     batch_size: int
     options: dict[str, Any]
+    known: KnownPrompts | None = None
 
     def replies(
         self,
@@ -118,6 +121,7 @@ class Maker:
             self.tokenizer,
             prompts,
             batch_size=self.batch_size,
+            known_prompts=self.known,
             **{**self.options, **options},
         )
         before = time.perf_counter()

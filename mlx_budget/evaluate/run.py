@@ -18,6 +18,7 @@ from ..engine.context import context_length
 from ..engine.enforcing import knows_lengths
 from ..engine.estimate import estimate
 from ..engine.fields import keywords_of, take, take_all
+from ..engine.known_prompts import KnownPrompts
 from ..engine.memory import wired
 from ..engine.prompts import encode_chat
 from ..engine.settings import AutoBudget, ThinkingBudget, seed_of
@@ -178,6 +179,7 @@ class _Run:
         self._expected: dict[str, float] = {}
         self._resolved: dict[str, int] = {}
         self._plans = Plans(options.thinking, options.sampling, self._prompt)
+        self._known = KnownPrompts(options.prompt_cache_bytes)
         self._made = 0
 
     def take_up(self, file: RecordFile) -> None:
@@ -301,6 +303,7 @@ class _Run:
                 "prefill_step_size": asked.prefill_step_size,
                 **keywords_of(asked.sampling),
             },
+            known=self._known,
         )
         options = {
             **arm.generation(self._predictor, asked.thinking),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_budget import stream_generate
+from mlx_budget.engine.known_prompts import KnownPrompts
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling
 from mlx_budget.evaluate import run as run_module
@@ -78,6 +79,27 @@ def test_every_token_is_counted_once(loaded, whole):
         writes_one = by == "model" or record["after_close_tokens"] > 0
         assert (record["marker_tokens"] > 0) is writes_one
         assert (record["forced_tokens"] > 0) is (by in ("budget", "loop"))
+
+
+def test_a_question_is_read_once_for_all_arms(loaded, whole, tmp_path, monkeypatch):
+    read = []
+
+    class Counted(KnownPrompts):
+        def nearest(self, prompt):
+            caches, rest = super().nearest(prompt)
+            read.append(len(rest))
+            return caches, rest
+
+    monkeypatch.setattr(run_module, "KnownPrompts", Counted)
+    found = run(loaded, tmp_path / "kept")
+    assert without_times(found) == without_times(whole[1])
+    questions, others = read[: len(TASK.problems)], read[len(TASK.problems) :]
+    assert min(questions) > 1
+    assert others == [1] * (len(found) - len(questions))
+    read.clear()
+    none = run(loaded, tmp_path / "none", prompt_cache_bytes=0)
+    assert without_times(none) == without_times(found)
+    assert read == questions * (len(found) // len(questions))
 
 
 def test_answers_have_one_limit_in_all_arms(loaded, whole, tmp_path):

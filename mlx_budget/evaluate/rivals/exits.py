@@ -180,7 +180,11 @@ def _probe(
         ]
         trials = _Trials(tokenizer, boxes)
         for reply, seconds in maker.replies(
-            prompts, max_tokens=PROBE_TOKENS, make_sampler=trials, predictor=False
+            prompts,
+            max_tokens=PROBE_TOKENS,
+            make_sampler=trials,
+            predictor=False,
+            keeps_prompts=False,
         ):
             p, trial = asked[reply.index], trials.samplers[reply.index]
             p.probe_tokens += len(asking[reply.index]) + len(trial.tokens)
@@ -213,6 +217,7 @@ def _answer(
         left = maker.options["max_tokens"] - end.tokens - len(end.ending)
         limits.append(max(1, left))
     seeds = [p.request.seed for p, _ in closed]
+    options["keeps_prompts"] = False  # nobody else asks so much of a reply
     for reply, seconds in maker.replies(prompts, seeds, max_tokens=limits, **options):
         p, end = closed[reply.index]
         full = p.request.full or {}
