@@ -20,6 +20,8 @@ _NO_ANSWER, _LETTER, _TEXT, _MATHEMATICS = "no answer", "letter", "text", "mathe
 _MOST_OF_DRESS = 50  # characters around a formula that only dress it
 # Answers that stand at the beginning of a sentence: "Yes, since 3 > 2."
 _VERDICTS = ("yes", "no", "true", "false")
+# A closing marker that opens a box.
+_OPENS_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{\s*$")
 _VERDICT = re.compile(rf"[\s*]*({'|'.join(_VERDICTS)})[\s*]*[,.;:!]", re.IGNORECASE)
 
 
@@ -56,7 +58,13 @@ def answer_of(reply: str, marker: str, is_thinking: bool) -> str | None:
     if is_thinking:
         return None
     _, found, answer = reply.partition(marker)
-    return answer if found else reply
+    return opened_by(marker) + answer if found else reply
+
+
+def opened_by(marker: str) -> str:
+    """The box that a closing marker opens, which belongs to the answer, or nothing."""
+    match = _OPENS_BOX.search(marker)
+    return match[0] if match else ""
 
 
 def grade(answer_text: str | None, reference: str, choices: bool = False) -> Grade:

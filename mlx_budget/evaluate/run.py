@@ -315,7 +315,7 @@ class _Run:
 
             def read(which: int, answer: str | None) -> str | None:
                 problem, _ = wanted[missing[which]]
-                return self._grade(problem, answer).extracted
+                return self._grade(problem, answer, is_closed=True).extracted
 
             yield from vote(maker, requests, VOTES, read, **options)
         elif arm.way == "exits":
@@ -366,7 +366,11 @@ class _Run:
                 return record
         return None
 
-    def _grade(self, problem: Problem, answer: str | None) -> grading.Grade:
+    def _grade(
+        self, problem: Problem, answer: str | None, is_closed: bool
+    ) -> grading.Grade:
+        if answer is not None and is_closed:
+            answer = grading.opened_by(self._markers.end) + answer
         own = self._task.grader and self._task.grader(problem, answer)
         return own or grading.grade(answer, problem.answer, problem.choices)
 
@@ -385,7 +389,8 @@ class _Run:
         sample: int,
         outcome: Outcome,
     ) -> Record:
-        grade = self._grade(problem, outcome.answer)
+        is_closed = outcome.closed_by is not None
+        grade = self._grade(problem, outcome.answer, is_closed)
         # A strategy may split its budget, or hold it without the engine.
         budget = arm.budget if isinstance(arm.budget, int) else outcome.budget
         return {

@@ -102,6 +102,15 @@ def test_a_question_is_read_once_for_all_arms(loaded, whole, tmp_path, monkeypat
     assert read == questions * (len(found) // len(questions))
 
 
+def test_a_closing_marker_may_open_the_box_of_the_answer(loaded, tmp_path):
+    options = dict(thinking_start="", thinking_end="\\boxed{")
+    records = run(loaded, tmp_path / "run", strategies=("truncate",), **options)
+    forced = [r for r in records if r["closed_by"] == "budget"]
+    assert forced
+    for record in forced:
+        assert "never closed" in record["grading_problem"]
+
+
 def test_answers_have_one_limit_in_all_arms(loaded, whole, tmp_path):
     options = dict(max_answer_tokens=2)
     capped = {r["id"]: r for r in run(loaded, tmp_path / "run", **options)}

@@ -242,6 +242,22 @@ def test_the_answer_is_what_follows_the_thinking():
     assert answer_of("<think>18", "</think>", True) is None
 
 
+@pytest.mark.parametrize(
+    "marker, opened",
+    [
+        ("\\boxed{", "\\boxed{"),
+        ("**Final Answer**\n$\\fbox {", "\\fbox {"),
+        ("\\boxed{}", ""),
+        ("</think>", ""),
+    ],
+)
+def test_a_box_that_the_marker_opens_is_of_the_answer(marker, opened):
+    assert answer_of(f"18{marker}7}} of 9", marker, False) == f"{opened}7}} of 9"
+    answer = answer_of(f"18{marker}7}}\n\nSo 9 pears", "\\boxed{", False)
+    if opened == "\\boxed{":
+        assert grade(answer, "7").extracted == "7"
+
+
 def test_thinking_is_never_graded():
     for reply, is_thinking in ((r"\boxed{18}</think>7", False), (r"\boxed{18}", True)):
         answer = answer_of(reply, "</think>", is_thinking)
