@@ -101,6 +101,11 @@ class Arm:
         """How its replies are made, see `Strategy`."""
         return STRATEGIES[self.strategy].way
 
+    @property
+    def tokens(self) -> int:
+        """The budget in tokens; 0 if it has none, or a share of what is predicted."""
+        return self.budget if isinstance(self.budget, int) else 0
+
     def question(self, question: str) -> str:
         """The question as it is asked."""
         prompt = STRATEGIES[self.strategy].prompt

@@ -14,14 +14,11 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.budgets import Effort
-from ..engine.context import context_length
 from ..engine.enforcing import knows_lengths
 from ..engine.estimate import estimate
-from ..engine.fields import keywords_of, take, take_all
-from ..engine.known_prompts import KnownPrompts
+from ..engine.fields import take_all
 from ..engine.memory import wired
-from ..engine.prompts import encode_chat
-from ..engine.settings import AutoBudget, ThinkingBudget, seed_of
+from ..engine.settings import AutoBudget
 from ..engine.tags import tag_of
 from ..engine.template import let_think
 from ..engine.thinking import ThinkingMarkers, find_markers
@@ -40,16 +37,17 @@ from .folder import (
     settings_of,
 )
 from .options import EvaluateOptions
-from .outcomes import Maker, Outcome, Request
-from .plans import Plans, answer_by_plans
+from .outcomes import Outcome, Request
+from .plans import Plans
+from .questions import Questions
 from .strategies import (
     NEEDS_FULL,
     STRATEGIES,
-    VOTES,
     WITHOUT_BUDGET,
     check_guided,
 )
 from .tasks import Problem, Task
+from .ways import Ask, Ways
 
 if TYPE_CHECKING:
     from ..models.fetching import Ahead
@@ -128,7 +126,8 @@ def evaluate(
         check_output(output, task, asked, model_name)
         # What is gone on with may have grown.
         write_json(settings, settings_of(task, asked, model_name))
-        run = _Run(model, tokenizer, predictor, task, asked, markers, progress)
+        questions = _questions(model, tokenizer, task, asked, markers)
+        run = _Run(questions, predictor, asked, progress)
         run.take_up(records)
         run.expect_lengths()
         needs_full = any(b.share for b in asked.budgets) or any(
@@ -151,35 +150,39 @@ def check_ahead(ahead: "Ahead", task: Task, options: EvaluateOptions) -> None:
     markers = find_markers(tokenizer, options.thinking.start, options.thinking.end)
     for strategy in options.strategies:
         check_guided(strategy, predictor)
-    loaded = ahead.model, tokenizer, predictor
-    _Run(*loaded, task, options, markers, lambda _: None).check_questions()
+    _questions(ahead.model, tokenizer, task, options, markers).check()
+
+
+def _questions(
+    model: nn.Module,
+    tokenizer: TokenizerWrapper,
+    task: Task,
+    options: EvaluateOptions,
+    markers: ThinkingMarkers,
+) -> Questions:
+    prompt = let_think(tokenizer, options.thinking, options.prompt)
+    seed = options.sampling.seed or 0
+    return Questions(task, model, tokenizer, prompt, markers, seed)
 
 
 class _Run:
     def __init__(
         self,
-        model: nn.Module,
-        tokenizer: TokenizerWrapper,
+        questions: Questions,
         predictor: Predictor | bool | None,
-        task: Task,
         options: EvaluateOptions,
-        markers: ThinkingMarkers,
         progress: Callable[[Progress], None],
     ):
-        self._loaded = model, tokenizer
+        self._questions = questions
         self._predictor = predictor
         self._knows_lengths = knows_lengths(predictor)
-        self._task = task
         self._options = options
-        self._prompt = let_think(tokenizer, options.thinking, options.prompt)
-        self._markers = markers
-        self._instruction = task.instruction
         self._progress = progress
         self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
         self._resolved: dict[str, int] = {}
-        self._plans = Plans(options.thinking, options.sampling, self._prompt)
-        self._known = KnownPrompts(options.prompt_cache_bytes)
+        self._plans = Plans(options.thinking, options.sampling, questions.prompt)
+        self._ways = Ways(questions, predictor, options, self._plans, self._settled)
         self._made = 0
 
     def take_up(self, file: RecordFile) -> None:
@@ -198,14 +201,15 @@ class _Run:
         """The median length that the predictor expects of each question, in tokens."""
         if not self._knows_lengths:
             return
-        problems, what = self._task.problems, "predicted lengths"
+        problems, what = self._problems, "predicted lengths"
         for done, problem in enumerate(problems):
             if problem.id not in self._expected:
                 self._progress(Progress(what, done, len(problems), 0))
                 self._expected[problem.id] = estimate(
-                    *self._loaded,
+                    self._questions.model,
+                    self._questions.tokenizer,
                     self._predictor,
-                    self._encode(problem),
+                    self._questions.encode(problem),
                     thinking_start=self._options.thinking.start,
                     thinking_end=self._options.thinking.end,
                     prefill_step_size=self._options.prefill_step_size,
@@ -264,7 +268,7 @@ class _Run:
         wanted = {
             f"{arm.name}/{problem.id}-{sample}": (problem, sample)
             for sample in range(self._options.num_samples)
-            for problem in self._task.problems
+            for problem in self._problems
         }
         there = [self._records[name] for name in wanted if name in self._records]
         missing = [name for name in wanted if name not in self._records]
@@ -274,10 +278,10 @@ class _Run:
         self._show(arm, done, len(wanted), correct)
         if not missing:
             return
-        requests = [self._request(*wanted[name], arm) for name in missing]
-        for index, outcome in self._outcomes(arm, requests, wanted, missing):
+        asks = [self._ask(*wanted[name], arm) for name in missing]
+        for index, outcome in self._ways.outcomes(arm, asks):
             name = missing[index]
-            record = self._record(name, arm, *wanted[name], outcome)
+            record = self._record(name, arm, asks[index], outcome)
             file.append(record)
             self._records[name] = record
             done += 1
@@ -285,94 +289,27 @@ class _Run:
             self._made += 1
             self._show(arm, done, len(wanted), correct)
 
-    def _outcomes(
-        self,
-        arm: Arm,
-        requests: list[Request],
-        wanted: dict[str, tuple[Problem, int]],
-        missing: list[str],
-    ) -> Iterator[tuple[int, Outcome]]:
-        """What an arm makes of the questions that are missing, as it comes."""
-        asked = self._options
-        maker = Maker(
-            *self._loaded,
-            markers=self._markers,
-            batch_size=asked.batch_size,
-            options={
-                "max_tokens": asked.max_tokens,
-                "prefill_step_size": asked.prefill_step_size,
-                **keywords_of(asked.sampling),
-            },
-            known=self._known,
-        )
-        options = {
-            **arm.generation(self._predictor, asked.thinking),
-            "max_answer_tokens": arm.max_answer_tokens(asked.max_answer_tokens),
-        }
-        if arm.way == "votes":
-            # Imported where it is needed, as all that is not needed by every run.
-            from .rivals.votes import vote
+    @property
+    def _problems(self) -> tuple[Problem, ...]:
+        return self._questions.task.problems
 
-            def read(which: int, answer: str | None) -> str | None:
-                problem, _ = wanted[missing[which]]
-                return self._grade(problem, answer, is_closed=True).extracted
+    def _ask(self, problem: Problem, sample: int, arm: Arm) -> Ask:
+        questions = self._questions
+        full = self._records.get(f"full/{problem.id}-{sample}")
+        prompt = questions.encode(problem, arm.question(problem.question))
+        seed = questions.seed_of(problem, sample)
+        return Ask(problem, sample, Request(prompt, seed, full))
 
-            yield from vote(maker, requests, VOTES, read, **options)
-        elif arm.way == "exits":
-            from .rivals.exits import leave_early
-
-            thinking = take(ThinkingBudget, dict(options))
-            rule, boxes = (
-                STRATEGIES[arm.strategy].setting,
-                "\\boxed" in self._instruction,
-            )
-            # Thinking is closed in the prompt, and nothing holds the answer.
-            free = Arm("full").generation(False, asked.thinking)
-            free["max_answer_tokens"] = options["max_answer_tokens"]
-            free["reply_prefix"] = None  # the full reply has it
-            yield from leave_early(maker, requests, thinking, rule, boxes, **free)
-        elif arm.way == "plans":
-            asks = [wanted[name] for name in missing]
-            questions = [problem.question for problem, _ in asks]
-            seeds = [request.seed for request in requests]
-            yield from answer_by_plans(
-                maker,
-                requests,
-                self._plans.of(maker, asks, seeds),
-                questions,
-                arm.budget if isinstance(arm.budget, int) else 0,
-                STRATEGIES[arm.strategy].setting,
-                self._encode_text,
-                **options,
-            )
-        elif arm.way == "anytime":
-            from .anytime import answer_at
-
-            options["reply_prefix"] = None
-            budget = arm.budget if isinstance(arm.budget, int) else 0
-            earlier = [self._settled(*wanted[name], budget) for name in missing]
-            yield from answer_at(maker, requests, budget, earlier, **options)
-        else:
-            keeps = arm.strategy == "full" and "anytime" in asked.strategies
-            yield from maker.outcomes(requests, keeps_tokens=keeps, **options)
-
-    def _settled(self, problem: Problem, sample: int, budget: int) -> Record | None:
+    def _settled(self, ask: Ask, budget: int) -> Record | None:
         """What was answered where thinking had ended by itself before a budget."""
-        least = budget - len(self._markers.end_tokens)
+        least = budget - len(self._questions.markers.end_tokens)
         for label in (b.label for b in self._options.budgets):
-            record = self._records.get(f"anytime@{label}/{problem.id}-{sample}")
+            name = f"anytime@{label}/{ask.problem.id}-{ask.sample}"
+            record = self._records.get(name)
             is_own = record is not None and record["closed_by"] == "model"
             if record and is_own and record["thinking_tokens"] <= least:
                 return record
         return None
-
-    def _grade(
-        self, problem: Problem, answer: str | None, is_closed: bool
-    ) -> grading.Grade:
-        if answer is not None and is_closed:
-            answer = grading.opened_by(self._markers.end) + answer
-        own = self._task.grader and self._task.grader(problem, answer)
-        return own or grading.grade(answer, problem.answer, problem.choices)
 
     def _show(self, arm: Arm, done: int, total: int, correct: int) -> None:
         self._progress(Progress(arm.name, done, total, correct, self._made))
@@ -381,25 +318,18 @@ class _Run:
         """All records, in an order that does not depend on how they came."""
         return sorted(self._records.values(), key=lambda record: record["id"])
 
-    def _record(
-        self,
-        name: str,
-        arm: Arm,
-        problem: Problem,
-        sample: int,
-        outcome: Outcome,
-    ) -> Record:
-        is_closed = outcome.closed_by is not None
-        grade = self._grade(problem, outcome.answer, is_closed)
+    def _record(self, name: str, arm: Arm, ask: Ask, outcome: Outcome) -> Record:
+        problem, is_closed = ask.problem, outcome.closed_by is not None
+        grade = self._questions.grade(problem, outcome.answer, is_closed)
         # A strategy may split its budget, or hold it without the engine.
-        budget = arm.budget if isinstance(arm.budget, int) else outcome.budget
+        budget = arm.tokens or outcome.budget
         return {
             "id": name,
             "strategy": arm.strategy,
             "budget": arm.label,
             "thinking_budget": budget,
             "problem": problem.id,
-            "sample": sample,
+            "sample": ask.sample,
             "question": problem.question,
             "reference": problem.answer,
             "reply": outcome.text,
@@ -420,13 +350,9 @@ class _Run:
 
     def _tag_of(self, arm: Arm, reply: str) -> Record:
         """The tag that a reply begins with, and whether it was given that."""
-        tag = tag_of(reply, self._markers.start)
+        tag = tag_of(reply, self._questions.markers.start)
         given = arm.generation(False, self._options.thinking).get("reply_prefix")
         return {} if tag is None else {"tag": tag, "tag_given": given is not None}
-
-    def _request(self, problem: Problem, sample: int, arm: Arm) -> Request:
-        full = self._records.get(f"full/{problem.id}-{sample}")
-        return Request(self._encode(problem, arm), self._seed(problem, sample), full)
 
     def _mean_length(self) -> float:
         lengths = [
@@ -435,28 +361,6 @@ class _Run:
             if record["strategy"] == "full"
         ]
         return sum(lengths) / max(len(lengths), 1)
-
-    def _encode(self, problem: Problem, arm: Arm | None = None) -> list[int]:
-        question = arm.question(problem.question) if arm else problem.question
-        try:
-            return self._encode_text(question)
-        except ValueError as e:
-            raise ValueError(f"Problem {problem.id} cannot be asked: {e}") from e
-
-    def _encode_text(self, question: str) -> list[int]:
-        instruction = self._task.instruction
-        text = f"{question}\n\n{instruction}" if instruction else question
-        most = context_length(*self._loaded)
-        prompt = keywords_of(self._prompt)
-        return encode_chat(self._loaded[1], text, most_tokens=most, **prompt)
-
-    def check_questions(self) -> None:
-        """Raises a ValueError if a question cannot be asked."""
-        for problem in self._task.problems:
-            self._encode(problem)
-
-    def _seed(self, problem: Problem, sample: int) -> int:
-        return seed_of(self._options.sampling.seed or 0, problem.id, sample)
 
 
 def _check_budget(arm: Arm, there: Sequence[Record]) -> None:

@@ -11,6 +11,7 @@ from mlx_budget.engine.known_prompts import KnownPrompts
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling
 from mlx_budget.evaluate import run as run_module
+from mlx_budget.evaluate import ways
 from mlx_budget.evaluate.arms import parse_budgets
 from mlx_budget.evaluate.folder import (
     RECORDS_FILE,
@@ -90,7 +91,7 @@ def test_a_question_is_read_once_for_all_arms(loaded, whole, tmp_path, monkeypat
             read.append(len(rest))
             return caches, rest
 
-    monkeypatch.setattr(run_module, "KnownPrompts", Counted)
+    monkeypatch.setattr(ways, "KnownPrompts", Counted)
     found = run(loaded, tmp_path / "kept")
     assert without_times(found) == without_times(whole[1])
     questions, others = read[: len(TASK.problems)], read[len(TASK.problems) :]
