@@ -5,6 +5,7 @@ Knows the table of strategies; nothing of questions or grading.
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -141,5 +142,9 @@ class Arm:
             # Imported here, so that strategies can be listed without waiting for MLX.
             module, name = strategy.sampler.split(".")
             rival = import_module(f".rivals.{module}", __package__)
-            options["make_sampler"] = getattr(rival, name)
+            sampler = getattr(rival, name)
+            has_setting = bool(strategy.setting)
+            options["make_sampler"] = (
+                partial(sampler, strategy.setting) if has_setting else sampler
+            )
         return options

@@ -15,7 +15,7 @@ from ..engine.settings import (
     ThinkingBudget,
 )
 from .arms import BudgetRequest, parse_budgets
-from .strategies import STRATEGIES, WITHOUT_BUDGET
+from .strategies import STRATEGIES, WAITS, WITHOUT_BUDGET
 
 DEFAULT_STRATEGIES = ("full", "guidance", "budget-forcing")
 DEFAULT_BUDGETS = "25%,50%,63%,100%"
@@ -23,7 +23,10 @@ _DEFAULT_BUDGETS = parse_budgets(DEFAULT_BUDGETS)
 # Of AnytimeReasoner's measure.
 ANYTIME_BUDGETS = parse_budgets("2000,4000,6000,8000")
 # Strategies that mean nothing if a reply ends before its budget.
-_CUTTING = ("anytime", "budget-forcing", "truncate", "s1", "wait-twice")
+_CUTTING = (
+    *("anytime", "budget-forcing", "truncate", "s1"),
+    *(f"wait-{n}" for n in WAITS),
+)
 # Options that decide which replies are asked for, or how fast they come, but not what
 # they are.
 _FREE = (

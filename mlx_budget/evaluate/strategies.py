@@ -32,6 +32,8 @@ DRAFT_PROMPT = (
     "{question}\n\nThink step by step, but only keep a minimum draft for each thinking "
     "step, with 5 words at most."
 )
+# How often m1 waits.
+WAITS = (1, 2, 4, 6, 8)
 # Replies that `majority` counts the answers of.
 VOTES = 3
 # Share of the budget that `elastic` keeps for the answer, and where `s1` has its floor.
@@ -111,7 +113,7 @@ class Strategy:
         way: "replies" if it makes one reply to each question; else the module of
             `rivals` that makes something else, "exits" or "votes", or "plans" or
             "anytime".
-        setting: Of that module.
+        setting: Of that module, or the first argument of the sampler.
     """
 
     does: str
@@ -125,6 +127,17 @@ class Strategy:
     sampler: str = ""
     way: str = "replies"
     setting: str = ""
+
+
+def _waiting(times: int) -> Strategy:
+    which = "closing" if times == 1 else f"{times} closings"
+    return Strategy(
+        f'"Wait" in place of the first {which} before the budget, then a cut at it',
+        lambda b: b.cut(b.number),
+        "m1, arXiv 2504.00869",
+        sampler="lasting.LastingTimes",
+        setting=str(times),
+    )
 
 
 STRATEGIES = {
@@ -203,12 +216,7 @@ STRATEGIES = {
         "s1, arXiv 2501.19393",
         sampler="lasting.Lasting",
     ),
-    "wait-twice": Strategy(
-        '"Wait" in place of the first 2 closings before the budget, then a cut at it',
-        lambda b: b.cut(b.number),
-        "m1, arXiv 2504.00869",
-        sampler="lasting.LastingTwice",
-    ),
+    **{f"wait-{n}": _waiting(n) for n in WAITS},
     "anytime": Strategy(
         "the answer that the full reply gives when it is cut at the budget",
         lambda b: b.free,

@@ -16,6 +16,7 @@ from mlx_budget.evaluate.grading import grade
 from mlx_budget.evaluate.metrics import measure_arm
 from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.run import evaluate
+from mlx_budget.evaluate.strategies import WAITS
 from mlx_budget.evaluate.summary import markdown, summarize
 from mlx_budget.evaluate.tasks import Problem, Task
 from mlx_budget.planning.plans import plan_from
@@ -68,7 +69,7 @@ def test_budget_forcing_cuts_m1_with_its_own_words(tokenizer, budget):
 def test_all_published_budgets_can_be_asked_for():
     budgets = parse_budgets("128,256,512,1024,2048,4096,8192")
     options = EvaluateOptions(
-        strategies=("budget-forcing", "wait", "wait-twice"),
+        strategies=("budget-forcing", "wait", *(f"wait-{n}" for n in WAITS)),
         budgets=budgets,
         thinking=ASKED,
         max_tokens=10_240,
@@ -85,21 +86,27 @@ def test_wait_takes_the_place_of_m1s_answer_marker(tokenizer):
     waits = ids(tokenizer, "Wait")
     filler = ids(tokenizer, " so") * (len(waits) - 1)  # in the places of the word
     script = [*begun, end[0], *filler, *ids(tokenizer, " so") * 30, *end]
-    for name in ("wait", "wait-twice"):
+    for name in ("wait", "wait-1", "wait-8"):
         reply = say(tokenizer, script, Arm(name, "12", 12))
         assert reply.tokens[len(begun) : len(begun) + len(waits)] == waits
         assert reply.text.count("Wait") == 1
 
 
-def test_wait_twice_waits_twice_and_is_cut_at_the_budget(tokenizer):
+@pytest.mark.parametrize("times", WAITS)
+def test_it_waits_so_often_and_is_cut_at_the_budget(tokenizer, times):
     begun, stop = ids(tokenizer, OPENING), ids(tokenizer, M1.end)[0]
+    wait = len(ids(tokenizer, "Wait"))
     # Whatever it would do, it ends its thinking or its reply.
     script = [*begun, *[stop, tokenizer.eos_token_id] * 40]
-    reply = say(tokenizer, script, Arm("wait-twice", "50", 50))
-    assert reply.text.count("Wait") == 2
-    thought = [*begun, *ids(tokenizer, " so") * 90]
-    reply = say(tokenizer, thought, Arm("wait-twice", "10", 10))
-    assert (reply.text.count("Wait"), reply.thinking_tokens) == (0, 10)
+    reply = say(tokenizer, script, Arm(f"wait-{times}", "50", 50))
+    assert reply.text.count("Wait") == times
+    # What was put in counts toward the budget.
+    budget = len(begun) - 1 + times * wait + 5
+    thought = [*script[: len(begun) + times * wait], *ids(tokenizer, " so") * 90]
+    reply = say(tokenizer, thought, Arm(f"wait-{times}", str(budget), budget))
+    assert reply.text.count("Wait") == times
+    used = reply.thinking_tokens + times * wait
+    assert (used, reply.closed_by) == (budget, "budget")
     assert CUT in reply.text
 
 

@@ -85,6 +85,11 @@ class FollowingSampler(ReplySampler):
         """Thinking tokens so far, with those that were put into thinking."""
         return self.tracker.thinking_tokens + self._has_put_in
 
+    @property
+    def spent(self) -> int:
+        """What counts toward the budget at which thinking is cut, in tokens."""
+        return self.tracker.thinking_tokens
+
     def closing(self) -> Sequence[int]:
         """What closes thinking now, with the message of the budget if it has one."""
         tracker = self.tracker
@@ -139,7 +144,7 @@ class FollowingSampler(ReplySampler):
 
     def _must_close(self) -> bool:
         tracker, limit = self.tracker, self.thinking.limit
-        if limit is None or (over := tracker.thinking_tokens - limit) < 0:
+        if limit is None or (over := self.spent - limit) < 0:
             return False
         return over >= _LONGEST_CHARACTER or not tracker.is_mid_character
 

@@ -1,11 +1,11 @@
 """Thinking that is made to last: "Wait" in place of a closing marker that is early.
 
 Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393, and Huang et al.,
-"m1", arXiv 2504.00869. Knows budgets with
-a floor; nothing of predictors.
+"m1", arXiv 2504.00869. Knows budgets with a floor; nothing of predictors.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from .following import FollowingSampler
 
@@ -25,20 +25,27 @@ class Lasting(FollowingSampler):
         return ()
 
 
-class LastingTwice(FollowingSampler):
-    """The first two times that the model would close its thinking, or end its reply in
-    it, "Wait" is put in; at the budget thinking is cut.
+class LastingTimes(FollowingSampler):
+    """The first times that the model would close its thinking, or end its reply in it,
+    "Wait" is put in; at the budget thinking is cut.
 
-    m1's evaluation does so 1, 2, 4, 6 or 8 times. What was put in counts toward the
-    budget there, and not here.
+    Args:
+        times (str): How many, as a number.
+        request: As in `FollowingSampler`.
     """
 
-    TIMES = 2
-    _waits = 0
+    def __init__(self, times: str, *request: Any):
+        super().__init__(*request)
+        self._left = int(times)
+
+    @property
+    def spent(self) -> int:
+        """As in m1 with what was put in."""
+        return self.used
 
     def instead_of(self, token: int) -> Sequence[int]:
         ends = self.begins_to_close(token) or token in self.tokenizer.eos_token_ids
-        if not ends or self._waits >= self.TIMES:
+        if not ends or self._left == 0:
             return ()
-        self._waits += 1
+        self._left -= 1
         return self.tokenizer.encode(WAIT, add_special_tokens=False)
