@@ -70,7 +70,6 @@ SMALL = "--limit 1 --budgets 40 --strategies guidance"
 REPLACED = {
     "--model MODEL": "--model demo",
     "--model Qwen3-8B-BG-4bit": "--model demo",
-    '"Qwen3-8B-BG-4bit"': '"demo"',
     **{f'"{name}"': '"plain"' for name in PLAIN_MODELS},
     "--output run-demo": f"--output run-demo {SMALL}",
     "--output run-mine": f"--output run-mine {SMALL}",

@@ -28,7 +28,8 @@ from .command import Group
 @click.group(
     cls=Group,
     epilog="Tab completes models, options and more, once your shell is told so; in zsh "
-    'by a line in ~/.zshrc: eval "$(_MLX_BUDGET_COMPLETE=zsh_source mlx-budget)". '
+    "by a line in ~/.zshrc: autoload -Uz compinit && compinit; "
+    'eval "$(_MLX_BUDGET_COMPLETE=zsh_source mlx-budget)". '
     "`mlx-budget config` tells how to give options defaults of your own.",
 )
 @click.version_option(__version__, prog_name="mlx-budget")

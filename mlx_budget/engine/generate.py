@@ -96,8 +96,8 @@ def stream_generate(
     """Generates a reply, piece by piece, with its thinking steered to a budget.
 
     Args:
-        model, tokenizer, predictor: As `mlx_budget.load` returns them. A predictor is
-            needed for a budget above 0, unless False asks for the hard stop alone.
+        model, tokenizer, predictor: As `mlx_budget.load` returns them. Without a
+            predictor a prior guides; False asks for the hard stop alone.
         prompt (str, list or mx.array): The prompt, chat template applied.
         max_tokens (int, optional): Most tokens to generate, thinking included; -1 for
             no limit. By default what thinking can take and 2,048 more, or 8,192 where
