@@ -30,6 +30,12 @@ CACHE_DTYPES = ("float16", "bfloat16")
 # Predictors that are not trained step by step.
 WITHOUT_ENCODER = ("table", "linear")
 ALL_SIZES = (*WITHOUT_ENCODER, *SIZES)
+# Adam moves every weight by about the learning rate, whatever its gradient. A layer
+# adds up as many moves as it is wide, and the residual stream what all layers add: an
+# encoder that is to change as much for an update needs a rate that is smaller in
+# proportion (for the width see Yang et al., "Tensor Programs V", arXiv 2203.03466). At
+# 2e-4 one of the base size loses its input within 50 updates.
+HIGHEST_RATE, RATE_SIZE = 2e-4, 4 * 256
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,8 @@ class TrainOptions:
         steps: Updates to make; None for ``epochs``.
         epochs: Passes over the training positions, where ``steps`` is None.
         batch_size: Positions in an update.
-        learning_rate: Highest learning rate.
+        learning_rate: Highest learning rate; an encoder's default is `HIGHEST_RATE`,
+            and less, in proportion, where width times layers are above `RATE_SIZE`.
         warmup: Updates over which the learning rate rises.
         schedule: How it falls.
         phi: Shape of the schedule "uba".
@@ -264,7 +271,11 @@ class TrainOptions:
     steps: int | None = setting(None, "Updates to make, in place of --epochs.", least=1)
     epochs: float = setting(10.0, "Passes over the positions.")
     batch_size: int = setting(64, "Positions of an update.", least=1)
-    learning_rate: float = setting(2e-4, "Highest learning rate.")
+    learning_rate: float | None = setting(
+        None,
+        "Highest learning rate.",
+        shown=f"{HIGHEST_RATE:g}, and less for encoders larger than mini",
+    )
     warmup: int | None = setting(
         None,
         "Updates over which it rises.",
@@ -326,9 +337,10 @@ class TrainOptions:
                 f"heads must divide the predictor's width of {sizes['width']}, which "
                 f"{sizes['heads']} does not."
             )
+        object.__setattr__(self, "learning_rate", self.highest_rate)
         # Raises what is wrong with these before time goes into hidden states.
         rest = self.steps or sys.maxsize, self.warmup or 0, self.phi
-        make_schedule(self.schedule, self.learning_rate, *rest)
+        make_schedule(self.schedule, self.highest_rate, *rest)
 
     @property
     def source(self) -> ModelSource:
@@ -344,6 +356,14 @@ class TrainOptions:
     def thinking(self) -> ThinkingBudget:
         """The markers of thinking, without a budget."""
         return take(ThinkingBudget, keywords_of(self))
+
+    @property
+    def highest_rate(self) -> float:
+        """The highest learning rate of an encoder."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        sizes = self.predictor_sizes()
+        return HIGHEST_RATE * min(1, RATE_SIZE / (sizes["width"] * sizes["layers"]))
 
     def predictor_sizes(self) -> EncoderSizes:
         """The sizes of the predictor's encoder, as `PredictorConfig` takes them."""

@@ -58,7 +58,7 @@ def make_plan(o: TrainOptions, survey: Survey) -> Plan:
     each = -(-survey.training_positions // o.batch_size)
     steps = o.steps or max(1, round(o.epochs * each))
     warmup = min(100, steps // 10) if o.warmup is None else o.warmup
-    schedule = make_schedule(o.schedule, o.learning_rate, steps, warmup, o.phi)
+    schedule = make_schedule(o.schedule, o.highest_rate, steps, warmup, o.phi)
     return Plan(steps, warmup, schedule)
 
 

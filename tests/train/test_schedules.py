@@ -8,6 +8,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
+from mlx_budget.train.options import TrainOptions
 from mlx_budget.train.schedules import SCHEDULES, make_schedule
 
 FALLING = [name for name in SCHEDULES if name != "constant"]
@@ -173,3 +174,25 @@ def test_bad_arguments_are_refused_in_one_line(arguments: tuple, message: str) -
     with pytest.raises(ValueError) as e:
         make_schedule(*arguments)
     assert str(e.value) == message
+
+
+@pytest.mark.parametrize(
+    "sizes, rate",
+    [
+        ({"size": "tiny"}, 2e-4),
+        ({"size": "mini"}, 2e-4),
+        ({"size": "small"}, 1e-4),
+        ({"size": "base"}, 2e-4 / 9),
+        ({"size": "tiny", "width": 1024, "layers": 4}, 5e-5),
+        ({"size": "base", "learning_rate": 1e-3}, 1e-3),
+    ],
+)
+def test_a_larger_encoder_has_a_smaller_rate_by_default(sizes, rate) -> None:
+    options = TrainOptions("demo", "traces.jsonl", "out", **sizes)
+    assert options.learning_rate == pytest.approx(rate)
+
+
+def test_what_has_no_updates_has_no_rate() -> None:
+    assert (
+        TrainOptions("demo", "traces.jsonl", "out", size="table").learning_rate is None
+    )
