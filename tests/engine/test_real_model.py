@@ -96,7 +96,7 @@ def test_a_guided_run_is_the_same_in_the_stock_loop(model, predictor_folder):
     predictor = Predictor.load(predictor_folder)
     prompt = encode_chat(tokenizer, QUESTION)
     options = {
-        "thinking_budget": 30,
+        "thinking_budget": 15,
         "hard_stop": 1.2,
         "thinking_start": "",
         "thinking_end": "\n####",
@@ -106,7 +106,7 @@ def test_a_guided_run_is_the_same_in_the_stock_loop(model, predictor_folder):
         tokenizer,
         prompt,
         predictor=predictor,
-        max_tokens=48,
+        max_tokens=24,
         **options,
     )
     ours = [r.token for r in ours]
@@ -114,10 +114,10 @@ def test_a_guided_run_is_the_same_in_the_stock_loop(model, predictor_folder):
         loaded, tokenizer, predictor, prompt=prompt, **options
     )
     stock = mlx_lm.stream_generate(
-        loaded, tokenizer, prompt, sampler=sampler, max_tokens=48
+        loaded, tokenizer, prompt, sampler=sampler, max_tokens=24
     )
     assert [r.token for r in stock] == ours
     sampler.close()
     assert len(sampler.guided_steps) >= 1
-    plain = mlx_lm.stream_generate(loaded, tokenizer, prompt, max_tokens=48)
+    plain = mlx_lm.stream_generate(loaded, tokenizer, prompt, max_tokens=24)
     assert [r.token for r in plain] != ours
