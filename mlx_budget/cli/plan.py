@@ -130,8 +130,8 @@ def _read_plan(file: Path) -> Any:
     from ..planning.plans import plan_from
 
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, ValueError) as e:
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeError, ValueError, RecursionError) as e:
         reason = getattr(e, "strerror", None) or e
         raise ValueError(f"--plan {file} cannot be read: {reason}.") from None
     try:

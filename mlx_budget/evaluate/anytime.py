@@ -13,11 +13,19 @@ from typing import Any
 
 from ..engine.closing import closing_of
 from ..engine.follower import ReplyFollower, SteeringRecord
-from ..engine.plain import PlainSampler, ReplySampler
-from ..engine.sampler import steer
 from ..engine.thinking import ThinkingTracker
 from ..files.records import Record
-from .outcomes import Counts, Maker, Outcome, Request, counts_of, recorded
+from .outcomes import (
+    Counts,
+    Maker,
+    Outcome,
+    Request,
+    behind_close,
+    counts_of,
+    drawing_from,
+    recorded,
+    tokens_of,
+)
 from .strategies import ANYTIME_ANSWER, ANYTIME_CUT
 
 
@@ -77,12 +85,13 @@ def answer_at(
     prompts = [[*requests[i].prompt, *cuts[i].tokens, *cuts[i].ending] for i in places]
     # As the tokens of one reply, so that draws are those of a reply that was cut.
     samplers = [
-        partial(_from, len(cuts[i].tokens) + len(cuts[i].ending)) for i in places
+        partial(drawing_from, len(cuts[i].tokens) + len(cuts[i].ending)) for i in places
     ]
     if not prompts:
         return
     seeds = [requests[i].seed for i in places]
     options |= {"make_sampler": samplers, "keeps_prompts": False}
+    options |= behind_close(maker.markers)
     for reply, seconds in maker.replies(prompts, seeds, **options):
         index = places[reply.index]
         cut, full = cuts[index], requests[index].full or {}
@@ -114,7 +123,7 @@ def answer_at(
 def _cut(maker: Maker, request: Request, full: Record, budget: int) -> _Cut | None:
     """Where a full reply is cut; None if there is no thinking in it."""
     tokenizer, markers = maker.tokenizer, maker.markers
-    tokens = _tokens_of(maker, full)
+    tokens = tokens_of(maker.tokenizer, full)
     tracker = ThinkingTracker(tokenizer, markers, request.prompt)
     for i, token in enumerate(tokens):
         is_full = tracker.thinking_tokens >= budget and not tracker.is_mid_character
@@ -138,22 +147,6 @@ def _answer_of(maker: Maker, request: Request, full: Record) -> str | None:
     reply = ReplyFollower(
         maker.tokenizer, maker.markers, request.prompt, SteeringRecord()
     )
-    for token in _tokens_of(maker, full):
+    for token in tokens_of(maker.tokenizer, full):
         reply.take(token)
     return None if reply.is_in_thinking else reply.split()[1]
-
-
-def _tokens_of(maker: Maker, full: Record) -> list[int]:
-    """The tokens of a reply; of a run without this measure those of its text."""
-    tokens = full.get("tokens")
-    if tokens is not None:
-        return tokens
-    return maker.tokenizer.encode(full["reply"], add_special_tokens=False)
-
-
-def _from(position: int, *given: Any, **options: Any) -> ReplySampler:
-    """A sampler whose draws go on at a position of a reply."""
-    sampler = steer(*given, **options)
-    if isinstance(sampler, PlainSampler):  # as all are without a budget
-        sampler.skip(position)
-    return sampler

@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..engine.budgets import EFFORTS, Budget, Effort, budget_of_level
+from ..engine.budgets import EFFORTS, MAX_BUDGET, Budget, Effort, budget_of_level
 from ..engine.fields import keywords_of
 from ..engine.settings import AutoBudget, ThinkingBudget
 from .strategies import ANYTIME_ANSWER_TOKENS, STRATEGIES, Budgets, answer_share
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Those that stand for a length: "none" is the strategy no-thinking, "max" is full.
 LEVELS = tuple(level for level, share in EFFORTS.items() if share)
+_LARGEST_SHARE = 100  # as of an automatic budget
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -56,10 +57,19 @@ def parse_budgets(text: str) -> tuple[BudgetRequest, ...]:
     """
     budgets: dict[str, BudgetRequest] = {}
     for label in (part.strip() for part in text.split(",")):
-        if label.isdecimal() and int(label) > 0:
+        if label.isdecimal() and len(label) < 20 and int(label) > 0:
             tokens = int(label)
+            if tokens > MAX_BUDGET:
+                raise ValueError(
+                    f"A budget must be at most {MAX_BUDGET:,} tokens, not {tokens:,}."
+                )
             budgets.setdefault(str(tokens), BudgetRequest(str(tokens), tokens))
         elif (found := _SHARE.fullmatch(label)) and (share := float(found[1])) > 0:
+            if share > 100 * _LARGEST_SHARE:
+                raise ValueError(
+                    f"A share must be at most {100 * _LARGEST_SHARE:,} % of the mean "
+                    f"without a budget, not {label}."
+                )
             label = f"{share:.12g}%"  # 50% and 50.0% alike
             budgets.setdefault(label, BudgetRequest(label, share=share / 100))
         elif isinstance(effort := _level(label), Effort):
@@ -120,6 +130,14 @@ class Arm:
             return most
         share = answer_share(self.budget)
         return share if most is None else min(most, share)
+
+    def check_room(self, thinking: ThinkingBudget, max_tokens: int) -> None:
+        """Raises a ValueError if replies of so many tokens cannot think enough."""
+        budget = STRATEGIES[self.strategy].thinking(Budgets(self.budget, thinking))
+        try:
+            budget.check_room(max_tokens)
+        except ValueError as e:
+            raise ValueError(f"The strategy {self.name}: {e}") from None
 
     def generation(
         self, predictor: "Predictor | bool | None", thinking: ThinkingBudget

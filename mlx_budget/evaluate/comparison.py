@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .mathematics import compare
+from .mathematics import CannotCompare, compare
 from .notation import Quantity, in_radians, read_quantity
 from .statements import (
     BOUND,
@@ -39,6 +39,8 @@ _TRAILING_UNIT = re.compile(
 _MAY_BE_SET = re.compile(r"<|>|\\(?:cup|cap|setminus|le|ge|begin|mathbb)(?![A-Za-z])")
 _MOST_PARTS = 20
 _DIGITS = 6  # significant digits of a decimal that may stand for a fraction
+# Greater numbers are not compared in algebra: some have more digits than Python writes.
+_LARGEST = 10**300
 _MANY = (LIST, EITHER, SET)
 
 
@@ -271,5 +273,7 @@ def _are_equal(right: Quantity, answer: Quantity) -> bool:
 def _for_algebra(text: str, number: Quantity | None) -> str:
     if number is not None and number.sign != "°":
         value = number.value / 100 if number.sign == "%" else number.value
+        if max(abs(value.numerator), value.denominator) > _LARGEST:
+            raise CannotCompare("it has a number of too many digits")
         return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
     return in_radians(_TRAILING_UNIT.sub("", text).replace("#", ""))

@@ -94,6 +94,8 @@ def grade(answer_text: str | None, reference: str, choices: bool = False) -> Gra
         return Grade(False, None, "the answer has a box that is never closed")
     except (CannotCompare, NoLetter) as e:
         return Grade(False, None, str(e), _LETTER if choices else _NO_ANSWER)
+    except (ArithmeticError, RecursionError) as e:
+        return Grade(False, None, f"it cannot be compared ({type(e).__name__})")
 
 
 def _letter(reference: str) -> str:

@@ -14,6 +14,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
 from ..engine.known_prompts import KnownPrompts
+from ..engine.plain import PlainSampler, ReplySampler
+from ..engine.sampler import steer
 from ..engine.thinking import ThinkingMarkers
 from ..files.records import Record
 
@@ -174,6 +176,31 @@ def counts_of(reply: BatchReply) -> Counts:
         forced=reply.forced_tokens,
         marker=reply.marker_tokens,
     )
+
+
+def behind_close(markers: ThinkingMarkers) -> dict[str, Any]:
+    """Options for replies whose thinking was closed in their prompts.
+
+    With an empty opening marker every reply begins by thinking, whatever its prompt
+    ends with: so one is named that no reply writes.
+    """
+    return {} if markers.start else {"thinking_start": markers.end * 2}
+
+
+def drawing_from(position: int, *given: Any, **options: Any) -> ReplySampler:
+    """A sampler whose draws go on at a position of a reply; else as `steer`."""
+    sampler = steer(*given, **options)
+    if isinstance(sampler, PlainSampler):  # as all are without a budget
+        sampler.skip(position)
+    return sampler
+
+
+def tokens_of(tokenizer: TokenizerWrapper, record: Record) -> list[int]:
+    """The tokens of a reply; of a record without them those of its text."""
+    tokens = record.get("tokens")
+    if tokens is not None:
+        return tokens
+    return tokenizer.encode(record["reply"], add_special_tokens=False)
 
 
 def recorded(record: Record, answer: str | None) -> Outcome:

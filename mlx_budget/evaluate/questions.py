@@ -14,6 +14,7 @@ from ..engine.prompts import encode_chat
 from ..engine.settings import PromptOptions, seed_of
 from ..engine.thinking import ThinkingMarkers
 from . import grading
+from .outcomes import Outcome
 from .problems import Problem
 from .tasks import Task
 
@@ -69,17 +70,10 @@ class Questions:
         """What the draws of a reply depend on."""
         return seed_of(self.seed, problem.id, sample)
 
-    def grade(
-        self, problem: Problem, answer: str | None, is_closed: bool
-    ) -> grading.Grade:
-        """Grades an answer.
-
-        Args:
-            problem (Problem): The problem.
-            answer (str, optional): What follows the thinking; None if nothing does.
-            is_closed (bool): Whether a closing marker stands before it.
-        """
-        if answer is not None and is_closed:
+    def grade(self, problem: Problem, outcome: Outcome) -> grading.Grade:
+        """Grades the answer that came of a problem."""
+        answer = outcome.answer
+        if answer is not None and outcome.closed_by is not None:
             answer = grading.opened_by(self.markers.end) + answer
         own = self.task.grader and self.task.grader(problem, answer)
         return own or grading.grade(answer, problem.answer, problem.choices)

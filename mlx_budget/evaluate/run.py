@@ -34,6 +34,7 @@ from .folder import (
     SETTINGS_FILE,
     check_output,
     check_record,
+    fingerprint,
     settings_of,
 )
 from .options import EvaluateOptions
@@ -114,7 +115,8 @@ def evaluate(
     for strategy in asked.strategies:
         check_guided(strategy, predictor)
     output = Path(output)
-    check_output(output, task, asked, model_name)
+    known = {"predictor": fingerprint(predictor)}
+    check_output(output, task, asked, model_name, known)
     advice = "and run the same again: it goes on where it ended"
     file, settings = output / RECORDS_FILE, output / SETTINGS_FILE
     with (
@@ -123,9 +125,9 @@ def evaluate(
         open_records(file) as records,
         wired(),
     ):
-        check_output(output, task, asked, model_name)
+        check_output(output, task, asked, model_name, known)
         # What is gone on with may have grown.
-        write_json(settings, settings_of(task, asked, model_name))
+        write_json(settings, {**settings_of(task, asked, model_name), **known})
         questions = _questions(model, tokenizer, task, asked, markers)
         run = _Run(questions, predictor, asked, progress)
         run.take_up(records)
@@ -135,7 +137,11 @@ def evaluate(
         )
         if needs_full:
             run.answer(Arm("full"), records)
-        for arm in run.arms():
+        arms = list(run.arms())
+        for arm in arms:
+            # What a share comes to is known now, and not before.
+            arm.check_room(asked.thinking, asked.max_tokens)
+        for arm in arms:
             run.answer(arm, records)
         return run.records()
 
@@ -181,7 +187,7 @@ class _Run:
         self._records: dict[str, Record] = {}
         self._expected: dict[str, float] = {}
         self._resolved: dict[str, int] = {}
-        self._plans = Plans(options.thinking, options.sampling, questions.prompt)
+        self._plans = Plans(options.thinking, options.sampling, options.prompt)
         self._ways = Ways(questions, predictor, options, self._plans, self._settled)
         self._made = 0
 
@@ -319,8 +325,8 @@ class _Run:
         return sorted(self._records.values(), key=lambda record: record["id"])
 
     def _record(self, name: str, arm: Arm, ask: Ask, outcome: Outcome) -> Record:
-        problem, is_closed = ask.problem, outcome.closed_by is not None
-        grade = self._questions.grade(problem, outcome.answer, is_closed)
+        problem = ask.problem
+        grade = self._questions.grade(problem, outcome)
         # A strategy may split its budget, or hold it without the engine.
         budget = arm.tokens or outcome.budget
         return {
@@ -352,7 +358,8 @@ class _Run:
         """The tag that a reply begins with, and whether it was given that."""
         tag = tag_of(reply, self._questions.markers.start)
         given = arm.generation(False, self._options.thinking).get("reply_prefix")
-        return {} if tag is None else {"tag": tag, "tag_given": given is not None}
+        is_given = tag_of(given or "", self._questions.markers.start) is not None
+        return {} if tag is None else {"tag": tag, "tag_given": is_given}
 
     def _mean_length(self) -> float:
         lengths = [

@@ -62,6 +62,7 @@ class Budgets:
             end=asked.end,
             prefix=asked.prefix,
             answer_anyway=asked.answer_anyway,
+            stop_loops=asked.stop_loops,
         )
 
     @property
@@ -361,8 +362,10 @@ def check_guided(strategy: str, predictor: "Predictor | bool | None") -> None:
     """
     if not STRATEGIES[strategy].is_guided:
         return
-    knows = predictor is not None and not isinstance(predictor, bool)
-    if knows or (predictor is None and strategy != "auto"):
+    from ..engine.enforcing import knows_lengths
+
+    guides = predictor is None or not isinstance(predictor, bool)
+    if knows_lengths(predictor) if strategy == "auto" else guides:
         return
     raise NoPredictorError(
         f"The strategy {strategy} needs a predictor, and there is none: name one with "

@@ -222,7 +222,7 @@ def _plan_of(record: Record, where: str) -> Plan | None:
         return None
     try:
         return plan_from(json.loads(given) if isinstance(given, str) else given)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{where}, plan: {e}") from None
 
 

@@ -6,8 +6,9 @@ needs it. Knows the strategies' ways; nothing of records' files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..engine import m1
 from ..engine.fields import keywords_of, take
 from ..engine.known_prompts import KnownPrompts
 from ..engine.settings import ThinkingBudget
@@ -19,7 +20,7 @@ from .outcomes import Maker, Outcome, Request
 from .plans import Plans, answer_by_plans
 from .problems import Problem
 from .questions import Questions
-from .strategies import STRATEGIES, VOTES
+from .strategies import NEEDS_FULL, STRATEGIES, VOTES
 
 Outcomes = Iterator[tuple[int, Outcome]]
 
@@ -61,6 +62,10 @@ class Ways:
                 before a budget, in tokens.
         """
         self._questions = questions
+        self._thinking = options.thinking
+        if (end := questions.markers.end) == m1.END:
+            # Its own cut is known by its marker.
+            self._thinking = replace(self._thinking, end=end)
         self._predictor = predictor
         self._options = options
         self._plans = plans
@@ -81,7 +86,7 @@ class Ways:
     def outcomes(self, arm: Arm, asks: Sequence[Ask]) -> Outcomes:
         """What an arm makes of questions, as it comes, each with its place."""
         keywords = {
-            **arm.generation(self._predictor, self._options.thinking),
+            **arm.generation(self._predictor, self._thinking),
             "max_answer_tokens": arm.max_answer_tokens(self._options.max_answer_tokens),
         }
         ways = {
@@ -93,16 +98,16 @@ class Ways:
         yield from ways.get(arm.way, self._once)(arm, asks, keywords)
 
     def _once(self, arm: Arm, asks: Sequence[Ask], keywords: Record) -> Outcomes:
-        keeps = arm.strategy == "full" and "anytime" in self._options.strategies
+        is_needed = not set(NEEDS_FULL).isdisjoint(self._options.strategies)
+        keeps = arm.strategy == "full" and is_needed
         requests = [ask.request for ask in asks]
         yield from self._maker.outcomes(requests, keeps_tokens=keeps, **keywords)
 
     def _by_votes(self, arm: Arm, asks: Sequence[Ask], keywords: Record) -> Outcomes:
         from .rivals.votes import vote
 
-        def read(which: int, answer: str | None) -> str | None:
-            problem = asks[which].problem
-            return self._questions.grade(problem, answer, is_closed=True).extracted
+        def read(which: int, outcome: Outcome) -> str | None:
+            return self._questions.grade(asks[which].problem, outcome).extracted
 
         requests = [ask.request for ask in asks]
         yield from vote(self._maker, requests, VOTES, read, **keywords)
@@ -121,19 +126,26 @@ class Ways:
         yield from leave_early(self._maker, requests, thinking, rule, boxes, **free)
 
     def _by_plans(self, arm: Arm, asks: Sequence[Ask], keywords: Record) -> Outcomes:
-        requests = [ask.request for ask in asks]
-        samples = [(ask.problem, ask.sample) for ask in asks]
-        seeds = [request.seed for request in requests]
-        yield from answer_by_plans(
-            self._maker,
-            requests,
-            self._plans.of(self._maker, samples, seeds),
-            [ask.problem.question for ask in asks],
-            arm.tokens,
-            STRATEGIES[arm.strategy].setting,
-            self._questions.encode_text,
-            **keywords,
-        )
+        size = self._options.batch_size
+        for start in range(
+            0, len(asks), size
+        ):  # so that a run that is stopped loses few
+            some = asks[start : start + size]
+            requests = [ask.request for ask in some]
+            samples = [(ask.problem, ask.sample) for ask in some]
+            seeds = [request.seed for request in requests]
+            found = answer_by_plans(
+                self._maker,
+                requests,
+                self._plans.of(self._maker, samples, seeds),
+                [ask.problem.question for ask in some],
+                arm.tokens,
+                STRATEGIES[arm.strategy].setting,
+                self._questions.encode_text,
+                **keywords,
+            )
+            for index, outcome in found:
+                yield start + index, outcome
 
     def _at_any_time(self, arm: Arm, asks: Sequence[Ask], keywords: Record) -> Outcomes:
         from .anytime import answer_at

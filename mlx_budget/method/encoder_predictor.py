@@ -265,6 +265,10 @@ class EncoderPredictor(nn.Module, Predictor):
         other.eval()
         return other
 
+    def tensors(self) -> dict[str, mx.array]:
+        """As `Predictor.tensors`."""
+        return named_tensors(self.parameters())
+
     def save(
         self, path: str | Path, progress: Callable[[int], None] = lambda _: None
     ) -> None:
@@ -277,7 +281,7 @@ class EncoderPredictor(nn.Module, Predictor):
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_tensors(path / WEIGHTS_FILE, named_tensors(self.parameters()), progress)
+        write_tensors(path / WEIGHTS_FILE, self.tensors(), progress)
         write_json(path / CONFIG_FILE, asdict(self.config))
 
     @classmethod

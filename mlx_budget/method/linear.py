@@ -97,13 +97,14 @@ class LinearPredictor(TablePredictor):
             mx.where(is_certain, variance, variance * self.probe.spread),
         )
 
-    def _tensors(self) -> dict[str, mx.array]:
+    def tensors(self) -> dict[str, mx.array]:
+        """As `Predictor.tensors`."""
         probe = {
             "probe.weight": self._weight,
             "probe.bias": mx.array([self.probe.bias], mx.float32),
             "probe.spread": mx.array([self.probe.spread], mx.float32),
         }
-        return {**super()._tensors(), **probe}
+        return {**super().tensors(), **probe}
 
     def _config(self) -> dict[str, Any]:
         sizes = {

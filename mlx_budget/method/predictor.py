@@ -162,6 +162,10 @@ class Predictor:
         """
         return values
 
+    def tensors(self) -> dict[str, mx.array]:
+        """Its arrays, by the names by which a file has them."""
+        raise NotImplementedError
+
     def save(
         self, path: str | Path, progress: Callable[[int], None] = lambda _: None
     ) -> None:

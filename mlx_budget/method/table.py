@@ -368,10 +368,11 @@ class TablePredictor(Predictor):
         """Writes the two files of a predictor, as `Predictor.save`."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_tensors(path / WEIGHTS_FILE, self._tensors(), progress)
+        write_tensors(path / WEIGHTS_FILE, self.tensors(), progress)
         write_json(path / CONFIG_FILE, self._config())
 
-    def _tensors(self) -> dict[str, mx.array]:
+    def tensors(self) -> dict[str, mx.array]:
+        """As `Predictor.tensors`."""
         return self.counts.tensors()
 
     def _config(self) -> dict[str, Any]:

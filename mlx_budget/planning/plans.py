@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine.context import check_unicode
+
 MOST_PARTS = 5
 # The difficulty of a question that nobody has rated, in the middle of 1 to 5.
 UNRATED = 3
@@ -108,7 +110,7 @@ def read_parts(text: str | None, question: str) -> tuple[list[Part], list[str]]:
         text (str, optional): What it wrote; None if it wrote nothing.
         question (str): The question, which is the only part if there is no other.
     """
-    whole = [Part(question)]
+    whole = [Part(_one_line(question))]
     found = _json_in(text)
     if found is None:
         return whole, ["not JSON"]
@@ -138,16 +140,17 @@ def rate(parts: list[Part], problems: list[str], text: str | None) -> Plan:
     problems, found = [*problems], _json_in(text)
     if not isinstance(found, dict):
         problems.append("rating is not JSON")
-        found = {}
-    difficulty: Any = found.get("difficulty")
-    credits = found.get("credits")
+        found = None
+    is_read = found is not None
+    difficulty: Any = found.get("difficulty") if found else None
+    credits = found.get("credits") if found else None
     if not _is_difficulty(difficulty):
-        if found:
+        if is_read:
             problems.append("no difficulty of 1 to 5")
         difficulty = UNRATED
     shares = [float(WHOLE)] if len(parts) == 1 else _shares_of(credits, len(parts))
     if shares is None:
-        if found:
+        if is_read:
             problems.append("no credits for each part")
         shares = [WHOLE / len(parts)] * len(parts)
     elif not math.isclose(total := sum(shares), WHOLE):
@@ -180,6 +183,9 @@ def plan_from(value: Any) -> Plan:
     for number, item in enumerate(listed, 1):
         if (part := _part_of(item)) is None:
             raise ValueError(f'Part {number} of the plan needs a "question", a text.')
+        for text in item.values() if isinstance(item, dict) else (item,):
+            if isinstance(text, str):
+                check_unicode(text, f"Part {number} of the plan")
         parts.append(part)
         credits.append(item.get("credits") if isinstance(item, dict) else None)
     difficulty = value.get("difficulty", UNRATED)
@@ -192,8 +198,8 @@ def plan_from(value: Any) -> Plan:
     shares = _shares_of(credits, len(parts))
     if shares is None:
         raise ValueError(
-            "The credits of a plan must be numbers of 0 or more, not all 0, one for "
-            "each part or for none."
+            "The credits of a plan must be numbers of 0 or more, not all 0 and not "
+            "beyond those that a computer adds up, one for each part or for none."
         )
     whole = sum(shares)
     rated = (
@@ -216,18 +222,24 @@ def _part_of(item: Any) -> Part | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    # JSON can name half of a character, which no tokenizer takes.
+    return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def _shares_of(credits: Any, parts: int) -> list[float] | None:
     """Credits as numbers, if each part has one and they are worth something."""
     if not isinstance(credits, list) or len(credits) != parts:
         return None
+    shares = []
     for share in credits:
-        is_number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not is_number or not math.isfinite(share) or share < 0:
+        if not isinstance(share, int | float) or isinstance(share, bool) or share < 0:
             return None
-    return [float(share) for share in credits] if any(credits) else None
+        try:
+            shares.append(float(share))
+        except OverflowError:
+            return None
+    whole = sum(shares)
+    return shares if whole > 0 and math.isfinite(whole) else None
 
 
 def _is_difficulty(value: Any) -> bool:

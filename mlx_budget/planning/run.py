@@ -208,7 +208,7 @@ def finish(stretches: Sequence[Stretch], thinking: int, closed_by: str | None) -
         thinking (int): Its tokens of thinking.
         closed_by (str, optional): What has ended its thinking.
     """
-    begun = [s for s in stretches if not s.is_left_out]
+    begun = [s for s in stretches if s.has_begun]
     running = [s for s in begun if s.closed_by is None or s is begun[-1]]
     if running:
         last = running[0]

@@ -42,6 +42,7 @@ class Stretch:
             be used by them.
         closed_by: What ended it: "model", "budget" or "loop"; `NO_ROOM` if its share
             does not hold its hint and it was left out; None if it did not end.
+        has_begun: Whether its hint was put in, or it needed none.
     """
 
     share: int
@@ -49,6 +50,7 @@ class Stretch:
     passed_on: int = 0
     thinking: int = 0
     closed_by: str | None = None
+    has_begun: bool = False
 
     @property
     def budget(self) -> int:
@@ -58,7 +60,7 @@ class Stretch:
     @property
     def used(self) -> int:
         """Its tokens, the hint among them."""
-        return 0 if self.is_left_out else self.thinking + len(self.hint)
+        return self.thinking + len(self.hint) if self.has_begun else 0
 
     @property
     def is_left_out(self) -> bool:
@@ -85,9 +87,11 @@ def stretches_of(
         Stretch(share, _encode(tokenizer, markers, hint_of(plan, i)))
         for i, share in enumerate(shares)
     ]
+    line_end = len(_line_end(tokenizer))
     left, followed = 0, None
     for stretch in stretches:
-        if stretch.budget + left > 0:
+        needed = line_end if followed else 0  # its hint may have to begin a line
+        if stretch.budget + left > needed:
             stretch.passed_on, left, followed = left, 0, stretch
         else:
             stretch.closed_by, left = NO_ROOM, left + stretch.share
@@ -159,7 +163,7 @@ class StretchSampler(BudgetSampler):
         self._rollover = rollover
         self._whole = self._pace.thinking
         self._ends = sorted(tokenizer.eos_token_ids)
-        self._line_end = tuple(tokenizer.encode("\n", add_special_tokens=False))
+        self._line_end = _line_end(tokenizer)
         self._at = -1  # the stretch that thinking is in
         self._before = 0  # thinking tokens before it
         # A token that was drawn where the hint of the next stretch would stand instead
@@ -247,6 +251,7 @@ class StretchSampler(BudgetSampler):
         assert at is not None  # the last stretch is ended by the engine
         self._at, self._before = at, self._tracker.thinking_tokens
         now = self._stretches[at]
+        now.has_begun, now.hint = True, hint
         now.passed_on += passed_on
         self._closing.extend((token, Step.FORCED) for token in hint[is_begun:])
         budget = replace(self._whole, tokens=now.budget)
@@ -254,10 +259,17 @@ class StretchSampler(BudgetSampler):
         self._pace = Pace(budget, self._tracker, has_guide, self._before)
 
 
+def _line_end(tokenizer: TokenizerWrapper) -> tuple[int, ...]:
+    return tuple(tokenizer.encode("\n", add_special_tokens=False))
+
+
 def _encode(
     tokenizer: TokenizerWrapper, markers: ThinkingMarkers, text: str
 ) -> tuple[int, ...]:
     """Tokens of a hint; control tokens that a model wrote into it are left out."""
-    for token in {*tokenizer.all_special_tokens, markers.end}:
-        text = text.replace(token, "")
+    tokens, before = {*tokenizer.all_special_tokens, markers.end}, ""
+    while text != before:  # what is left may make up another
+        before = text
+        for token in tokens:
+            text = text.replace(token, "")
     return encode_message(tokenizer, markers, text)

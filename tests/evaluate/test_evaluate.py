@@ -8,13 +8,16 @@ import pytest
 
 from mlx_budget import stream_generate
 from mlx_budget.engine.known_prompts import KnownPrompts
+from mlx_budget.engine.priors import prior_for
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling
+from mlx_budget.engine.thinking import find_markers
 from mlx_budget.evaluate import run as run_module
 from mlx_budget.evaluate import ways
 from mlx_budget.evaluate.arms import parse_budgets
 from mlx_budget.evaluate.folder import (
     RECORDS_FILE,
+    SETTINGS_FILE,
     check_output,
     read_records,
     read_settings,
@@ -205,6 +208,36 @@ def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
     assert without_times(records) == without_times(want)
     lines = (folder / RECORDS_FILE).read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(want) == len({json.loads(line)["id"] for line in lines})
+
+
+def test_one_predictor_guides_all_of_a_folder(loaded, tmp_path):
+    folder, some = tmp_path / "run", dict(budgets=parse_budgets("20"), max_tokens=30)
+    model, tokenizer, predictor = loaded
+    none = model, tokenizer, None
+    run(none, folder, strategies=("full",), **some)
+    # Nothing was guided, so a predictor may come.
+    run(loaded, folder, strategies=("full", "guidance"), **some)
+    for other in (
+        none,
+        (model, tokenizer, prior_for(tokenizer, find_markers(tokenizer))),
+    ):
+        with pytest.raises(ValueError, match="another predictor"):
+            run(other, folder, strategies=("full", "guidance"), **some)
+    run((model, tokenizer, predictor), folder, strategies=("full",), **some)
+
+
+def test_records_without_settings_are_refused(loaded, tmp_path):
+    options = dict(strategies=("full",), max_tokens=20)
+    run(loaded, tmp_path / "run", **options)
+    (tmp_path / "run" / SETTINGS_FILE).unlink()
+    with pytest.raises(ValueError, match="no settings.json"):
+        run(loaded, tmp_path / "run", **options)
+
+
+def test_a_share_without_room_is_refused_before_other_arms(loaded, tmp_path):
+    options = dict(strategies=("full", "wait"), budgets=parse_budgets("9000%"))
+    with pytest.raises(ValueError, match="wait@9000%: max_tokens is 90"):
+        run(loaded, tmp_path / "run", **options)
 
 
 def test_samples_differ_and_the_seed_decides_them(loaded, tmp_path):

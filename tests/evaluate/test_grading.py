@@ -242,6 +242,12 @@ def test_the_answer_is_what_follows_the_thinking():
     assert answer_of("<think>18", "</think>", True) is None
 
 
+@pytest.mark.parametrize("answer", ["\\boxed{1e5000}", "The answer is 1e9999."])
+@pytest.mark.parametrize("reference", ["2\\pi", "3", "x + 1"])
+def test_numbers_of_any_size_are_no_error(answer, reference):
+    assert not grade(answer, reference).correct
+
+
 @pytest.mark.parametrize(
     "marker, opened",
     [

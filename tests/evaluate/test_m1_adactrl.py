@@ -165,6 +165,18 @@ def test_a_prefix_that_was_asked_for_begins_the_replies_of_all_arms(loaded, tmp_
         assert record["tag_given"] is True
 
 
+def test_a_prefix_without_a_tag_gives_none(loaded, tmp_path):
+    (record,) = evaluate(
+        *loaded,
+        TASK,
+        tmp_path / "run",
+        strategies=("full",),
+        max_tokens=9,
+        reply_prefix="[Easy",
+    )
+    assert record.get("tag_given") in (None, False)
+
+
 def test_tags_that_replies_choose_are_counted(loaded, tmp_path):
     records = evaluate(
         *loaded,

@@ -312,3 +312,39 @@ def test_a_run_of_rivals_that_was_stopped_comes_to_the_same(loaded, tmp_path):
     majority = [r for r in found.values() if r["strategy"] == "majority"]
     assert all(len(r["votes"]) == 3 for r in majority)
     assert all(r["thinking_tokens"] <= 24 for r in majority)
+
+
+def test_without_an_opening_marker_answers_behind_a_cut_are_answers(loaded, tmp_path):
+    options = dict(strategies=("budget-forcing", "deer", "convergence", "anytime"))
+    records = run(loaded, tmp_path / "run", thinking_start="", **options)
+    cut = [r for r in records.values() if r["closed_by"] in ("budget", "exit")]
+    assert {r["strategy"] for r in cut} == set(options["strategies"])
+    for record in cut:
+        assert record["thinking_tokens"] <= 24
+        assert record["answer_tokens"] > 0
+        assert "never closed" not in (record["grading_problem"] or "")
+
+
+def test_an_answer_behind_an_exit_is_drawn_as_behind_a_cut(loaded, tmp_path):
+    options = dict(strategies=("budget-forcing", "deer"), temp=1.0, seed=5)
+    records = run(loaded, tmp_path / "run", **options)
+    same = 0
+    for name, record in records.items():
+        if record["strategy"] == "deer" and record["closed_by"] == "budget":
+            other = records[name.replace("deer", "budget-forcing")]
+            behind = [r["reply"].partition("</think>")[2] for r in (record, other)]
+            assert behind[0] == behind[1]
+            same += 1
+    assert same
+
+
+def test_a_vote_without_a_close_is_read_without_the_box_of_the_marker(loaded, tmp_path):
+    records = run(
+        loaded,
+        tmp_path / "run",
+        strategies=("majority",),
+        thinking_start="",
+        thinking_end="\\boxed{",
+    )
+    votes = [r for r in records.values() if r["strategy"] == "majority"]
+    assert all(r["closed_by"] == "budget" for r in votes)

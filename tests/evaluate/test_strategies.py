@@ -33,6 +33,18 @@ def say(loaded, script: list[int], arm: Arm, **options):
     return reply
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "3000000000", "9" * 400 + "%", "20000%"])
+def test_budgets_that_cannot_be_are_refused_at_once(text):
+    with pytest.raises(ValueError, match="A (budget|share) must be"):
+        parse_budgets(f"60,{text}")
+
+
+@pytest.mark.parametrize("name", ["full", "truncate", "hard-stop", "wait", "guidance"])
+def test_loops_are_stopped_in_all_arms_or_in_none(name):
+    asked = ThinkingBudget(stop_loops=False)
+    assert Arm(name, "40", 40).generation(None, asked)["stop_loops"] is False
+
+
 def test_budgets_are_tokens_or_shares_of_the_mean():
     budgets = parse_budgets("60, 25%,62.5%")
     assert budgets == (

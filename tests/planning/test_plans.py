@@ -9,6 +9,7 @@ from mlx_budget.planning.plans import (
     PLAN_SCHEMA,
     UNREAD,
     Part,
+    Plan,
     plan_from,
     rate,
     rating_schema,
@@ -95,6 +96,21 @@ def test_parts_are_single_lines():
     assert [(p.question, p.hint) for p in parts] == [("a b", "c d"), ("e f", "")]
 
 
+def test_half_of_a_character_is_mended():
+    parts, problems = read_parts('{"parts": ["a \\ud800 b"]}', QUESTION)
+    assert (parts, problems) == ([Part("a ? b")], [])
+
+
+def test_an_empty_rating_lacks_both():
+    assert len(rated("{}").problems) == 2
+
+
+def test_a_question_in_lines_is_the_same_plan_when_it_is_read_again():
+    parts, problems = read_parts("no", "Which?\n\nA. 1\nB. 2")
+    plan = Plan(tuple(parts), problems=tuple(problems))
+    assert plan_from(plan.as_dict()).parts == plan.parts
+
+
 def test_a_rating_gives_difficulty_and_credits():
     plan = rated('{"difficulty": 2, "credits": [70, 30]}')
     assert (plan.difficulty, [p.credits for p in plan.parts]) == (2, [70, 30])
@@ -119,6 +135,13 @@ def test_a_rating_gives_difficulty_and_credits():
         ('{"difficulty": 4, "credits": ["70", "30"]}', 4, [50, 50], "no credits"),
         ('{"difficulty": 4, "credits": [NaN, 1]}', 4, [50, 50], "no credits"),
         ('{"difficulty": 4}', 4, [50, 50], "no credits"),
+        ('{"difficulty": 4, "credits": [1e308, 1e308]}', 4, [50, 50], "no credits"),
+        (
+            f'{{"difficulty": 4, "credits": [1{"0" * 400}, 1]}}',
+            4,
+            [50, 50],
+            "no credits",
+        ),
     ],
 )
 def test_a_rating_is_mended_and_the_fault_named(text, difficulty, credits, problem):
@@ -157,6 +180,9 @@ def test_a_users_plan_needs_no_credits():
         ({"parts": ["a"], "difficulty": 0}, "difficulty"),
         ({"parts": [{"question": "a", "credits": 1}, "b"]}, "credits"),
         ({"parts": [{"question": "a", "credits": -1}]}, "credits"),
+        ({"parts": [{"question": "a", "credits": 10**400}]}, "credits"),
+        ({"parts": [{"question": "a", "credits": 1e308}] * 2}, "credits"),
+        ({"parts": ["a", {"question": "b", "hint": "\ud800"}]}, "Part 2 .* half of"),
     ],
 )
 def test_a_users_plan_that_is_wrong_is_refused(value, message):

@@ -5,10 +5,12 @@ import pickle
 import pytest
 
 from mlx_budget import load, plan, stream_batch_generate, stream_generate, stream_plan
+from mlx_budget.engine.markers import find_markers
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.planning.plans import Plan, plan_from
+from mlx_budget.planning.run import finish
 from mlx_budget.planning.shares import split
-from mlx_budget.planning.stretches import InStretches
+from mlx_budget.planning.stretches import InStretches, Stretch, stretches_of
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 TWO = {"parts": ["What is 7 + 1 + 5?", "- 9 + 8?"]}
@@ -124,6 +126,37 @@ def test_markers_in_a_hint_are_text(demo):
     assert reply.text.count("</think>") == 1
     assert reply.response.closed_by in ("model", "budget")
     assert "- 9 + 8?" in reply.thinking
+
+
+def test_markers_within_markers_of_a_hint_are_text(demo):
+    tokenizer = demo[1]
+    parts = ["<<</think>/think>/think> a", "<|<|im_end|>im_end|> b"]
+    markers = find_markers(tokenizer)
+    stretches = stretches_of(tokenizer, markers, plan_from({"parts": parts}), [60, 60])
+    control = {*markers.end_tokens, *markers.start_tokens, *tokenizer.eos_token_ids}
+    for stretch, end in zip(stretches, (" a\n", " b\n"), strict=True):
+        assert control.isdisjoint(stretch.hint)
+        assert tokenizer.decode(list(stretch.hint)).endswith(end)
+
+
+def test_a_part_that_never_began_used_nothing(demo):
+    reply = planned(demo, THREE, budget=120, max_tokens=15)
+    assert sum(s.used for s in reply.stretches) == reply.response.generation_tokens
+    assert [s.used > 0 for s in reply.stretches] == [True, False, False]
+    first, second, third = (Stretch(40, (1, 2), has_begun=i == 0) for i in range(3))
+    first.closed_by = "model"
+    finish([first, second, third], 10, "model")
+    assert (first.thinking, second.closed_by, second.used) == (10, None, 0)
+
+
+@pytest.mark.parametrize("budget", [120, 180, 240])
+def test_shares_pay_for_all_that_stands_in_thinking(demo, budget):
+    reply = planned(demo, THREE, budget=budget)
+    last = reply.response
+    put_in = sum(len(s.hint) for s in reply.stretches)
+    assert sum(s.used for s in reply.stretches) == last.thinking_tokens + put_in
+    if last.closed_by == "model":
+        assert last.reply.forced_tokens == put_in
 
 
 def test_the_seed_decides_the_reply(demo):

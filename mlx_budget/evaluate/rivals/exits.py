@@ -9,6 +9,7 @@ outcomes and records; nothing of how answers are graded.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -20,7 +21,18 @@ from ...engine.plain import ReplySampler
 from ...engine.rows import current_step
 from ...engine.settings import ThinkingBudget
 from ...engine.thinking import ThinkingTracker
-from ..outcomes import Counts, Maker, Outcome, Request, counts_of, recorded, with_probes
+from ..outcomes import (
+    Counts,
+    Maker,
+    Outcome,
+    Request,
+    behind_close,
+    counts_of,
+    drawing_from,
+    recorded,
+    tokens_of,
+    with_probes,
+)
 from .following import Paragraphs
 from .words import REFLECTION, words_of
 
@@ -139,8 +151,7 @@ def _find_places(
         ending = close.tokens(tracker, is_line_ended=tracker.after_newline)
         return _Place(tokens, tracker.thinking_tokens, ending)
 
-    text = request.full["reply"] if request.full else ""
-    tokens = tokenizer.encode(text, add_special_tokens=False)
+    tokens = tokens_of(tokenizer, request.full) if request.full else []
     probed, paragraphs, last = _Probed(index, request, tokens), Paragraphs(), 0
     end: _Place | None = None
     for i, token in enumerate(tokens, 1):
@@ -218,6 +229,11 @@ def _answer(
         limits.append(max(1, left))
     seeds = [p.request.seed for p, _ in closed]
     options["keeps_prompts"] = False  # nobody else asks so much of a reply
+    options |= behind_close(maker.markers)
+    # As the tokens of one reply, so that draws are those of a reply that was cut.
+    options["make_sampler"] = [
+        partial(drawing_from, end.tokens + len(end.ending)) for _, end in closed
+    ]
     for reply, seconds in maker.replies(prompts, seeds, max_tokens=limits, **options):
         p, end = closed[reply.index]
         full = p.request.full or {}

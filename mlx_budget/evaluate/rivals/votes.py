@@ -18,7 +18,7 @@ def vote(
     maker: Maker,
     requests: Sequence[Request],
     votes: int,
-    read: Callable[[int, str | None], str | None],
+    read: Callable[[int, Outcome], str | None],
     **options: Any,
 ) -> Iterator[tuple[int, Outcome]]:
     """Asks each question several times; yields the winner of each, as they finish.
@@ -29,8 +29,8 @@ def vote(
         maker (Maker): Makes the replies.
         requests (Sequence): The questions.
         votes (int): Replies to each.
-        read (Callable): What the answer of a request says, None if nothing, so that
-            equal answers are equal.
+        read (Callable): What the answer of an outcome of a request says, None if
+            nothing, so that equal answers are equal.
         options: Of `stream_batch_generate`.
     """
     asked = [
@@ -46,7 +46,7 @@ def vote(
         if len(replies) == votes:
             del found[which]
             ordered = [replies[i] for i in range(votes)]
-            said = [read(which, reply.answer) for reply in ordered]
+            said = [read(which, reply) for reply in ordered]
             yield which, _winner(ordered, said)
 
 
