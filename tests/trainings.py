@@ -1,6 +1,7 @@
 """Chat records to train on, runs that are stopped, and what they made compared."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,19 @@ from mlx.utils import tree_flatten
 
 from mlx_budget import Predictor
 from mlx_budget.train import Progress
+from mlx_budget.train.options import OF_UPDATES, TrainOptions
 
 COUNT, STEPS = 24, 12
 # Options of a run that makes a predictor at once, if not a good one.
 ONE = {"steps": 1, "learning_rate": 2e-3, "keep": "last"}
+
+
+# What turns the options of an encoder into those of a table or a linear predictor.
+WITHOUT_UPDATES = {
+    field.name: field.default
+    for field in fields(TrainOptions)
+    if field.name in ("width", "layers", "heads", "intermediate", *OF_UPDATES)
+}
 
 
 def sum_chat(a: int, b: int) -> dict:

@@ -73,6 +73,8 @@ def run_chat(
     """
     if sys.stdin is None:
         raise ValueError("There is no standard input to chat on.")
+    if (limit := options.get("max_tokens")) is not None:
+        thinking.check_room(limit)
     check = reply_check(
         source,
         thinking,

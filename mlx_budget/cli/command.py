@@ -3,6 +3,7 @@
 Knows click; nothing of what a command does.
 """
 
+import io
 import os
 import sys
 from typing import Any
@@ -30,6 +31,7 @@ class Ends(click.Command):
 
         Of several processes of `mlx.launch` one runs the command, rank 0.
         """
+        _prepare_output()
         try:
             if is_launched():
                 become_rank()
@@ -55,6 +57,15 @@ class Ends(click.Command):
         if standalone_mode:
             _leave(code if isinstance(code, int) else 0)
         return code
+
+
+def _prepare_output() -> None:
+    """Gives closed streams a place to go, and a sign to what they cannot encode."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 class Command(Ends):

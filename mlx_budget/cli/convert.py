@@ -39,11 +39,11 @@ from .progress import bars_until_stopped
     help="Quantise the language model.",
 )
 @command_option(
-    "--q-bits", type=int, shown="4", group="Quantisation", help="Bits per weight."
+    "--q-bits", type=COUNT, shown="4", group="Quantisation", help="Bits per weight."
 )
 @command_option(
     "--q-group-size",
-    type=int,
+    type=COUNT,
     shown="64",
     group="Quantisation",
     help="Quantisation group.",

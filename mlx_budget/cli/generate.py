@@ -147,6 +147,7 @@ def generate(
             "Speculative decoding (--draft-model) cannot be combined with "
             "--reply-prefix: leave out one of them."
         )
+    _check_together(draft_model, prompt_cache_file, options, template)
     tell_of_demo()
     text = read_prompt(prompt)
 
@@ -222,7 +223,7 @@ def generate(
         responses = _learning(responses, learned)
     if as_json:
         left_out_by = switch if thinking.tokens == 0 else None
-        _print_json(responses, source.model, left_out_by)
+        _print_json(responses, source.model, left_out_by, hide_thinking)
     else:
         _print_live(responses, hide_thinking, verbose)
         if verbose and switch is not None:
@@ -246,6 +247,32 @@ def _check_ends(tokenizer: "TokenizerWrapper", tokens: Iterable[str]) -> None:
     for token in tokens:
         if token not in ids and token not in vocabulary:
             raise ValueError(f"--extra-eos-token {token!r} is no token of the model.")
+
+
+def _check_together(
+    draft_model: str | None,
+    prompt_cache_file: str | None,
+    loop: dict[str, Any],
+    template: PromptOptions,
+) -> None:
+    """Raises a ValueError if one option would be of no effect beside another."""
+    has_limit = loop["max_kv_size"] is not None
+    pairs = (
+        ("--draft-model", draft_model, "--max-kv-size", has_limit),
+        ("--draft-model", draft_model, "--prompt-cache-file", prompt_cache_file),
+        ("--prompt-cache-file", prompt_cache_file, "--max-kv-size", has_limit),
+        (
+            "--prompt-cache-file",
+            prompt_cache_file,
+            "--system-prompt",
+            template.system_prompt,
+        ),
+    )
+    for first, is_first, second, is_second in pairs:
+        if is_first and is_second:
+            raise ValueError(
+                f"{first} cannot be combined with {second}: leave one out."
+            )
 
 
 def _load_cache(
@@ -297,6 +324,7 @@ def _print_json(
     responses: "Iterable[BudgetResponse]",
     model: str,
     left_out_by: dict[str, Any] | None,
+    hide_thinking: bool,
 ) -> None:
     last: BudgetResponse | None = None
     interrupted = False
@@ -313,8 +341,8 @@ def _print_json(
     tag = tag_of(last.reply.text, last.reply.opening)
     result = {
         "model": model,
-        "text": last.reply.text,
-        "thinking": thinking.strip(),
+        "text": answer if hide_thinking else last.reply.text,
+        **({} if hide_thinking else {"thinking": thinking.strip()}),
         "answer": answer.strip(),
         **({"tag": tag} if tag else {}),
         "thinking_budget": last.thinking_budget,

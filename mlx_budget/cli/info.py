@@ -12,6 +12,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from .. import __version__
 from ..engine.settings import ModelSource, ThinkingBudget
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ..models.machine import Machine
 
 _WIDTH, _LABEL = 80, 15
+# Parameters that ask about no model.
+_OF_NO_MODEL = ("as_json", "help")
 
 
 class _Info(Command):
@@ -68,8 +71,21 @@ def info(
     from ..models.machine import read_machine
 
     if name is not None:
+        if is_given("model") and source.model != name:
+            raise ValueError(
+                f"There are two models, {name} and {source.model}: give one."
+            )
         source = replace(source, model=name)
-    is_asked = name is not None or is_given("model")
+    typed = ParameterSource.COMMANDLINE
+    is_asked = (
+        name is not None
+        or is_given("model")
+        or any(
+            context.get_parameter_source(parameter.name or "") is typed
+            for parameter in context.command.params
+            if parameter.name not in _OF_NO_MODEL
+        )
+    )
     machine = read_machine()
     configuration = _configuration(context)
     facts = None

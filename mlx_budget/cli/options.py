@@ -39,7 +39,7 @@ DATA_HELP = (
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as e:
+    except (json.JSONDecodeError, RecursionError) as e:
         raise ValueError(f"--chat-template-config is not valid JSON: {e}.") from None
     if not isinstance(value, dict):
         raise ValueError("--chat-template-config must be a JSON object.")

@@ -103,7 +103,7 @@ def _schema_text(schema: Any) -> str:
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ValueError(f"json_schema is not valid JSON: {e}.") from None
     if not isinstance(schema, Mapping | bool):
         raise ValueError(
@@ -112,7 +112,7 @@ def _schema_text(schema: Any) -> str:
         )
     try:
         return json.dumps(schema)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise ValueError(f"json_schema cannot be written as JSON: {e}.") from None
 
 

@@ -29,6 +29,7 @@ from .follower import ReplyFollower
 from .known_prompts import KnownPrompts
 from .memory import tell_of_size
 from .plain import ReplySampler
+from .prompts import wrapped
 from .sampler import Prompt, encode_prompt, steer
 from .settings import Sampling, SharedOptions, ThinkingBudget
 from .thinking import find_markers, markers_of
@@ -103,7 +104,7 @@ class BatchReplies:
 def batch_generate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     *,
     verbose: bool = False,
     **kwargs: Any,
@@ -123,15 +124,16 @@ def batch_generate(
     for reply in finished:
         found[reply.index] = reply
         if verbose:
-            print(f"Finished {len(found)} of {len(prompts)}", end="\r", flush=True)
-    if verbose and prompts:
+            of = f" of {len(prompts)}" if isinstance(prompts, Sized) else ""
+            print(f"Finished {len(found)}{of}", end="\r", flush=True)
+    if verbose and found:
         print(
             f"\nPrompt: {stats.prompt_tokens} tokens, {stats.prompt_tps:.3f} "
             f"tokens-per-sec\nGeneration: {stats.generation_tokens} tokens, "
             f"{stats.generation_tps:.3f} tokens-per-sec\n"
             f"Peak memory: {stats.peak_memory:.3f} GB"
         )
-    replies = [found[index] for index in range(len(prompts))]
+    replies = [found[index] for index in range(len(found))]
     return BatchReplies([r.text for r in replies], replies, stats)
 
 
@@ -210,6 +212,7 @@ def stream_batch_generate(
         max_answer_tokens = check_count("max_answer_tokens", max_answer_tokens)
     if isinstance(prompts, str):
         raise ValueError("prompts must be a sequence of prompts: put it in a list.")
+    tokenizer = wrapped(tokenizer)
     keywords: dict[str, Any] = dict(options)
     thinking, sampling = take(ThinkingBudget, keywords), take(Sampling, keywords)
     if keywords.pop("kv_bits", None) is not None:

@@ -18,7 +18,9 @@ from ..method.predictor import Predictor, ReplyProgress
 from ..ranks import mirrored
 from .context import context_length
 from .errors import NoPredictorError
+from .fields import check_count
 from .memory import tell_of_size, wired
+from .prompts import wrapped
 from .recorder import HiddenStateRecorder
 from .sampler import Prompt, encode_prompt
 from .sharing import first_token
@@ -81,6 +83,8 @@ def estimate(
             thinking markers.
     """
     predictor = check_predictor(predictor)
+    prefill_step_size = check_count("prefill_step_size", prefill_step_size)
+    tokenizer = wrapped(tokenizer)
     ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
     if not ids:
         raise ValueError("The prompt is empty.")

@@ -19,13 +19,14 @@ from ..ranks import mirrored
 from .answers import AnswerFormat
 from .caches import check_quantisable
 from .context import context_length
-from .drafts import check_draftable
+from .drafts import check_draftable, flat_caches
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
 from .markers import markers_of
 from .memory import tell_of_size
 from .plain import ReplySampler
+from .prompts import wrapped
 from .sampler import Prompt, encode_prompt, steer
 from .settings import ReplyOptions, Sampling, ThinkingBudget
 
@@ -121,6 +122,7 @@ def stream_generate(
         ValueError: If the budget cannot be honoured, with the reason and the way out.
     """
     loop: dict[str, Any] = dict(options)
+    tokenizer = wrapped(tokenizer)
     thinking, sampling = take(ThinkingBudget, loop), take(Sampling, loop)
     thinking = for_predictor(thinking, predictor)
     answer = take(AnswerFormat, loop)
@@ -153,11 +155,14 @@ def stream_generate(
     ids = encode_prompt(tokenizer, prompt, most)
     if not ids:
         raise ValueError("The prompt is empty.")
+    if isinstance(cached, bool) or not isinstance(cached, int):
+        raise ValueError(f"cached_tokens must be a whole number, not {cached!r}.")
     if not 0 <= cached < len(ids):
         raise ValueError(
             f"cached_tokens must be from 0 to {len(ids) - 1}, one less than the "
             f"prompt has, not {cached}."
         )
+    _check_cached(loop.get("prompt_cache"), cached)
     for name in ("prefill_step_size", "max_kv_size", "num_draft_tokens"):
         if loop.get(name) is not None:
             loop[name] = check_count(name, loop[name])
@@ -257,6 +262,19 @@ def statistics(response: BudgetResponse) -> str:
     if response.thinking_budget is not None or response.thinking_tokens:
         lines.append(thinking_line(response))
     return "\n".join(lines)
+
+
+def _check_cached(caches: Any, cached: int) -> None:
+    """Raises a ValueError if a prompt cache does not hold so many tokens.
+
+    Caches of state-space layers do not say how many they hold.
+    """
+    held = [getattr(layer, "offset", cached) for layer in flat_caches(caches or ())]
+    if cached and (not held or min(held) < cached):
+        raise ValueError(
+            f"cached_tokens is {cached}, and prompt_cache holds "
+            f"{min(held, default=0)} tokens: give the cache that has read them."
+        )
 
 
 def _respond(response: GenerationResponse, reply: ReplyFollower) -> BudgetResponse:

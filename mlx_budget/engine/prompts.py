@@ -118,6 +118,14 @@ def _check_roles(messages: Chat, text: str) -> None:
             )
 
 
+def wrapped(tokenizer: Any) -> "TokenizerWrapper":
+    """A tokenizer as mlx-lm has it, also one that came from Transformers."""
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    is_one = isinstance(tokenizer, TokenizerWrapper)
+    return tokenizer if is_one else TokenizerWrapper(tokenizer)
+
+
 def encode_prompt(
     tokenizer: "TokenizerWrapper", prompt: Prompt, most_tokens: int | None = None
 ) -> list[int]:
@@ -135,8 +143,27 @@ def encode_prompt(
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
         return _encode(tokenizer, prompt, most_tokens, add_special_tokens=special)
-    ids: Any = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
-    return [operator.index(token) for token in ids]
+    return _checked_ids(tokenizer, prompt)
+
+
+def _checked_ids(tokenizer: "TokenizerWrapper", prompt: Any) -> list[int]:
+    """Token ids that were given: MLX reads whatever lies behind the last one."""
+    try:
+        listed = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
+        ids = [operator.index(token) for token in listed]
+    except (TypeError, AttributeError):
+        raise ValueError(
+            "A prompt must be a text or token ids, in a list or an array of one "
+            f"dimension, and this one is {prompt!r:.60}. Apply the chat template to "
+            "messages first."
+        ) from None
+    size = len(getattr(tokenizer, "_tokenizer", tokenizer))
+    if outside := [token for token in ids if not 0 <= token < size]:
+        raise ValueError(
+            f"The prompt has the token {outside[0]:,}, and those of the model are 0 to "
+            f"{size - 1:,}."
+        )
+    return ids
 
 
 def _encode(

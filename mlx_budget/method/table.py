@@ -304,7 +304,9 @@ class TablePredictor(Predictor):
         """
         number, total, squares = self._sums()
         prior_mean, prior_variance, weight = 0.0, 0.0, 0.0
-        if self.prior is not None:
+        # Without a budget a prior in budgets says nothing, once there is what was seen.
+        says_something = budget is not None or not number.any()
+        if self.prior is not None and says_something:
             prior_mean, weight = self.prior.mean(budget), self.prior.count
             prior_variance = self.prior.deviation**2
         n = number.sum()

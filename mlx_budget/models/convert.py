@@ -20,6 +20,7 @@ from mlx.utils import tree_map, tree_map_with_path
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.utils import load_tokenizer, quantize_model
 
+from ..engine.fields import check_count
 from ..files import hub
 from ..files.atomic import appearing_folder
 from ..files.shards import write_shards
@@ -38,6 +39,8 @@ from .reference_predictor import (
     plan_predictor,
 )
 
+# Of a weight; MLX says itself which of them it can do.
+_MOST_BITS = 32
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -98,10 +101,14 @@ def convert(
             "--predictor-only writes no language model and no tokenizer: leave out "
             "-q and --tokenizer, or use --predictor-q-bits."
         )
-    if not quantize and (q_bits or q_group_size or quant_predicate):
+    for name, number in (("q_bits", q_bits), ("q_group_size", q_group_size)):
+        if number is not None:
+            check_count(name, number)
+    is_told_how = q_mode != "affine" or q_bits or q_group_size or quant_predicate
+    if not quantize and is_told_how:
         raise ValueError(
-            "--q-bits, --q-group-size and --quant-predicate say how to quantise: add "
-            "-q, or leave them out."
+            "--q-bits, --q-group-size, --q-mode and --quant-predicate say how to "
+            "quantise: add -q, or leave them out."
         )
     if quantize:
         _check_quantisation(q_bits, q_mode, quant_predicate)
@@ -180,6 +187,10 @@ def _check_quantisation(bits: int | None, mode: str, recipe: str | None) -> None
     """Lets MLX refuse what it cannot do before a checkpoint is downloaded."""
     if recipe is not None and mode != "affine":
         raise ValueError("--quant-predicate works with --q-mode affine only.")
+    if recipe is not None and bits is not None:
+        raise ValueError("--quant-predicate chooses the bits: leave --q-bits out.")
+    if bits is not None and bits > _MOST_BITS:
+        raise ValueError(f"--q-bits must be at most {_MOST_BITS}, not {bits:,}.")
     mx.quantize(mx.zeros((32, 64)), bits=bits, mode=mode)
 
 

@@ -22,6 +22,7 @@ from ..files import hub
 from ..files.rows import is_on_hub
 from ..files.shards import find_shards
 from ..files.tensors import read_header
+from ..files.texts import read_json
 from ..method.predictor import Predictor
 from .base_model import check_trusted, find_classes, make_args, make_empty, one_line
 from .lookup import Config, Found, ModelSizes, look_up, sizes_of
@@ -133,11 +134,15 @@ def find_before(data: str | Path, source: ModelSource) -> None:
 
 def check_adapter(folder: str | None) -> None:
     """Raises a ValueError if there are no adapters in a folder that was named."""
-    if folder is not None and not Path(folder, "adapter_config.json").exists():
-        raise ValueError(
-            f"There is no adapter folder {folder}: an adapter_config.json has to be in "
-            "it."
-        )
+    if folder is None:
+        return
+    missing = (
+        f"There is no adapter folder {folder}: an adapter_config.json has to be in it."
+    )
+    if not isinstance(read_json(Path(folder, "adapter_config.json"), missing), dict):
+        raise ValueError(f"{folder}/adapter_config.json must hold a JSON object.")
+    if not Path(folder, "adapters.safetensors").exists():
+        raise ValueError(f"The adapter folder {folder} has no adapters.safetensors.")
 
 
 def _find_predictor(
@@ -152,8 +157,13 @@ def _find_predictor(
         source = find_predictor(predictor)
     elif predictor is None and found.has_predictor:
         source = PredictorSource(found)  # of the same commit
-    else:
+    elif predictor is None or predictor is False or isinstance(predictor, Predictor):
         return predictor, None
+    else:
+        raise ValueError(
+            "predictor must be a folder, a name on the Hub, a Predictor, None for the "
+            f"one beside the model, or False for none; not {predictor!r}."
+        )
     try:
         source.check_sizes(sizes_of(config))
     except ValueError:

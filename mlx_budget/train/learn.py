@@ -5,6 +5,7 @@ them, and the one that steers held-out prompts best is kept. Knows the order of 
 steps; nothing of how each is done.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -74,6 +75,7 @@ class Learned:
         records: Replies that were learnt from.
         verdict: In a sentence.
         failed: Names of predictors that did not learn to see hidden states.
+        made_of: Digest of the replies, and of what else decides the outcome.
         is_new: Whether it was made now.
     """
 
@@ -83,6 +85,7 @@ class Learned:
     records: int
     verdict: str
     failed: list[str] = field(default_factory=list)
+    made_of: str = ""
     is_new: bool = True
 
 
@@ -281,10 +284,11 @@ class _Run:
         o = self._options
         lengths, held_out = self._measure()
         arms = [*o.size_names, "prior", "cut"]
-        done = self._finished(len(lengths), arms)
+        made_of = self._digest()
+        done = self._finished(made_of, arms)
         if done is not None:
             return done
-        self._forget_if_grown(len(lengths))
+        self._forget_if_changed(made_of)
         losses, failed = self._train_all()
         budget = max(1, round(STEERED_SHARE * float(np.mean(lengths))))
         steered = []
@@ -297,7 +301,7 @@ class _Run:
         told = verdict(chosen, {s.name: s for s in steered})
         if failed:
             told += f" Of no use were the hidden states to: {', '.join(failed)}."
-        learned = Learned(chosen, steered, budget, len(lengths), told, failed)
+        learned = Learned(chosen, steered, budget, len(lengths), told, failed, made_of)
         self._keep(learned)
         return learned
 
@@ -312,15 +316,17 @@ class _Run:
             if is_held_out:
                 held_out[record.group] = None
         if not held_out or len(held_out) == len(lengths):
+            more = "raise --num-prompts, --hours or --max-tokens"
+            if self._options.traces is not None:
+                more = "give --traces more of them"
             raise ValueError(
                 f"{self._traces} has {len(lengths)} replies in which the model closed "
-                "its thinking, too few to learn from and to try: raise --num-prompts, "
-                "--hours or --max-tokens."
+                f"its thinking, too few to learn from and to try: {more}."
             )
         most = self._options.held_out_prompts
         return lengths, [json.loads(group) for group in list(held_out)[:most]]
 
-    def _finished(self, records: int, arms: list[str]) -> Learned | None:
+    def _finished(self, made_of: str, arms: list[str]) -> Learned | None:
         """What an earlier run has come to, if there is nothing to add to it."""
         file = self._output / VERDICT_FILE
         if not file.exists():
@@ -333,13 +339,21 @@ class _Run:
         except (AssertionError, KeyError, TypeError):
             return None
         asked = [name for name in arms if name not in learned.failed]
-        is_same = learned.records == records and [s.name for s in steered] == asked
+        is_same = learned.made_of == made_of and [s.name for s in steered] == asked
         return learned if is_same else None
 
-    def _forget_if_grown(self, records: int) -> None:
-        """Removes the steps that were made of fewer replies."""
+    def _digest(self) -> str:
+        """What tells the outcome of a run from that of others."""
+        o, dataset = self._options, Dataset(self._train_options("table"), *self._loaded)
+        model = trace_options(self._source, o).model_name
+        decides = [dataset.survey(lambda _: None).digest, model, o.sampling.seed]
+        decides += [o.held_out_prompts, o.max_tokens]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+
+    def _forget_if_changed(self, made_of: str) -> None:
+        """Removes the steps that were made of fewer replies, or of others."""
         file = self._work / "state.json"
-        state = {"records": records}
+        state = {"made_of": made_of}
         if file.exists() and read_json(file, "") != state:
             for name in ("states", *ALL_SIZES):
                 shutil.rmtree(self._work / name, ignore_errors=True)

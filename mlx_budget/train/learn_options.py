@@ -16,6 +16,7 @@ from .options import ALL_SIZES
 
 # So many replies are enough for a table, which is used until there is better.
 FIRST_TABLE = 50
+_PROMPTS = 300
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class LearnOptions:
         group="Data",
     )
     num_prompts: int = setting(
-        300, "Most prompts to think about.", least=FIRST_TABLE, group="Data"
+        _PROMPTS, "Most prompts to think about.", least=FIRST_TABLE, group="Data"
     )
     sizes: str = setting(
         "table,linear,tiny",
@@ -88,6 +89,13 @@ class LearnOptions:
         check_numbers(self)
         if self.hours is not None and not 0 < self.hours < math.inf:
             raise ValueError(f"hours must be above 0, not {self.hours!r}.")
+        if self.traces is not None:
+            asked = self.data, self.hours, self.num_prompts
+            if asked != (None, None, _PROMPTS):
+                raise ValueError(
+                    "With traces nothing is generated, so data, hours and num_prompts "
+                    "have no effect: leave them out, or leave out traces."
+                )
         for size in self.size_names:
             if size not in ALL_SIZES:
                 raise ValueError(

@@ -80,13 +80,15 @@ def train(
         survey = dataset.survey(lambda n: progress(Progress("reading", n)))
         if options.size == "table":
             return _finish(options, survey, *_count(options, model, markers, dataset))
-        plan = make_plan(options, survey)  # raises before the long part
+        is_linear = options.size == "linear"
+        # Raises before the long part.
+        plan = None if is_linear else make_plan(options, survey)
         cache = dataset.fill_cache(
             states_folder(options),
             survey,
             lambda n, rate: progress(Progress("encoding", n, survey.records, rate)),
         )
-        if options.size == "linear":
+        if plan is None:
             found = _count(options, model, markers, dataset, cache)
             return _finish(options, survey, *found)
         config = _encoder_config(options, model, survey, cache)
@@ -132,6 +134,11 @@ def _count(
 ) -> tuple[TablePredictor, Predictions]:
     """A table, or with hidden states a linear predictor, and what it says."""
     p = dataset.guided_positions()
+    if p.is_validation.all():
+        raise ValueError(
+            f"{options.data} has no position of training where guidance acts: raise "
+            "--max-length, or give more records."
+        )
     base = tables.Base(
         public_name(options.model),
         tables.vocabulary_of(model),

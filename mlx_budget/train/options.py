@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import sys
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,11 @@ CACHE_DTYPES = ("float16", "bfloat16")
 # Predictors that are not trained step by step.
 WITHOUT_ENCODER = ("table", "linear")
 ALL_SIZES = (*WITHOUT_ENCODER, *SIZES)
+# Options of the updates of an encoder.
+OF_UPDATES = (
+    *("steps", "epochs", "batch_size", "learning_rate", "warmup", "schedule", "phi"),
+    *("weight_decay", "eval_every", "save_every", "keep"),
+)
 # Adam moves every weight by about the learning rate, whatever its gradient. A layer
 # adds up as many moves as it is wide, and the residual stream what all layers add: an
 # encoder that is to change as much for an update needs a rate that is smaller in
@@ -233,7 +238,7 @@ class TrainOptions:
         16384,
         "Tokens of a record, the prompt included; longer ones are cut, their lengths "
         "stay.",
-        least=1,
+        least=2,
         group="Data",
     )
     limit: int | None = setting(
@@ -330,6 +335,13 @@ class TrainOptions:
             for name in ("width", "layers", "heads", "intermediate"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"A {self.size} predictor has no {name}.")
+            for field in fields(self):
+                is_given = getattr(self, field.name) != field.default
+                if field.name in OF_UPDATES and is_given:
+                    raise ValueError(
+                        f"A {self.size} predictor is not made by updates, so "
+                        f"{field.name} has no effect: leave it out."
+                    )
             return
         sizes = self.predictor_sizes()
         if sizes["width"] % sizes["heads"]:

@@ -3,7 +3,9 @@
 import json
 import os
 import pty
+import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -390,3 +392,50 @@ def test_an_interrupt_ends_with_statistics_and_no_traceback(converted, tmp_path)
     assert process.returncode == 130
     assert b"tokens, interrupted" in seen
     assert b"Traceback" not in seen
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--draft-model", "demo", "--max-kv-size", 30], "--draft-model .* --max-kv"),
+        (["--draft-model", "demo", "--prompt-cache-file", "c"], "--prompt-cache-file"),
+        (["--prompt-cache-file", "c", "--max-kv-size", 9], "--max-kv-size"),
+        (["--prompt-cache-file", "c", "--system-prompt", "x"], "--system-prompt"),
+    ],
+)
+def test_options_without_effect_beside_others_are_refused(words, message):
+    result = run("generate", "-p", QUESTION, *words)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()[-1:]
+    assert re.search(message, line) and "cannot be combined" in line
+
+
+def test_nested_json_is_no_traceback():
+    deep = '{"a":' * 3000 + "1" + "}" * 3000
+    for option in ("--chat-template-config", "--json-schema"):
+        result = run("generate", "-p", QUESTION, option, deep)
+        assert (result.exit_code, "Traceback" in result.stderr) == (2, False)
+
+
+def test_json_hides_thinking_too():
+    words = ["generate", "-p", QUESTION, "--thinking-budget", 20, "--json"]
+    shown = json.loads(run(*words).stdout)
+    hidden = json.loads(run(*words, "--hide-thinking").stdout)
+    assert "thinking" not in hidden and hidden["answer"] == shown["answer"]
+    assert shown["thinking"] not in hidden["text"]
+
+
+def test_closed_and_narrow_outputs_end_no_reply():
+    words = [sys.executable, "-m", "mlx_budget", "generate", "-p", "x", "-m", "8"]
+    words += ["--reply-prefix", "\u221a2"]
+    shell = " ".join(map(shlex.quote, words))
+    for command, shown in ((f"{shell} >&-", ""), (shell, "?2")):
+        result = subprocess.run(
+            ["sh", "-c", command],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert result.returncode == 0, result.stderr
+        assert shown in result.stdout

@@ -172,3 +172,15 @@ def test_the_home_folder_is_shortened_everywhere(monkeypatch):
 
     home = str(Path.home())
     assert _shortened({"a": [f"{home}/x", 3, None]}) == {"a": ["~/x", 3, None]}
+
+
+def test_two_models_are_one_too_many():
+    result = CliRunner().invoke(cli, ["info", "demo", "--model", "other"])
+    assert result.exit_code == 2
+    assert "two models" in result.stderr
+
+
+def test_an_option_of_a_model_asks_about_one():
+    result = CliRunner().invoke(cli, ["info", "--predictor", "./nope"])
+    assert result.exit_code == 2
+    assert "nope" in result.stderr

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_budget import (
     batch_generate,
+    estimate,
     load,
     make_budget_sampler,
     stream_generate,
@@ -208,3 +209,66 @@ def test_a_sampler_takes_them_as_well(model, prompt):
     sampler = make_budget_sampler(*model, prompt=prompt, **options)
     assert sampler.budget == 6
     sampler.close()
+
+
+@pytest.mark.parametrize("ids", [[10**9], [V], [5, -1], [2**40]])
+def test_tokens_that_there_are_not_are_refused(model, ids):
+    ask = (
+        lambda: reply(model, ids),
+        lambda: batch_generate(*model[:2], [ids], max_tokens=2),
+        lambda: estimate(*model, ids),
+    )
+    for asked in ask:
+        with pytest.raises(ValueError, match="those of the model are 0 to 538"):
+            asked()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [{"role": "user", "content": "x"}],
+        mx.array([[5, 6]]),
+        np.array([[5, 6]]),
+        None,
+        b"x",
+        range(3),
+        [1.5],
+    ],
+)
+def test_prompts_of_another_kind_are_refused(model, wrong):
+    with pytest.raises(ValueError, match="must be a text or token ids"):
+        reply(model, wrong)
+
+
+def test_prompts_may_come_one_by_one(model, prompt):
+    found = batch_generate(
+        *model[:2], (p for p in [prompt, prompt]), max_tokens=3, verbose=True
+    )
+    assert len(found.texts) == 2
+
+
+@pytest.mark.parametrize("caches", [None, []])
+def test_tokens_that_no_cache_holds_are_not_taken_for_read(model, prompt, caches):
+    with pytest.raises(ValueError, match="holds 0 tokens"):
+        reply(model, prompt, cached_tokens=5, prompt_cache=caches)
+    with pytest.raises(ValueError, match="cached_tokens must be a whole number"):
+        reply(model, prompt, cached_tokens=2.0)
+
+
+def test_a_tokenizer_of_transformers_is_taken(model, prompt):
+    wrapped = model[0], model[1], model[2]
+    plain = model[0], model[1]._tokenizer, model[2]
+    assert reply(plain, prompt) == reply(wrapped, prompt)
+    assert estimate(*plain, prompt) == estimate(*model, prompt)
+
+
+@pytest.mark.parametrize("size", [0, "x", 1.5])
+def test_an_estimate_checks_its_step(model, prompt, size):
+    with pytest.raises(ValueError, match="prefill_step_size"):
+        estimate(*model, prompt, prefill_step_size=size)
+
+
+@pytest.mark.parametrize("predictor", [5, True, ["a"]])
+def test_what_is_no_predictor_is_refused(predictor):
+    with pytest.raises(ValueError, match="predictor must be a folder"):
+        load("demo", predictor=predictor)

@@ -14,6 +14,7 @@ from mlx_budget.engine.memory import size_note, tell_of_size, wired
 from mlx_budget.files.tensors import named_tensors
 from mlx_budget.server import running
 from mlx_budget.train import train
+from trainings import WITHOUT_UPDATES
 
 MOST, FORMER = 1 << 40, 7
 
@@ -53,8 +54,7 @@ def test_an_estimate_wires_memory(device, loaded, cases):
 
 @pytest.mark.parametrize("size", ["tiny", "linear"])
 def test_training_wires_memory(device, make_options, no_picture, size):
-    sizes = {} if size == "tiny" else dict(width=None, layers=None, intermediate=None)
-    train(make_options(size=size, **sizes))
+    train(make_options(size=size, **({} if size == "tiny" else WITHOUT_UPDATES)))
     assert device["limits"] == [MOST, FORMER]
 
 

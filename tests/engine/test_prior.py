@@ -145,3 +145,16 @@ def test_a_damaged_file_is_named(loaded, cache):
     learned.file.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=str(learned.file)):
         learned.predictor()
+
+
+def test_without_a_budget_what_was_seen_is_all_that_counts(loaded, cache):
+    """A prior in units of a budget says nothing of lengths where there is none."""
+    tokenizer = loaded[1]
+    newline = newline_of(tokenizer)
+    learned = LearnedPrior("some/model", tokenizer, find_markers(tokenizer))
+    thought = [10, *([11] * 40), newline, END, 14]
+    for _ in range(3):
+        assert learned.learn(said(loaded, thought).reply)
+    mean, _ = learned.predictor().moments(None)
+    # 42 tokens and the marker; 20 lengths of 0 would have made it e^0.5.
+    assert mean.max() == pytest.approx(np.log(44), abs=0.3)

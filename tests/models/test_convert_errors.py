@@ -26,7 +26,7 @@ from conversions import (
     source_model,
     write_folder,
 )
-from mlx_budget import load
+from mlx_budget import convert, load
 from mlx_budget.models.reference import is_predictor_tensor
 
 
@@ -243,3 +243,23 @@ def test_an_existing_output_is_never_touched(tmp_path):
 
 
 # Failing disks, kills, memory
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"q_mode": "mxfp4"}, "add -q"),
+        ({"quantize": True, "q_bits": 99_999_999_999_999}, "at most 32"),
+        ({"quantize": True, "q_bits": "4"}, "q_bits"),
+        ({"quantize": True, "q_bits": 4.5}, "q_bits"),
+        ({"quantize": True, "q_group_size": 0}, "q_group_size"),
+        (
+            {"quantize": True, "q_bits": 8, "quant_predicate": "mixed_2_6"},
+            "leave --q-bits out",
+        ),
+    ],
+)
+def test_ways_to_quantise_that_cannot_be_are_refused_first(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        convert(str(tmp_path / "nothing"), str(tmp_path / "out"), **options)
+    assert not (tmp_path / "out").exists()

@@ -231,3 +231,13 @@ def test_the_built_in_model_has_the_weights_of_its_file():
     expected = dict(tree_flatten(stored.parameters()))
     assert found.keys() == expected.keys()
     assert all(mx.array_equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [("{", "not valid JSON"), ("[]", "JSON object"), ("{}", "no adapters.safetensors")],
+)
+def test_spoilt_adapters_are_named(converted, tmp_path, config, message):
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(ValueError, match=message):
+        load(str(converted), adapter_path=str(tmp_path))

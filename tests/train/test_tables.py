@@ -144,3 +144,11 @@ def test_a_table_reads_no_weights(converted, tmp_path, monkeypatch, no_picture):
 def test_a_size_without_an_encoder_has_none_of_its_sizes(tmp_path):
     with pytest.raises(ValueError, match="A table predictor has no layers"):
         TrainOptions(model="m", data="d", output=tmp_path, size="table", layers=2)
+
+
+@pytest.mark.parametrize("size", ["table", "linear"])
+@pytest.mark.parametrize("given", [{"steps": 2}, {"epochs": 1.0}, {"keep": "last"}])
+def test_options_of_updates_are_refused_where_there_are_none(tmp_path, size, given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"{name} has no effect"):
+        TrainOptions(model="m", data="d", output=tmp_path, size=size, **given)

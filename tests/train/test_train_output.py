@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mlx_budget.cli import cli
 from mlx_budget.train import loop
 from mlx_budget.train.output import how_to_go_on
-from trainings import ONE, STEPS, stop_at, sum_chats, write_chats
+from trainings import ONE, STEPS, WITHOUT_UPDATES, stop_at, sum_chats, write_chats
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -140,8 +140,7 @@ def test_a_training_folder_of_somebody_else_is_in_the_way(training, tmp_path):
 
 def test_a_run_without_states_leaves_nothing_or_all(training, tmp_path, monkeypatch):
     """A table is made without anything to go on from."""
-    out, options = tmp_path / "out", {"size": "table", "width": None, "layers": None}
-    options |= {"intermediate": None, "steps": None}
+    out, options = tmp_path / "out", {**WITHOUT_UPDATES, "size": "table"}
 
     def fail(*_):
         raise KeyboardInterrupt
