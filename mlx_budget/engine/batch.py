@@ -26,12 +26,13 @@ from .context import context_length
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
+from .keywords import SharedOptions
 from .known_prompts import KnownPrompts
 from .memory import tell_of_size
 from .plain import ReplySampler
 from .prompts import wrapped
 from .sampler import Prompt, encode_prompt, steer
-from .settings import Sampling, SharedOptions, ThinkingBudget
+from .settings import Sampling, ThinkingBudget
 from .thinking import find_markers, markers_of
 
 if TYPE_CHECKING:

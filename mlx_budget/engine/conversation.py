@@ -17,6 +17,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method.predictor import Predictor
 from ..ranks import mirrored, share
+from .budgets import BudgetLike
 from .caches import READING, ConversationCache, check_quantisable, common_prefix
 from .context import context_length
 from .fields import check_limit, keywords_of, take
@@ -28,7 +29,6 @@ from .sampler import check_enforceable
 from .settings import (
     MAX_SEED,
     Budget,
-    BudgetLike,
     PromptOptions,
     Sampling,
     ThinkingBudget,

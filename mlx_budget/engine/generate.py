@@ -23,12 +23,13 @@ from .drafts import check_draftable, flat_caches
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
+from .keywords import ReplyOptions
 from .markers import markers_of
 from .memory import tell_of_size
 from .plain import ReplySampler
 from .prompts import wrapped
 from .sampler import Prompt, encode_prompt, steer
-from .settings import ReplyOptions, Sampling, ThinkingBudget
+from .settings import Sampling, ThinkingBudget
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

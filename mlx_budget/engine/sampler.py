@@ -28,6 +28,7 @@ from .enforcing import check_enforceable, for_predictor, knows_lengths
 from .fields import take
 from .follower import Step
 from .guide import Guide
+from .keywords import ReplyOptions
 from .pace import Pace
 from .plain import PlainSampler, ReplySampler
 from .priors import prior_for
@@ -39,7 +40,7 @@ from .rows import (
     follow_batches,
     unfollow_batches,
 )
-from .settings import AutoBudget, ReplyOptions, Sampling, ThinkingBudget
+from .settings import AutoBudget, Sampling, ThinkingBudget
 from .thinking import ThinkingTracker, find_markers, markers_of
 
 if TYPE_CHECKING:

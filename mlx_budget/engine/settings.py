@@ -12,7 +12,7 @@ import operator
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .budgets import (
     ABOUT,
@@ -20,7 +20,6 @@ from .budgets import (
     MAX_BUDGET,
     AutoBudget,
     Budget,
-    BudgetLike,
     BudgetRange,
     Effort,
     about,
@@ -194,6 +193,10 @@ class ThinkingBudget:
                 raise ValueError(f"{option.keyword} must be a text, not {text!r}.")
             if is_text and text:
                 check_unicode(text, option.keyword)
+        if not isinstance(self.answer_anyway, bool):
+            raise ValueError(
+                f"answer_anyway must be True or False, not {self.answer_anyway!r}."
+            )
         if self.stop_loops not in (None, True, False):
             raise ValueError(
                 f"stop_loops must be True, False or None, not {self.stop_loops!r}."
@@ -204,6 +207,17 @@ class ThinkingBudget:
                 f"min_thinking_tokens is {self.least:,}, above the thinking budget of "
                 f"{self.ceiling:,}: lower it, or raise the budget."
             )
+
+    @property
+    def free(self) -> "ThinkingBudget":
+        """No budget, with all that was asked for which does not need one."""
+        return ThinkingBudget(
+            start=self.start,
+            end=self.end,
+            prefix=self.prefix,
+            answer_anyway=self.answer_anyway,
+            stop_loops=self.stop_loops,
+        )
 
     @property
     def is_free(self) -> bool:
@@ -433,41 +447,6 @@ class ModelSource:
         "Under mlx.launch: give each process some of the layers, in place of a part of "
         "every layer.",
     )
-
-
-class SharedOptions(TypedDict, total=False):
-    """Keyword arguments that the replies of a batch share, for type checkers.
-
-    They are those of `ThinkingBudget` and `Sampling`, but for two that each reply may
-    have of its own.
-    """
-
-    budget_mode: str
-    min_thinking_tokens: int
-    hard_stop: float | None
-    thinking_budget_message: str | None
-    reply_prefix: str | None
-    answer_anyway: bool
-    stop_loops: bool | None
-    guidance_tolerance: float
-    thinking_start: str | None
-    thinking_end: str | None
-    temp: float
-    top_p: float
-    min_p: float
-    top_k: int
-    min_tokens_to_keep: int
-    xtc_probability: float
-    xtc_threshold: float
-    xtc_special_tokens: list[int] | tuple[int, ...] | None
-
-
-class ReplyOptions(SharedOptions, total=False):
-    """Keyword arguments of what one reply is to be, for type checkers."""
-
-    thinking_budget: BudgetLike
-    seed: int | None
-    json_schema: Any
 
 
 def check_kv_options(kv_bits: int | None, max_kv_size: int | None) -> None:

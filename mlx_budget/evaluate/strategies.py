@@ -55,15 +55,8 @@ class Budgets:
 
     @property
     def free(self) -> ThinkingBudget:
-        """No budget, with the markers that were asked for."""
-        asked = self.asked
-        return ThinkingBudget(
-            start=asked.start,
-            end=asked.end,
-            prefix=asked.prefix,
-            answer_anyway=asked.answer_anyway,
-            stop_loops=asked.stop_loops,
-        )
+        """No budget, with what was asked for besides."""
+        return self.asked.free
 
     @property
     def number(self) -> int:

@@ -171,10 +171,8 @@ def stream_plan(
     planned = PlannedReply(plan, budget, shares)
     yield planned, None
     if asked.keep == WORDS:
-        prompt, kept = (
-            encode(in_words(question, plan, shares)),
-            asked_in_words(thinking),
-        )
+        # What is asked for in words is not kept.
+        prompt, kept = encode(in_words(question, plan, shares)), thinking.free
         rest["predictor"] = False
     else:
         prompt, kept = encode(question), replace(thinking, tokens=budget)
@@ -193,11 +191,6 @@ def stream_plan(
         thought, answer = last.reply.split()
         planned.thinking, planned.answer = thought.strip(), answer.strip()
         finish(planned.stretches, last.thinking_tokens, last.closed_by)
-
-
-def asked_in_words(thinking: ThinkingBudget) -> ThinkingBudget:
-    """No budget, with the same markers: what is asked for in words is not kept."""
-    return ThinkingBudget(start=thinking.start, end=thinking.end)
 
 
 def finish(stretches: Sequence[Stretch], thinking: int, closed_by: str | None) -> None:
