@@ -10,15 +10,21 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import (
+    can_trim_prompt_cache,
+    make_prompt_cache,
+    trim_prompt_cache,
+)
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor, ReplyProgress
-from ..ranks import mirrored
+from ..ranks import current, mirrored
 from .context import context_length
 from .errors import NoPredictorError
 from .fields import check_count
+from .known_prompts import KnownPrompts
 from .memory import tell_of_size, wired
 from .prompts import wrapped
 from .recorder import HiddenStateRecorder
@@ -55,7 +61,7 @@ class ThinkingEstimate:
     trusted: bool
 
 
-@mirrored()
+@mirrored(known_prompts=lambda: None)
 def estimate(
     model: nn.Module,
     tokenizer: TokenizerWrapper,
@@ -65,6 +71,7 @@ def estimate(
     thinking_start: str | None = None,
     thinking_end: str | None = None,
     prefill_step_size: int = 2048,
+    known_prompts: KnownPrompts | None = None,
 ) -> ThinkingEstimate:
     """Predicts how long the model will think about a prompt.
 
@@ -77,6 +84,7 @@ def estimate(
         thinking_start (str, optional): Opening marker, in place of the tokenizer's.
         thinking_end (str, optional): Closing marker, in place of the tokenizer's.
         prefill_step_size (int): Prompt tokens to process at a time.
+        known_prompts (KnownPrompts, optional): As in `stream_batch_generate`.
 
     Raises:
         ValueError: If there is no predictor, the prompt is empty, or the model has no
@@ -108,20 +116,26 @@ def estimate(
         return mx.array([seen[0][1]])
 
     tell_of_size(model, predictor)
+    known = KnownPrompts(0) if known_prompts is None or current() else known_prompts
+    caches, rest = known.nearest(ids)
+    caches = make_prompt_cache(model) if caches is None else caches
     recorder = HiddenStateRecorder.acquire(model, predictor.reads_states)
     try:
         with wired():
             # No token is generated: the prompt is read and sampled from once.
             for _ in generate_step(
-                mx.array(ids),
+                mx.array(rest),
                 model,
                 max_tokens=0,
                 sampler=observe,
+                prompt_cache=caches,
                 prefill_step_size=prefill_step_size,
             ):
                 pass
     finally:
         recorder.release()
+    if can_trim_prompt_cache(caches) and trim_prompt_cache(caches, 1):
+        known.keep(ids[:-1], caches)
     encoding, token = seen[0]
     outputs = predictor.outputs(encoding, ReplyProgress())
     concentration, rate = (p[0, token] for p in predictor.parameters_of(outputs))

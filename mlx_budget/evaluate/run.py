@@ -17,6 +17,7 @@ from ..engine.budgets import Effort
 from ..engine.enforcing import knows_lengths
 from ..engine.estimate import estimate
 from ..engine.fields import take_all
+from ..engine.known_prompts import KnownPrompts
 from ..engine.memory import wired
 from ..engine.settings import AutoBudget
 from ..engine.tags import tag_of
@@ -188,7 +189,9 @@ class _Run:
         self._expected: dict[str, float] = {}
         self._resolved: dict[str, int] = {}
         self._plans = Plans(options.thinking, options.sampling, options.prompt)
-        self._ways = Ways(questions, predictor, options, self._plans, self._settled)
+        self._known = KnownPrompts(options.prompt_cache_bytes)
+        known = self._plans, self._settled, self._known
+        self._ways = Ways(questions, predictor, options, *known)
         self._made = 0
 
     def take_up(self, file: RecordFile) -> None:
@@ -219,6 +222,7 @@ class _Run:
                     thinking_start=self._options.thinking.start,
                     thinking_end=self._options.thinking.end,
                     prefill_step_size=self._options.prefill_step_size,
+                    known_prompts=self._known,
                 ).median
 
     def arms(self) -> Iterator[Arm]:

@@ -50,6 +50,7 @@ class Ways:
         options: EvaluateOptions,
         plans: Plans,
         settled: Callable[[Ask, int], Record | None],
+        known: KnownPrompts,
     ):
         """Makes the replies to the questions of a task.
 
@@ -60,6 +61,7 @@ class Ways:
             plans (Plans): Those that the arms follow.
             settled (Callable): What was answered to a question where thinking had ended
                 before a budget, in tokens.
+            known (KnownPrompts): Questions that have been read.
         """
         self._questions = questions
         self._thinking = options.thinking
@@ -80,7 +82,7 @@ class Ways:
                 "prefill_step_size": options.prefill_step_size,
                 **keywords_of(options.sampling),
             },
-            known=KnownPrompts(options.prompt_cache_bytes),
+            known=known,
         )
 
     def outcomes(self, arm: Arm, asks: Sequence[Ask]) -> Outcomes:
