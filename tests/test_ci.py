@@ -137,7 +137,9 @@ def test_nothing_sends_users_to_an_index_where_the_name_is_not_ours():
         *(ROOT / "mlx_budget").rglob("*.html"),
     ]
     asks = re.compile(
-        r"(?:pipx?|uv(?: pip| tool)?|uvx)\s+(?:install|add|run)?[^\n]*?"
+        # An upgrade takes what the installation was made from.
+        r"(?:pipx?|uv(?: pip| tool)?|uvx)(?!(?: tool)? upgrade)\s+"
+        r"(?:install|add|run)?[^\n]*?"
         r"['\" ]mlx-budget(?:\[[\w,-]+\])?(?=['\"`\s]|$)(?! @ git)",
         re.M,
     )

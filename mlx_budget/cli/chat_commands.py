@@ -40,7 +40,7 @@ COMMANDS = {
 }
 
 HELP = """\
-/budget N          think for about N tokens; 0 answers at once
+/budget N          think for N tokens at most; 0 answers at once
 /budget 80-100     for 80 to 100 tokens
 /budget low        for little; minimal, medium, high and xhigh for less or more
 /budget 50%        for half of what the predictor expects of each question

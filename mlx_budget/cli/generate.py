@@ -118,7 +118,7 @@ def generate(
     num_draft_tokens: int,
     **options: Any,
 ) -> None:
-    """Answer a prompt, thinking for about so many tokens."""
+    """Answer a prompt, thinking within a budget of tokens."""
     check_reply(source, thinking, options["max_tokens"], learn_prior)
     if options["max_tokens"] is not None:
         thinking.check_room(options["max_tokens"])

@@ -22,7 +22,7 @@ from ..method.predictor import Predictor
 from ..ranks import current, mirrored, shared
 from .answers import AnswerFormat
 from .budgets import BudgetLike
-from .context import context_length
+from .context import context_length, vocabulary_size
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
 from .follower import ReplyFollower
@@ -238,12 +238,13 @@ def stream_batch_generate(
         find_markers(tokenizer)  # says what is missing
 
     most = context_length(model, tokenizer, max_kv_size)
+    vocab_size = vocabulary_size(model)
 
     def requests() -> Generator[_Request, None, None]:
         for index, prompt in enumerate(shared(prompts, "a prompt")):
             if isinstance(prompt, int):
                 raise ValueError("prompts must be a sequence of prompts: this is one.")
-            ids = encode_prompt(tokenizer, prompt, most)
+            ids = encode_prompt(tokenizer, prompt, most, vocab_size)
             if not ids:
                 raise ValueError(f"Prompt {index} is empty.")
             budget, limit = budgets[index], limits[index]

@@ -46,6 +46,19 @@ def context_length(
     return max(found, default=UNKNOWN_LENGTH)
 
 
+def vocabulary_size(model: "nn.Module") -> int | None:
+    """How many tokens a model has rows for, if its configuration tells.
+
+    Many have more than their tokenizer, which pads nothing.
+    """
+    found = getattr(model, "args", None)
+    for settings in (found, getattr(found, "text_config", None)):
+        values = settings if isinstance(settings, Mapping) else vars(settings or object)
+        if _is_length(values.get("vocab_size")):
+            return values["vocab_size"]
+    return None
+
+
 def check_length(
     tokenizer: "TokenizerWrapper", texts: Iterable[str], most_tokens: int
 ) -> None:

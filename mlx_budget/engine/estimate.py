@@ -21,7 +21,7 @@ from ..method import gamma
 from ..method.guidance import log_to_length, quantile_lengths
 from ..method.predictor import Predictor, ReplyProgress
 from ..ranks import current, mirrored
-from .context import context_length
+from .context import context_length, vocabulary_size
 from .errors import NoPredictorError
 from .fields import check_count
 from .known_prompts import KnownPrompts
@@ -93,7 +93,8 @@ def estimate(
     predictor = check_predictor(predictor)
     prefill_step_size = check_count("prefill_step_size", prefill_step_size)
     tokenizer = wrapped(tokenizer)
-    ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
+    most = context_length(model, tokenizer)
+    ids = encode_prompt(tokenizer, prompt, most, vocabulary_size(model))
     if not ids:
         raise ValueError("The prompt is empty.")
     markers = find_markers(tokenizer, thinking_start, thinking_end)

@@ -18,7 +18,7 @@ from ..method.predictor import Predictor
 from ..ranks import mirrored
 from .answers import AnswerFormat
 from .caches import check_quantisable
-from .context import context_length
+from .context import context_length, vocabulary_size
 from .drafts import check_draftable, flat_caches
 from .enforcing import for_predictor
 from .fields import check_count, check_limit, take
@@ -153,7 +153,7 @@ def stream_generate(
             )
     cached = loop.pop("cached_tokens", 0)
     most = context_length(model, tokenizer, loop.get("max_kv_size"))
-    ids = encode_prompt(tokenizer, prompt, most)
+    ids = encode_prompt(tokenizer, prompt, most, vocabulary_size(model))
     if not ids:
         raise ValueError("The prompt is empty.")
     if isinstance(cached, bool) or not isinstance(cached, int):

@@ -127,7 +127,10 @@ def wrapped(tokenizer: Any) -> "TokenizerWrapper":
 
 
 def encode_prompt(
-    tokenizer: "TokenizerWrapper", prompt: Prompt, most_tokens: int | None = None
+    tokenizer: "TokenizerWrapper",
+    prompt: Prompt,
+    most_tokens: int | None = None,
+    vocab_size: int | None = None,
 ) -> list[int]:
     """Token ids of a prompt, encoded as ``mlx_lm.stream_generate`` does.
 
@@ -135,18 +138,19 @@ def encode_prompt(
         tokenizer (TokenizerWrapper): mlx-lm's tokenizer.
         prompt (str, list or mx.array): A text, or the ids themselves.
         most_tokens (int, optional): Of a text, see `context.context_length`.
+        vocab_size (int, optional): V, if it is known.
 
     Raises:
-        ValueError: If a text is too long or not Unicode.
+        ValueError: If a text is too long or not Unicode, or an id is of no token.
     """
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
         return _encode(tokenizer, prompt, most_tokens, add_special_tokens=special)
-    return _checked_ids(tokenizer, prompt)
+    return _checked_ids(prompt, vocab_size)
 
 
-def _checked_ids(tokenizer: "TokenizerWrapper", prompt: Any) -> list[int]:
+def _checked_ids(prompt: Any, vocab_size: int | None) -> list[int]:
     """Token ids that were given: MLX reads whatever lies behind the last one."""
     try:
         listed = prompt if isinstance(prompt, list | tuple) else prompt.tolist()
@@ -157,11 +161,11 @@ def _checked_ids(tokenizer: "TokenizerWrapper", prompt: Any) -> list[int]:
             f"dimension, and this one is {prompt!r:.60}. Apply the chat template to "
             "messages first."
         ) from None
-    size = len(getattr(tokenizer, "_tokenizer", tokenizer))
-    if outside := [token for token in ids if not 0 <= token < size]:
+    most = vocab_size or 2**31  # what MLX can index by
+    if outside := [token for token in ids if not 0 <= token < most]:
         raise ValueError(
             f"The prompt has the token {outside[0]:,}, and those of the model are 0 to "
-            f"{size - 1:,}."
+            f"{most - 1:,}."
         )
     return ids
 

@@ -22,7 +22,7 @@ from .answers import Answer, AnswerFormat, answer_to
 from .closing import Closing, closing_of, prefix_tokens
 from .constrained import ConstrainedSampler
 from .constraint import AnswerConstraint
-from .context import context_length
+from .context import context_length, vocabulary_size
 from .draws import EndOfReply, TokenDraw, read_chosen, read_token
 from .enforcing import check_enforceable, for_predictor, knows_lengths
 from .fields import take
@@ -173,7 +173,8 @@ def steer(
     check_enforceable(thinking, predictor)
     thinking = for_predictor(thinking, predictor)
     markers = find_markers(tokenizer, thinking.start, thinking.end)
-    ids = encode_prompt(tokenizer, prompt, context_length(model, tokenizer))
+    most = context_length(model, tokenizer)
+    ids = encode_prompt(tokenizer, prompt, most, vocabulary_size(model))
     if not ids:
         raise ValueError("The prompt is empty.")
     guide = None
