@@ -20,6 +20,7 @@ from .settings import MAX_SEED, Sampling
 # A step of a Weyl sequence: 2^64 over the golden ratio, which is odd, so that no two
 # of the first 2^64 positions of a request share a key.
 _STEP = 0x9E3779B97F4A7C15
+_LEAST_SHARE = 1e-6  # of top_p
 
 
 def random_seed() -> int:
@@ -111,7 +112,8 @@ class TokenDraw:
         sampling = self._sampling
         return make_sampler(
             temp=sampling.temp,
-            top_p=sampling.top_p,
+            # Below float32's least share no token would be left.
+            top_p=max(sampling.top_p, _LEAST_SHARE) if sampling.top_p else 0.0,
             min_p=sampling.min_p,
             min_tokens_to_keep=sampling.min_tokens_to_keep,
             top_k=sampling.top_k,

@@ -272,3 +272,9 @@ def test_an_estimate_checks_its_step(model, prompt, size):
 def test_what_is_no_predictor_is_refused(predictor):
     with pytest.raises(ValueError, match="predictor must be a folder"):
         load("demo", predictor=predictor)
+
+
+def test_the_least_top_p_takes_the_likeliest_token(model, prompt):
+    greedy = reply(model, prompt)
+    assert reply(model, prompt, temp=1.0, top_p=1e-46, seed=1) == greedy
+    assert reply(model, prompt, temp=1.0, top_p=1e-46, seed=2) == greedy
