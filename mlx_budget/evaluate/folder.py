@@ -160,9 +160,10 @@ def _check_predictor(folder: Path, there: Settings, settings: Settings) -> None:
 
     A run that was begun without one may get one as long as nothing was guided.
     """
-    if "predictor" not in settings or "predictor" not in there:
+    if "predictor" not in settings:
         return
-    before, now = there["predictor"], settings["predictor"]
+    now = settings["predictor"]
+    before = there.get("predictor", now)  # which earlier versions did not tell
     if before is None and now is not None:
         records = read_finished(folder / RECORDS_FILE, check_record)
         is_free = not any(r["strategy"] in _GUIDED for r in records)

@@ -228,6 +228,17 @@ def test_one_predictor_guides_all_of_a_folder(loaded, tmp_path):
     run((model, tokenizer, predictor), folder, strategies=("full",), **some)
 
 
+def test_a_folder_that_does_not_tell_its_predictor_is_gone_on_with(loaded, tmp_path):
+    """As one of an earlier version."""
+    options = dict(strategies=("full",), max_tokens=20)
+    want = run(loaded, tmp_path / "run", **options)
+    file = tmp_path / "run" / SETTINGS_FILE
+    settings = json.loads(file.read_text())
+    del settings["predictor"]
+    file.write_text(json.dumps(settings))
+    assert run(loaded, tmp_path / "run", **options) == want
+
+
 def test_records_without_settings_are_refused(loaded, tmp_path):
     options = dict(strategies=("full",), max_tokens=20)
     run(loaded, tmp_path / "run", **options)
