@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from ..engine.closing import closing_of
-from ..engine.follower import ReplyFollower, SteeringRecord
 from ..engine.thinking import ThinkingTracker
 from ..files.records import Record
 from .outcomes import (
@@ -20,6 +19,7 @@ from .outcomes import (
     Maker,
     Outcome,
     Request,
+    answer_in,
     behind_close,
     counts_of,
     drawing_from,
@@ -79,7 +79,8 @@ def answer_at(
             cuts[index] = cut
         else:
             # It never thought.
-            done = recorded(full, _answer_of(maker, request, full))
+            tokens = tokens_of(maker.tokenizer, full)
+            done = recorded(full, answer_in(maker, request.prompt, tokens))
             yield index, replace(done, budget=budget)
     places = list(cuts)
     prompts = [[*requests[i].prompt, *cuts[i].tokens, *cuts[i].ending] for i in places]
@@ -141,12 +142,3 @@ def _cut(maker: Maker, request: Request, full: Record, budget: int) -> _Cut | No
     close = closing_of(tokenizer, markers, request.prompt, message)
     ending = close.tokens(tracker, is_line_ended=tracker.after_newline)
     return _Cut(list(tokens), tracker.thinking_tokens, ending, True)
-
-
-def _answer_of(maker: Maker, request: Request, full: Record) -> str | None:
-    reply = ReplyFollower(
-        maker.tokenizer, maker.markers, request.prompt, SteeringRecord()
-    )
-    for token in tokens_of(maker.tokenizer, full):
-        reply.take(token)
-    return None if reply.is_in_thinking else reply.split()[1]

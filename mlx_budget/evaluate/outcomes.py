@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.batch import BatchReply, stream_batch_generate
+from ..engine.follower import ReplyFollower, SteeringRecord
 from ..engine.known_prompts import KnownPrompts
 from ..engine.plain import PlainSampler, ReplySampler
 from ..engine.sampler import steer
@@ -201,6 +202,14 @@ def tokens_of(tokenizer: TokenizerWrapper, record: Record) -> list[int]:
     if tokens is not None:
         return tokens
     return tokenizer.encode(record["reply"], add_special_tokens=False)
+
+
+def answer_in(maker: Maker, prompt: Sequence[int], tokens: Sequence[int]) -> str | None:
+    """The answer in the tokens of a reply; None if they do not come to one."""
+    reply = ReplyFollower(maker.tokenizer, maker.markers, prompt, SteeringRecord())
+    for token in tokens:
+        reply.take(token)
+    return None if reply.is_in_thinking else reply.split()[1]
 
 
 def recorded(record: Record, answer: str | None) -> Outcome:

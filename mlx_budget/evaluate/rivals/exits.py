@@ -16,7 +16,6 @@ import mlx.core as mx
 
 from ...engine.closing import closing_of
 from ...engine.draws import read_chosen, read_token
-from ...engine.follower import ReplyFollower, SteeringRecord
 from ...engine.plain import ReplySampler
 from ...engine.rows import current_step
 from ...engine.settings import ThinkingBudget
@@ -26,6 +25,7 @@ from ..outcomes import (
     Maker,
     Outcome,
     Request,
+    answer_in,
     behind_close,
     counts_of,
     drawing_from,
@@ -217,7 +217,9 @@ def _answer(
         if p.end is not None:
             closed.append((p, p.end))
         elif p.request.full is not None:
-            done = recorded(p.request.full, _answer_of(maker, p))
+            done = recorded(
+                p.request.full, answer_in(maker, p.request.prompt, p.tokens)
+            )
             took = (p.probe_tokens, p.seconds, {"trial_answers": p.answers})
             yield p.index, with_probes(done, *took)
     if not closed:
@@ -260,15 +262,6 @@ def _answer(
                 notes={"trial_answers": p.answers},
             ),
         )
-
-
-def _answer_of(maker: Maker, probed: _Probed) -> str | None:
-    """The answer of a reply that no trial answer has ended."""
-    prompt = probed.request.prompt
-    reply = ReplyFollower(maker.tokenizer, maker.markers, prompt, SteeringRecord())
-    for token in probed.tokens:
-        reply.take(token)
-    return None if reply.is_in_thinking else reply.split()[1]
 
 
 class TrialSampler(ReplySampler):
