@@ -105,7 +105,7 @@ def _draw_first_tokens(axes: "Axes", report: dict[str, Any]) -> None:
     text = "unknown" if found["value"] is None else f"{found['value']:.2f}"
     if found["low"] is not None:
         text += f", {found['low']:.2f} to {found['high']:.2f}"
-    axes.set(title=f"At the first thinking token (rank correlation {text})")
+    axes.set(title=f"At the first thinking token\n(rank correlation {text})")
     axes.legend(loc="upper left")
 
 
