@@ -42,6 +42,7 @@ NOT_RUN = {
     "--task medqa": "needs the Hub's questions, and m1's weights",
     "--task lm-eval": "needs the harness; tests/evaluate/test_harness.py runs it",
     "SMOLLM2": "takes an hour; docs/training.md has what came of it",
+    "QWEN_CODER": "takes hours; docs/evidence.md has what came of it",
     "run-math-500": "needs a converted checkpoint and a day",
     "--predictor senfu/": "needs a published checkpoint, as --hf-path does",
     "qwen3-8b-predictor": "needs a converted checkpoint",
