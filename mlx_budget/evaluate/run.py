@@ -7,7 +7,6 @@ add up to.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,6 @@ from .folder import (
     fingerprint,
     settings_of,
 )
-from .lengths import LENGTHS_FILE, KnownLengths
 from .options import EvaluateOptions
 from .outcomes import Outcome, Request
 from .plans import Plans
@@ -134,10 +132,7 @@ def evaluate(
         questions = _questions(model, tokenizer, task, asked, markers)
         run = _Run(questions, predictor, asked, progress)
         run.take_up(records)
-        if knows_lengths(predictor):
-            of = model_name, known["predictor"], markers.start, markers.end
-            with open_records(output / LENGTHS_FILE) as lengths:
-                run.expect_lengths(KnownLengths(lengths, *of))
+        run.expect_lengths()
         needs_full = any(b.share for b in asked.budgets) or any(
             strategy in ("full", *NEEDS_FULL) for strategy in asked.strategies
         )
@@ -211,27 +206,24 @@ class _Run:
             if strategy != "auto" and not is_own and record.get("thinking_budget"):
                 self._resolved.setdefault(label, record["thinking_budget"])
 
-    def expect_lengths(self, known: KnownLengths) -> None:
+    def expect_lengths(self) -> None:
         """The median length that the predictor expects of each question, in tokens."""
+        if not self._knows_lengths:
+            return
         problems, what = self._problems, "predicted lengths"
         for done, problem in enumerate(problems):
             if problem.id not in self._expected:
                 self._progress(Progress(what, done, len(problems), 0))
-                prompt = self._questions.encode(problem)
-                predict = partial(self._predicted_length, prompt)
-                self._expected[problem.id] = known.length(prompt, predict)
-
-    def _predicted_length(self, prompt: list[int]) -> float:
-        return estimate(
-            self._questions.model,
-            self._questions.tokenizer,
-            self._predictor,
-            prompt,
-            thinking_start=self._options.thinking.start,
-            thinking_end=self._options.thinking.end,
-            prefill_step_size=self._options.prefill_step_size,
-            known_prompts=self._known,
-        ).median
+                self._expected[problem.id] = estimate(
+                    self._questions.model,
+                    self._questions.tokenizer,
+                    self._predictor,
+                    self._questions.encode(problem),
+                    thinking_start=self._options.thinking.start,
+                    thinking_end=self._options.thinking.end,
+                    prefill_step_size=self._options.prefill_step_size,
+                    known_prompts=self._known,
+                ).median
 
     def arms(self) -> Iterator[Arm]:
         """What is to be run, but for the strategy without a budget."""

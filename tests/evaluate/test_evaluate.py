@@ -212,28 +212,6 @@ def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
     assert len(lines) == len(want) == len({json.loads(line)["id"] for line in lines})
 
 
-def test_predicted_lengths_outlive_a_run_without_any_reply(
-    loaded, whole, tmp_path, monkeypatch
-):
-    def stop(progress: Progress) -> None:
-        if (progress.arm, progress.done) == ("predicted lengths", 3):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(loaded, tmp_path / "run", progress=stop)
-    predicted = []
-
-    def estimate(*args, **options):
-        predicted.append(args)
-        return run_estimate(*args, **options)
-
-    run_estimate = run_module.estimate
-    monkeypatch.setattr(run_module, "estimate", estimate)
-    records = run(loaded, tmp_path / "run", batch_size=3)
-    assert len(predicted) == 1
-    assert without_times(records) == without_times(whole[1])
-
-
 def test_one_predictor_guides_all_of_a_folder(loaded, tmp_path):
     folder, some = tmp_path / "run", dict(budgets=parse_budgets("20"), max_tokens=30)
     model, tokenizer, predictor = loaded
