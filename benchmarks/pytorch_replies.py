@@ -3,8 +3,8 @@
 A check of `mlx-budget evaluate --strategies full` by other code: the same folder,
 questions, instruction, temperature and length, with draws of PyTorch's own. The two
 should agree within their intervals. Questions and grading are those of
-`mlx_budget.evaluate`. Needs PyTorch (``pip install -e ".[bench,eval]"``); on an NVIDIA
-GPU it takes half a minute for 150 questions.
+`mlx_budget.evaluate`. Needs PyTorch (``pip install -e ".[bench,eval]"``), and takes an
+NVIDIA GPU where there is one.
 """
 
 import json
@@ -41,13 +41,13 @@ def main(
 ) -> None:
     task = load_task(None, data, limit, instruction)
     replies = generate(model, task, max_tokens, temp, seed)
-    with output.open("w") as file:
-        for problem, (text, tokens) in zip(task.problems, replies, strict=True):
-            answer = grading.answer_of(text, marker, is_thinking=marker not in text)
-            grade = grading.grade(answer, problem.answer, problem.choices)
-            record = {"id": problem.id, "reply": text, "tokens": tokens}
-            file.write(json.dumps({**record, "correct": grade.correct}) + "\n")
-    records = [json.loads(line) for line in output.read_text().splitlines()]
+    records = []
+    for problem, (text, tokens) in zip(task.problems, replies, strict=True):
+        answer = grading.answer_of(text, marker, is_thinking=marker not in text)
+        grade = grading.grade(answer, problem.answer, problem.choices)
+        record = {"id": problem.id, "reply": text, "tokens": tokens}
+        records.append({**record, "correct": grade.correct})
+    output.write_text("".join(json.dumps(record) + "\n" for record in records))
     right = sum(record["correct"] for record in records)
     closed = sum(marker in record["reply"] for record in records)
     mean = sum(record["tokens"] for record in records) / len(records)
