@@ -5,15 +5,14 @@ Knows files, datasets and fields; nothing of models, budgets or grading.
 
 import json
 import math
-import string
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
 from ..engine.context import check_unicode
+from ..engine.lettered import LETTERS, read_choices, with_choices
 from ..engine.messages import as_chat, as_prompt, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
@@ -26,7 +25,6 @@ MATHS_INSTRUCTION = (
 )
 
 _QUESTIONS = ("question", "problem", "prompt", "messages")
-_LETTERS = string.ascii_uppercase
 _DEMO = Path(__file__).parent.parent / "demo" / "problems.jsonl"
 
 
@@ -200,18 +198,14 @@ def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
     check_unicode(json.dumps(record, ensure_ascii=False, default=str), row.name)
     question = _question_of(record, row.name)
     answer = _answer_of(record, row.name)
-    choices = _choices_of(record)
-    if isinstance(choices, list):
-        options = _options_of(choices, row.name)
-        question = "\n".join([question, "", *options])
-        _check_letter(answer, _LETTERS[: len(options)], row.name)
-    elif choices is True:
-        _check_letter(answer, _LETTERS, row.name)
-    elif choices is not None and choices is not False:
-        raise ValueError(
-            f"{row.name} has {_short(choices)} for choices: give a list of texts, or "
-            "true if the question has them already."
-        )
+    try:
+        choices = read_choices(record)
+    except ValueError as e:
+        raise ValueError(f"{row.name} {e}") from None
+    question = with_choices(question, choices)
+    if choices:
+        count = len(choices) if isinstance(choices, list) else len(LETTERS)
+        _check_letter(answer, LETTERS[:count], row.name)
     name = _id_of(record, number, id_field, row.name)
     plan = _plan_of(record, row.name)
     return Problem(name, question, answer, bool(choices), plan)
@@ -272,30 +266,6 @@ def _answer_of(record: Record, where: str) -> str:
         f"{where} has {_short(answer)} for its answer: give a number, or a text that "
         "is not empty."
     )
-
-
-def _choices_of(record: Record) -> object:
-    """The choices as they are given, or as JSON in the cell of a table."""
-    choices = record.get("choices")
-    if not isinstance(choices, str):
-        return choices
-    with suppress(ValueError, RecursionError):
-        if choices.lstrip().startswith("["):
-            return json.loads(choices)
-    return {"true": True, "false": False}.get(choices.strip().lower(), choices)
-
-
-def _options_of(choices: list, where: str) -> list[str]:
-    texts = all(isinstance(choice, str) and choice.strip() for choice in choices)
-    if not texts or not 2 <= len(choices) <= len(_LETTERS):
-        raise ValueError(
-            f"{where} has {_short(choices)} for choices: give 2 to {len(_LETTERS)} "
-            "texts that are not empty."
-        )
-    return [
-        f"{letter}. {choice.strip()}"
-        for letter, choice in zip(_LETTERS, choices, strict=False)
-    ]
 
 
 def _check_letter(answer: str, letters: str, where: str) -> None:

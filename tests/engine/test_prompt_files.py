@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlx_budget.engine.prompt_files import read_prompts
+from mlx_budget.evaluate import load_task
 
 USER, REPLY = {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}
 SYSTEM = {"role": "system", "content": "Be terse."}
@@ -46,6 +47,41 @@ def test_a_prompt_is_a_text_or_a_chat_without_its_reply(write):
 def test_the_first_field_with_a_prompt_in_it_counts(write):
     file = write("a.jsonl", {"question": " ", "problem": "a", "messages": [USER]})
     assert read_prompts(file) == ["a"]
+
+
+def test_choices_stand_below_the_question_as_in_an_evaluation(write):
+    asked = {"question": "Which?", "choices": ["red", " blue "], "answer": "B"}
+    chat = [SYSTEM, USER, REPLY, {"role": "user", "content": "Which?"}]
+    text = "Which?\n\nA. red\nB. blue"
+    rows = [
+        asked,
+        {"messages": [*chat, REPLY], "choices": ["red", "blue"]},
+        {"question": "A or B?", "choices": True},
+        {"question": "No choice?", "choices": None},
+    ]
+    (problem,) = load_task(None, write("task.jsonl", asked)).problems
+    assert problem.question == text
+    *earlier, last = chat
+    whole = [*earlier, {**last, "content": text}]
+    expected = [text, whole, "A or B?", "No choice?"]
+    assert read_prompts(write("a.jsonl", *rows)) == expected
+    table = ["question,choices", 'Which?,"[""red"", ""blue""]"', "Why?,"]
+    assert read_prompts(write("b.csv", *table)) == [text, "Why?"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ("red, blue", "line 1 has 'red, blue' for choices: give a list of texts, or t"),
+        (["red"], "line 1 has ['red'] for choices: give 2 to 26 texts that are not em"),
+        ({"text": ["a", "b"]}, "for choices: give a list of texts, or true if the que"),
+    ],
+)
+def test_choices_that_cannot_be_asked_are_named(write, choices, message):
+    with pytest.raises(ValueError) as e:
+        read_prompts(write("a.jsonl", {"question": "Which?", "choices": choices}))
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
 
 
 def test_files_of_other_kinds_hold_the_same_prompts(write):
