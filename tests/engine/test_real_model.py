@@ -120,4 +120,4 @@ def test_a_guided_run_is_the_same_in_the_stock_loop(model, predictor_folder):
     sampler.close()
     assert len(sampler.guided_steps) >= 1
     plain = mlx_lm.stream_generate(loaded, tokenizer, prompt, max_tokens=24)
-    assert [r.token for r in plain] != ours
+    assert any(r.token != token for r, token in zip(plain, ours, strict=False))
