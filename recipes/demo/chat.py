@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from .problems import Problem, make_problem
-from .reasoning import write_thinking
+from .exchanges import Exchange, draw_exchange
 
 VOCAB_SIZE = 640
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -33,28 +32,42 @@ TEMPLATE = (
 )
 
 
-def make_chat(question: str, earlier: Sequence[Problem] = ()) -> list[dict]:
-    """A question as messages, behind problems that were asked and answered before."""
+def make_chat(
+    question: str,
+    earlier: Sequence[tuple[str, str]] = (),
+    system_prompt: str | None = None,
+) -> list[dict]:
+    """A question as messages.
+
+    Args:
+        question (str): What is asked.
+        earlier (Sequence): Questions and answers before it in the same chat.
+        system_prompt (str, optional): What stands before all.
+    """
     chat = []
-    for problem in earlier:
-        chat.append({"role": "user", "content": problem.question})
-        chat.append({"role": "assistant", "content": _answer(problem)})
+    if system_prompt is not None:
+        chat.append({"role": "system", "content": system_prompt})
+    for asked, answer in earlier:
+        chat.append({"role": "user", "content": asked})
+        chat.append({"role": "assistant", "content": answer})
     return [*chat, {"role": "user", "content": question}]
 
 
-def write_prompt(chat: list[dict]) -> str:
-    """The text that the chat template makes of messages without thinking."""
+def write_prompt(chat: list[dict], thinks: bool = True) -> str:
+    """The text that the chat template makes of messages without thinking.
+
+    Args:
+        chat (list): From `make_chat`.
+        thinks (bool): Whether the reply is to think, as `enable_thinking` says it.
+    """
     turns = (f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in chat)
-    return "".join(turns) + "<|im_start|>assistant\n<think>\n"
+    block = "<think>\n" if thinks else "<think>\n\n</think>\n\n"
+    return "".join(turns) + "<|im_start|>assistant\n" + block
 
 
-def write_reply(thinking: str, problem: Problem) -> str:
+def write_reply(exchange: Exchange) -> str:
     """A whole reply, from behind the opening marker to the end of the turn."""
-    return f"{thinking}</think>\n\n{_answer(problem)}<|im_end|>"
-
-
-def _answer(problem: Problem) -> str:
-    return f"The answer is {problem.answer}."
+    return f"{exchange.thinking.text}</think>\n\n{exchange.answer}<|im_end|>"
 
 
 def make_tokenizer(folder: Path, texts: int = 5000) -> None:
@@ -96,9 +109,11 @@ def make_tokenizer(folder: Path, texts: int = 5000) -> None:
 def _corpus(texts: int) -> Iterator[str]:
     rng = random.Random(0)
     for _ in range(texts):
-        problem = make_problem(rng, held_out=False, is_story=rng.random() < 0.7)
-        yield problem.question
-        yield write_thinking(rng, problem).text
-        yield f"\n\n{_answer(problem)}"
+        exchange = draw_exchange(rng)
+        yield exchange.question
+        yield exchange.thinking.text
+        yield f"\n\n{exchange.answer}"
+        yield exchange.guess
+        yield "system\n"
         yield "user\n"
         yield "assistant\n"

@@ -9,6 +9,9 @@ import json
 import random
 import shutil
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -20,11 +23,15 @@ from mlx_budget.files.texts import write_text
 from mlx_budget.train import TrainOptions, train, write_traces
 
 from .chat import make_chat, make_tokenizer
+from .exchanges import draw_earlier, draw_exchange
+from .others import draw_system_prompt
 from .pretrain import CLOSING, PRETRAINING, Stage, pretrain, save_weights
-from .problems import Problem, draw_earlier, draw_trained, make_problem
+from .problems import Problem, make_problem
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026
+# How often a chat has begun before, and has a system prompt.
+_EARLIER, _SYSTEM = CLOSING.earlier, 0.15
 TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 4000, 1, 0.6
 PREDICTOR = dict(
     width=128,
@@ -37,6 +44,7 @@ PREDICTOR = dict(
     min_count=20,
     seed=0,
 )
+TIMES_FILE = "times.json"
 _SHIPPED = ("*.json", "*.safetensors")
 
 
@@ -58,18 +66,47 @@ def make_demo(
     first_model, raw, model = work / "pretrained", work / "float32", work / "model"
     if not (raw / "config.json").exists():
         if not (first_model / "tokenizer_config.json").exists():
-            make_tokenizer(first_model)
+            with timed(work, "tokenizer"):
+                make_tokenizer(first_model)
         raw.mkdir(parents=True, exist_ok=True)
         for file in first_model.glob("tokenizer*.json"):
             shutil.copy(file, raw)
         first, second = stages
-        pretrain(first_model, work / "pretraining", first, progress=_show)
+        if not (first_model / "config.json").exists():
+            with timed(work, "pretraining"):
+                pretrain(first_model, work / "pretraining", first, progress=_show)
         weights = first_model / "model.safetensors"
-        pretrain(raw, work / "closing", second, weights, progress=_show)
+        with timed(work, "closing"):
+            pretrain(raw, work / "closing", second, weights, progress=_show)
     if not (raw / "predictor.safetensors").exists():
         train_predictor(raw, work, traces)
-    quantise(raw, model)
+    with timed(work, "quantising"):
+        quantise(raw, model)
     return model
+
+
+@contextmanager
+def timed(work: Path, stage: str) -> Iterator[None]:
+    """Adds the time that a stage takes to `TIMES_FILE`, that of parts of it as well.
+
+    Args:
+        work (Path): Folder of the file, a JSON object: for each stage its seconds, and
+            those of the processor, of all its cores together.
+        stage (str): Name of the stage.
+    """
+    file = work / TIMES_FILE
+    begin = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
+        times = json.loads(file.read_text()) if file.exists() else {}
+        before = times.get(stage, {"seconds": 0.0, "processor_seconds": 0.0})
+        now = {
+            k: round(v + s, 1) for (k, v), s in zip(before.items(), spent, strict=True)
+        }
+        work.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps({**times, stage: now}, indent=2) + "\n")
 
 
 def quantise(source: Path, output: Path) -> None:
@@ -90,27 +127,29 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
     rng = random.Random(TRACE_SEED)
     chats = []
     for _ in range(count):
-        question = draw_trained(rng).question
-        chats.append(make_chat(question, draw_earlier(rng, CLOSING.earlier)))
+        question, earlier = draw_exchange(rng).question, draw_earlier(rng, _EARLIER)
+        chats.append(make_chat(question, earlier, draw_system_prompt(rng, _SYSTEM)))
     traces = work / "traces.jsonl"
-    write_traces(
-        loaded,
-        tokenizer,
-        chats,
-        traces,
-        temp=TRACE_TEMP,
-        seed=TRACE_SEED,
-        batch_size=32,
-        max_tokens=1024,
-        model_name="demo",
-    )
+    with timed(work, "traces"):
+        write_traces(
+            loaded,
+            tokenizer,
+            chats,
+            traces,
+            temp=TRACE_TEMP,
+            seed=TRACE_SEED,
+            batch_size=32,
+            max_tokens=1024,
+            model_name="demo",
+        )
     made = work / "predictor"
     if not (made / "predictor_config.json").exists():
         resume = (made / "training").exists()
         options = TrainOptions(
             str(model), str(traces), made, resume=resume, **PREDICTOR
         )
-        train(options)
+        with timed(work, "predictor"):
+            train(options)
     for name in ("predictor_config.json", "predictor.safetensors"):
         shutil.copy(made / name, model)
 

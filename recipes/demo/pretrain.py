@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.qwen3 import Model, ModelArgs
 from tokenizers import Tokenizer
 
+from mlx_budget.engine.closing import WIND_DOWNS
 from mlx_budget.engine.prompts import BUDGET_PROMPT
 from mlx_budget.files.tensors import write_tensors
 from mlx_budget.files.texts import write_json
@@ -25,8 +26,9 @@ from mlx_budget.train import checkpoints
 from mlx_budget.train.schedules import make_schedule
 
 from .chat import make_chat, write_prompt, write_reply
-from .problems import draw_earlier, draw_trained
-from .reasoning import FINAL, HABITS, Habits, end_of_first_result, write_thinking
+from .exchanges import Exchange, draw_earlier, draw_exchange
+from .others import draw_system_prompt
+from .reasoning import FINAL, HABITS, Habits
 
 SHAPE = {
     "model_type": "qwen3",
@@ -49,6 +51,20 @@ _SHORT_LOOK = 0.6
 _MEAN_TOKENS = 160
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
+# How often there is a system prompt.
+_SYSTEM = 0.15
+# What a budget may put before the closing marker, and how often.
+_MESSAGES = (
+    (f"\n{FINAL}\n", 0.2),
+    (WIND_DOWNS[0].text, 0.15),
+    ("\nTime is up.\n", 0.05),
+    ("\n\nI have to answer now.\n", 0.05),
+    ("\nStop.\n", 0.05),
+)
+# Of closed thinking, how often there is none at all, by the template's own switch or
+# by a budget, and how often it ends in its first tokens.
+_SWITCHED_OFF, _EMPTY, _FIRST = 0.12, 0.12, 0.2
+_FIRST_TOKENS = 20
 _WARMUP = 200
 _LARGEST_GRADIENT = 1.0
 
@@ -67,8 +83,8 @@ class Stage:
             much as one of long ones. From then on every token counts the same, so that
             the model learns how long replies really are.
         closed: Share of replies whose thinking is closed early, as a budget may close
-            it, at a random place behind the first result. Only the answer that follows
-            is learnt from these.
+            it, anywhere: before there is a result the answer says that it is a guess.
+            Only the answer is learnt from these.
         earlier: Share of questions that come behind others of the same chat.
         habits: How to think.
         slip_weight: What a total that slipped counts, beside the other tokens: slips
@@ -90,7 +106,7 @@ PRETRAINING = Stage(4500, 2e-3, seed=0, short_steps=1800, mean_steps=3800)
 # In the end only terse lines slip, so that careful ones are the more reliable, and
 # careful calculations turn terse more often, which leaves a way out as a budget ends.
 CLOSING = Stage(
-    1200,
+    2000,
     5e-4,
     seed=1,
     closed=0.5,
@@ -142,24 +158,16 @@ class Pool:
         rng = random.Random(f"{self._stage.seed} {number}")
         sequences = []
         while len(sequences) < BATCH_SIZE * _POOL:
-            problem = draw_trained(rng)
-            question = problem.question
+            is_closed = rng.random() < self._stage.closed
+            exchange = draw_exchange(rng, habits.sure() if is_closed else habits)
+            question = exchange.question
             if rng.random() < _STATED:
-                budget = rng.randint(10, 300)
+                budget = rng.randint(1, 300)
                 question = BUDGET_PROMPT.format(question=question, budget=budget)
-            is_closed = self._stage.closed and rng.random() < self._stage.closed
-            now = habits.sure() if is_closed else habits
-            thinking = write_thinking(rng, problem, now)
-            chat = make_chat(question, draw_earlier(rng, self._stage.earlier))
-            prompt = self._encode(write_prompt(chat))
-            reply = self._tokenizer.encode(write_reply(thinking.text, problem))
-            ids = prompt + reply.ids
-            weights = [0.0] * len(prompt)
-            weights += _weigh(reply.offsets, thinking.slips, self._stage.slip_weight)
-            if is_closed:
-                known = thinking.text[: end_of_first_result(thinking.text)]
-                start = len(prompt) + len(self._encode(known))
-                ids, weights = self._close(rng, ids, start)
+            earlier = draw_earlier(rng, self._stage.earlier)
+            chat = make_chat(question, earlier, draw_system_prompt(rng, _SYSTEM))
+            write = self._closed if is_closed else self._whole
+            ids, weights = write(rng, chat, exchange)
             if len(ids) <= MAX_LENGTH:
                 sequences.append((ids, weights))
         sequences.sort(key=lambda s: len(s[0]))
@@ -169,16 +177,60 @@ class Pool:
         rng.shuffle(self._batches)
         self._number = number
 
-    def _close(
-        self, rng: random.Random, ids: list[int], start: int
+    def _whole(
+        self, rng: random.Random, chat: list[dict], exchange: Exchange
     ) -> tuple[list[int], list[float]]:
-        """Thinking closed at or behind a place, of which the answer alone counts."""
-        end = ids.index(self._end, start)
-        closed = ids[: rng.randint(start, end)]
-        if rng.random() < 0.5:
-            closed += self._encode(f"\n{FINAL}\n")
-        answer = len(ids) - end - 1
-        return closed + ids[end:], [0.0] * (len(closed) + 1) + [1.0] * answer
+        """A reply that ends its thinking itself, of which all is learnt."""
+        prompt = self._encode(write_prompt(chat))
+        reply = self._tokenizer.encode(write_reply(exchange))
+        slips = exchange.thinking.slips
+        weights = _weigh(reply.offsets, slips, self._stage.slip_weight)
+        return prompt + reply.ids, [0.0] * len(prompt) + weights
+
+    def _closed(
+        self, rng: random.Random, chat: list[dict], exchange: Exchange
+    ) -> tuple[list[int], list[float]]:
+        """Thinking closed somewhere by force, of which the answer alone is learnt.
+
+        The tokens are those that the engine puts in (`mlx_budget.engine.closing`).
+        """
+        kind = rng.random()
+        if kind < _SWITCHED_OFF:
+            read = self._encode(write_prompt(chat, thinks=False))
+            return self._answered(read, exchange.guess)
+        read = self._encode(write_prompt(chat))
+        thinking = self._tokenizer.encode(exchange.thinking.text)
+        count = len(thinking.ids)
+        if kind < _SWITCHED_OFF + _EMPTY:
+            place = 0
+        elif kind < _SWITCHED_OFF + _EMPTY + _FIRST:
+            place = rng.randint(0, min(_FIRST_TOKENS, count))
+        else:
+            place = rng.randint(0, count)
+        seen = thinking.offsets[place - 1][1] if place else 0
+        is_line_ended = exchange.thinking.text[:seen].endswith("\n") or not place
+        message = self._message(rng)
+        if message:
+            written = self._encode(message)
+        else:
+            # A block without any thinking has a newline of its own.
+            written = self._encode("\n") if not (place and is_line_ended) else []
+        read = read + thinking.ids[:place] + written + [self._end]
+        read += self._encode("\n\n")
+        is_known = seen >= exchange.known
+        return self._answered(read, exchange.answer if is_known else exchange.guess)
+
+    def _answered(self, read: list[int], answer: str) -> tuple[list[int], list[float]]:
+        learnt = self._encode(f"{answer}<|im_end|>")
+        return read + learnt, [0.0] * len(read) + [1.0] * len(learnt)
+
+    def _message(self, rng: random.Random) -> str:
+        """What a budget puts before the closing marker: mostly nothing."""
+        place = rng.random()
+        for message, share in _MESSAGES:
+            if (place := place - share) < 0:
+                return message
+        return ""
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids

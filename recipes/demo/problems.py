@@ -2,7 +2,8 @@
 
 Problems are bare ("What is 7 + 1 + 5 - 9 + 8?") or short stories. Operands are single
 digits and no running total leaves 1 to 20: the length of a chain makes a problem hard,
-not its digits. Knows nothing of how problems are solved.
+not its digits. Those that are measured have four to eight numbers; people ask for
+shorter ones as well. Knows nothing of how problems are solved.
 """
 
 import hashlib
@@ -11,11 +12,16 @@ from dataclasses import dataclass
 
 LARGEST_TOTAL = 20
 OPERANDS = range(4, 9)
-# Of all chains, one in so many is kept out of training, however it is worded.
+FEW_OPERANDS = range(1, 4)
+# Of all chains, one in so many is kept out of training, however it is worded. There are
+# too few of the shortest to keep any out.
 _HELD_OUT = 20
+_SHORTEST_HELD_OUT = 3
 
 # How often a problem that is trained on is a story.
 _STORIES = 0.5
+# How often it has few numbers.
+_FEW = 0.15
 # How often a bare problem is written without spaces.
 _TIGHT = 0.15
 
@@ -103,15 +109,18 @@ class Problem:
         return sum(self.chain)
 
 
-def make_problem(rng: random.Random, held_out: bool, is_story: bool) -> Problem:
+def make_problem(
+    rng: random.Random, held_out: bool, is_story: bool, operands: range = OPERANDS
+) -> Problem:
     """Draws a problem.
 
     Args:
         rng (random.Random): Where chance comes from.
         held_out (bool): Whether its chain is one of those that are never trained on.
         is_story (bool): Whether it is a story.
+        operands (range): How many numbers it may have.
     """
-    while is_held_out(chain := _chain(rng)) != held_out:
+    while is_held_out(chain := _chain(rng, operands)) != held_out:
         pass
     if not is_story:
         asked = expression(chain)
@@ -129,18 +138,14 @@ def make_problem(rng: random.Random, held_out: bool, is_story: bool) -> Problem:
 
 def draw_trained(rng: random.Random) -> Problem:
     """A problem of the kind that is trained on, as often a story as not."""
-    return make_problem(rng, False, rng.random() < _STORIES)
-
-
-def draw_earlier(rng: random.Random, share: float) -> list[Problem]:
-    """Problems asked in the same chat before another: in a share of chats, 1 to 3."""
-    if not share or rng.random() >= share:
-        return []
-    return [draw_trained(rng) for _ in range(rng.randint(1, 3))]
+    operands = FEW_OPERANDS if rng.random() < _FEW else OPERANDS
+    return make_problem(rng, False, rng.random() < _STORIES, operands)
 
 
 def is_held_out(chain: tuple[int, ...]) -> bool:
     """Whether a chain is kept out of training."""
+    if len(chain) < _SHORTEST_HELD_OUT:
+        return False
     digest = hashlib.sha256(expression(chain).encode()).digest()
     return int.from_bytes(digest[:4], "big") % _HELD_OUT == 0
 
@@ -151,9 +156,9 @@ def expression(chain: tuple[int, ...]) -> str:
     return " ".join([str(first), *(f"{'+-'[s < 0]} {abs(s)}" for s in rest)])
 
 
-def _chain(rng: random.Random) -> tuple[int, ...]:
+def _chain(rng: random.Random, operands: range) -> tuple[int, ...]:
     chain = [rng.randint(1, 9)]
-    length = rng.choice(OPERANDS)
+    length = rng.choice(operands)
     while len(chain) < length:
         step = rng.randint(1, 9) * rng.choice((1, -1))
         if 1 <= sum(chain) + step <= LARGEST_TOTAL:

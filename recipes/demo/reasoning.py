@@ -83,6 +83,8 @@ def write_thinking(
     """
     chain = problem.chain
     lines = [f"It is {expression(chain)}."]
+    if len(chain) == 1:
+        return Thinking(_join(lines), ())
     result = _calculate(rng, chain, lines, rng.random() < _QUICK, habits)
     looks = 0
     while result != problem.answer or (
@@ -104,13 +106,18 @@ def write_thinking(
 def write_tersest(problem: Problem) -> str:
     """The text of the shortest thinking that `write_thinking` makes for a problem."""
     lines = [f"It is {expression(problem.chain)}."]
-    _quick(problem.chain, lines)
+    if len(problem.chain) > 1:
+        _quick(problem.chain, lines)
     return _join(lines)
 
 
 def end_of_first_result(thinking: str) -> int:
-    """Where, in characters, the line ends that first comes to a result."""
-    return _RESULT.search(thinking).end()
+    """Where, in characters, the line ends that first comes to a result.
+
+    If none does, the result stands in the first line.
+    """
+    found = _RESULT.search(thinking)
+    return thinking.index("\n") if found is None else found.end()
 
 
 def _join(lines: list[str]) -> str:
