@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -20,9 +21,12 @@ from mlx_budget.cli import cli
 from mlx_budget.engine.prompts import encode_chat
 from recipes.demo import pretrain as pretraining
 from recipes.demo.chat import make_chat, make_tokenizer, write_prompt, write_reply
-from recipes.demo.make import draw_problems, quantise, write_problems
+from recipes.demo.exchanges import OTHER_ANSWER, about_sum, answer_to
+from recipes.demo.make import TIMES_FILE, draw_problems, quantise, timed, write_problems
+from recipes.demo.others import SYSTEM_PROMPTS, prompts
 from recipes.demo.pretrain import Pool, Stage
-from recipes.demo.problems import is_held_out
+from recipes.demo.problems import FEW_OPERANDS, is_held_out, make_problem
+from recipes.demo.reasoning import HABITS
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 
@@ -44,7 +48,7 @@ def ask(model, count: int, earlier: int = 0, **options):
     problems = draw_problems()[:count]
     others = draw_problems(count * earlier, seed=3)
     prompts = [
-        encode_chat(model[1], make_chat(problem.question, others[i::count]))
+        encode_chat(model[1], make_chat(problem.question, asked(others[i::count])))
         for i, problem in enumerate(problems)
     ]
     options = {"max_tokens": 1024, **options}
@@ -54,6 +58,11 @@ def ask(model, count: int, earlier: int = 0, **options):
         for reply, problem in zip(replies, problems, strict=True)
     )
     return replies, right
+
+
+def asked(problems) -> list[tuple[str, str]]:
+    """Questions and answers of a chat."""
+    return [(problem.question, answer_to(problem)) for problem in problems]
 
 
 def test_model_and_predictor_are_at_most_6_mb():
@@ -100,6 +109,46 @@ def test_later_questions_of_a_chat_are_answered_and_steered_too(model, earlier):
     assert still_right >= 0.75 * count
     assert all(r.thinking_tokens <= 1.1 * 70 for r in steered)
     assert mean_thinking(steered) < 0.6 * mean_thinking(free)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3, 5, 10, 15, 20, 30])
+def test_behind_a_small_budget_stands_an_answer_and_nothing_else(model, budget):
+    count = 16
+    prompts = [encode_chat(model[1], p.question) for p in draw_problems()[:count]]
+    replies = batch_generate(
+        *model[:2],
+        prompts,
+        predictor=model[2],
+        thinking_budget=budget,
+        temp=1.0,
+        seed=list(range(count)),
+        max_tokens=400,
+    ).replies
+    for reply in replies:
+        assert "</think>" not in reply.answer
+        assert re.fullmatch(r"\s*(The answer|My guess) is -?\d+\.\s*", reply.answer)
+        assert len(reply.tokens) <= 1.1 * budget + 15
+
+
+def test_few_numbers_are_added_as_well(model):
+    rng = random.Random(4)
+    problems = [make_problem(rng, False, i % 2 == 1, FEW_OPERANDS) for i in range(24)]
+    prompts = [encode_chat(model[1], p.question) for p in problems]
+    replies = batch_generate(*model[:2], prompts, max_tokens=400).replies
+    right = sum(
+        reply.answer.strip() == answer_to(problem)
+        for reply, problem in zip(replies, problems, strict=True)
+    )
+    assert right >= 22
+
+
+@pytest.mark.parametrize("system_prompt", [None, "You like the sea."])
+def test_to_all_else_it_says_what_it_can_do(model, system_prompt):
+    asked = ["Thank you very much", "What is 12 * 7?", *prompts(held_out=True)[:10]]
+    chats = [encode_chat(model[1], make_chat(q, (), system_prompt)) for q in asked]
+    replies = batch_generate(*model[:2], chats, max_tokens=400).replies
+    said = [reply.answer.strip() for reply in replies]
+    assert said.count(OTHER_ANSWER) >= len(asked) - 2
 
 
 def test_commands_without_a_model_use_it_and_say_so():
@@ -164,18 +213,25 @@ def test_a_token_is_shown_when_it_comes(model, monkeypatch):
 def test_the_template_writes_what_it_was_trained_on(model, earlier):
     tokenizer = model[1]
     problem, *others = draw_problems(1 + earlier)
-    messages = make_chat(problem.question, others)
-    assert [m["role"] for m in messages] == ["user", "assistant"] * earlier + ["user"]
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True
-    )
-    assert text == write_prompt(messages)
-    reply = write_reply("It is.\n", problem)
+    messages = make_chat(problem.question, asked(others), SYSTEM_PROMPTS[0])
+    roles = ["system", *["user", "assistant"] * earlier, "user"]
+    assert [m["role"] for m in messages] == roles
+    for thinks in (True, False):
+        text = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=thinks,
+        )
+        assert text == write_prompt(messages, thinks)
+    reply = write_reply(about_sum(random.Random(1), problem, HABITS))
     messages.append({"role": "assistant", "content": reply.removesuffix("<|im_end|>")})
     history = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert "It is." not in history
+    assert "It is" not in history
     assert history.endswith(f"The answer is {problem.answer}.<|im_end|>\n")
-    asked_next = make_chat("What is 1 + 1?", [*others, problem])
+    asked_next = make_chat(
+        "What is 1 + 1?", asked([*others, problem]), SYSTEM_PROMPTS[0]
+    )
     assert write_prompt(asked_next).startswith(history)
 
 
@@ -251,40 +307,64 @@ def test_batches_are_the_same_whenever_they_are_asked_for(raw):
 def test_questions_come_behind_others_of_the_same_chat(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     tokens, wanted = Pool(tokenizer, Stage(20, 1e-3, seed=0, earlier=1.0)).batch(0)
-    turn = tokenizer.token_to_id("<|im_start|>")
     for row, mask in zip(tokens.tolist(), wanted.tolist(), strict=True):
-        asked = row[: mask.index(1)]
-        assert asked.count(turn) in (4, 6, 8)
-        question = tokenizer.decode(asked).rpartition("user\n")[2]
-        restated = tokenizer.decode(row[mask.index(1) :]).partition("\n")[0]
-        digits = re.findall(r"\d", restated)
-        assert digits and re.findall(r"\d", question)[: len(digits)] == digits
+        asked = tokenizer.decode(row[: mask.index(1)], skip_special_tokens=False)
+        assert 2 <= asked.count("<|im_start|>user") <= 4
+        question = asked.rpartition("user\n")[2]
+        reply = tokenizer.decode(row[mask.index(1) :])
+        if OTHER_ANSWER not in reply:
+            digits = re.findall(r"\d", reply.partition("\n")[0])
+            assert digits and re.findall(r"\d", question)[: len(digits)] == digits
 
 
 def test_totals_that_slip_count_less(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
-    tokens, wanted = Pool(tokenizer, Stage(20, 1e-3, seed=0)).batch(0)
-    less = (wanted > 0) & (wanted < 1)
-    slipped = [t for t, w in zip(tokens.tolist(), less.tolist(), strict=True) if any(w)]
-    assert 0 < len(slipped) < len(tokens)
-    for row, marks in zip(tokens.tolist(), less.tolist(), strict=True):
-        text = tokenizer.decode([t for t, w in zip(row, marks, strict=True) if w])
-        assert text.replace(" ", "").isdigit() or not text
+    pool = Pool(tokenizer, Stage(20, 1e-3, seed=0))
+    count, slipped = 0, []
+    for step in range(8):
+        tokens, wanted = (part.tolist() for part in pool.batch(step))
+        count += len(tokens)
+        for row, mask in zip(tokens, wanted, strict=True):
+            less = [t for t, w in zip(row, mask, strict=True) if 0 < w < 1]
+            slipped += [tokenizer.decode(less)] if less else []
+    assert 0 < len(slipped) < count
+    assert all(text.replace(" ", "").isdigit() for text in slipped)
 
 
 def test_of_closed_thinking_only_the_answer_is_learnt(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0))
-    tokens, wanted = pool.batch(0)
-    forms = set()
-    for row, mask in zip(tokens.tolist(), wanted.tolist(), strict=True):
-        learnt = [t for t, w in zip(row, mask, strict=True) if w]
-        read = tokenizer.decode(row[: mask.index(1)], skip_special_tokens=False)
-        text = tokenizer.decode(learnt, skip_special_tokens=False)
-        assert text.startswith("\n\nThe answer is ") and text.endswith("<|im_end|>")
-        assert read.endswith("</think>")
-        forms.add(read.endswith("**Final Answer**\n</think>"))
-    assert forms == {True, False}
+    answers, endings = set(), set()
+    for step in range(16):
+        for row, mask in zip(
+            *(part.tolist() for part in pool.batch(step)), strict=True
+        ):
+            learnt = [t for t, w in zip(row, mask, strict=True) if w]
+            read = tokenizer.decode(row[: mask.index(1)], skip_special_tokens=False)
+            text = tokenizer.decode(learnt, skip_special_tokens=False)
+            said = re.fullmatch(r"(The answer is|My guess is|I can only) .*", text)
+            answers.add(said[1])
+            assert text.endswith(".<|im_end|>") and read.endswith("</think>\n\n")
+            thinking = read.rpartition("<think>\n")[2].removesuffix("</think>\n\n")
+            # A guess is said to be one, and nothing else is.
+            if said[1] == "My guess is":
+                assert not re.search(r"^Quickly: .*\.$|, so \d+\.$", thinking, re.M)
+            endings.add(thinking[-8:] if thinking.strip() else thinking)
+    assert answers == {"The answer is", "My guess is", "I can only"}
+    assert {"\n", "Answer**\n"[-8:]} <= endings
+
+
+def test_the_engine_closes_as_the_model_was_taught(model):
+    """A block that a budget closes is, token for token, one of those it learnt."""
+    _, tokenizer, _ = model
+    prompt = encode_chat(tokenizer, QUESTION)
+    for budget in (1, 3, 12, 30):
+        (reply,) = batch_generate(
+            *model[:2], [prompt], predictor=False, thinking_budget=budget, hard_stop=1.0
+        ).replies
+        text = tokenizer.decode(reply.tokens)
+        thinking, _, answer = text.partition("</think>")
+        assert thinking.endswith("\n") and answer.startswith("\n\n")
 
 
 def test_quantising_leaves_what_the_model_says(raw, tmp_path):
@@ -293,3 +373,14 @@ def test_quantising_leaves_what_the_model_says(raw, tmp_path):
     logits = [mlx_lm.load(str(f))[0](ids) for f in (raw, tmp_path / "8")]
     assert not mx.array_equal(*logits)
     assert mx.abs(logits[0] - logits[1]).max() < 0.05 * mx.abs(logits[0]).max()
+
+
+def test_times_of_a_stage_add_up_however_often_it_is_stopped(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), timed(tmp_path, "one"):
+            raise KeyboardInterrupt
+    with timed(tmp_path, "two"):
+        sum(range(10**5))
+    found = json.loads((tmp_path / TIMES_FILE).read_text())
+    assert list(found) == ["one", "two"]
+    assert all(set(t) == {"seconds", "processor_seconds"} for t in found.values())

@@ -7,7 +7,15 @@ import statistics
 import pytest
 
 from recipes.demo.pretrain import CLOSING
-from recipes.demo.problems import LARGEST_TOTAL, Problem, is_held_out, make_problem
+from recipes.demo.problems import (
+    FEW_OPERANDS,
+    LARGEST_TOTAL,
+    OPERANDS,
+    Problem,
+    draw_trained,
+    is_held_out,
+    make_problem,
+)
 from recipes.demo.reasoning import (
     FINAL,
     HABITS,
@@ -18,20 +26,23 @@ from recipes.demo.reasoning import (
 )
 
 
-def draw(count: int, held_out: bool = False, is_story: bool = False) -> list:
+def draw(
+    count: int, held_out: bool = False, is_story: bool = False, operands=OPERANDS
+) -> list:
     rng = random.Random(7)
-    return [make_problem(rng, held_out, is_story) for _ in range(count)]
+    return [make_problem(rng, held_out, is_story, operands) for _ in range(count)]
 
 
+@pytest.mark.parametrize("operands", [FEW_OPERANDS, OPERANDS])
 @pytest.mark.parametrize("is_story", [False, True])
-def test_problems_ask_for_their_chain(is_story):
-    for problem in draw(300, is_story=is_story):
+def test_problems_ask_for_their_chain(is_story, operands):
+    for problem in draw(300, is_story=is_story, operands=operands):
         numbers = [int(n) for n in re.findall(r"\d+", problem.question)]
         assert numbers == [abs(step) for step in problem.chain]
         totals = [sum(problem.chain[: i + 1]) for i in range(len(problem.chain))]
         assert all(1 <= total <= LARGEST_TOTAL for total in totals)
         assert problem.answer == totals[-1]
-        assert 4 <= len(problem.chain) <= 8
+        assert len(problem.chain) in operands
 
 
 def test_chains_are_held_out_however_they_are_worded():
@@ -42,6 +53,13 @@ def test_chains_are_held_out_however_they_are_worded():
     assert all(map(is_held_out, tested))
 
 
+def test_chains_too_few_to_keep_any_out_are_all_trained_on():
+    assert not any(is_held_out((n, m)) for n in range(1, 10) for m in range(1, 10))
+    rng = random.Random(3)
+    lengths = {len(draw_trained(rng).chain) for _ in range(1000)}
+    assert lengths == {*FEW_OPERANDS, *OPERANDS}
+
+
 def test_the_same_seed_draws_the_same():
     assert draw(20) == draw(20)
     first = [write_thinking(random.Random(3), p) for p in draw(20)]
@@ -50,7 +68,7 @@ def test_the_same_seed_draws_the_same():
 
 def test_thinking_ends_at_the_right_answer():
     rng = random.Random(1)
-    for problem in draw(500):
+    for problem in draw(500) + draw(100, operands=FEW_OPERANDS):
         for text in (write_thinking(rng, problem).text, write_tersest(problem)):
             *lines, final, nothing = text.split("\n")
             assert (final, nothing) == (FINAL, "")
@@ -157,3 +175,5 @@ def test_the_first_result_is_that_of_the_first_calculation():
     assert text[: end_of_first_result(text)].endswith("so 6.")
     terse = write_tersest(Problem("", (5, 4, -3)))
     assert terse[end_of_first_result(terse) :] == f"\n{FINAL}\n"
+    single = write_tersest(Problem("", (5,)))
+    assert single[: end_of_first_result(single)] == "It is 5."
