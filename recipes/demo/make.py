@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,11 +73,13 @@ def make_demo(
             shutil.copy(file, raw)
         first, second = stages
         if not (first_model / "config.json").exists():
-            with timed(work, "pretraining"):
-                pretrain(first_model, work / "pretraining", first, progress=_show)
+            with timed(work, "pretraining") as keep:
+                steps = _shown(keep)
+                pretrain(first_model, work / "pretraining", first, progress=steps)
         weights = first_model / "model.safetensors"
-        with timed(work, "closing"):
-            pretrain(raw, work / "closing", second, weights, progress=_show)
+        with timed(work, "closing") as keep:
+            steps = _shown(keep)
+            pretrain(raw, work / "closing", second, weights, progress=steps)
     if not (raw / "predictor.safetensors").exists():
         train_predictor(raw, work, traces)
     with timed(work, "quantising"):
@@ -86,8 +88,11 @@ def make_demo(
 
 
 @contextmanager
-def timed(work: Path, stage: str) -> Iterator[None]:
+def timed(work: Path, stage: str) -> Iterator[Callable[..., None]]:
     """Adds the time that a stage takes to `TIMES_FILE`, that of parts of it as well.
+
+    Gives what writes the time so far: called as the stage goes on, it leaves little to
+    a kill.
 
     Args:
         work (Path): Folder of the file, a JSON object: for each stage its seconds, and
@@ -95,18 +100,22 @@ def timed(work: Path, stage: str) -> Iterator[None]:
         stage (str): Name of the stage.
     """
     file = work / TIMES_FILE
+    times = json.loads(file.read_text()) if file.exists() else {}
+    before = times.get(stage, {"seconds": 0.0, "processor_seconds": 0.0})
     begin = time.perf_counter(), time.process_time()
-    try:
-        yield
-    finally:
+
+    def keep(*_: object) -> None:
         spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
-        times = json.loads(file.read_text()) if file.exists() else {}
-        before = times.get(stage, {"seconds": 0.0, "processor_seconds": 0.0})
         now = {
             k: round(v + s, 1) for (k, v), s in zip(before.items(), spent, strict=True)
         }
         work.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({**times, stage: now}, indent=2) + "\n")
+
+    try:
+        yield keep
+    finally:
+        keep()
 
 
 def quantise(source: Path, output: Path) -> None:
@@ -130,7 +139,7 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
         question, earlier = draw_exchange(rng).question, draw_earlier(rng, _EARLIER)
         chats.append(make_chat(question, earlier, draw_system_prompt(rng, _SYSTEM)))
     traces = work / "traces.jsonl"
-    with timed(work, "traces"):
+    with timed(work, "traces") as keep:
         write_traces(
             loaded,
             tokenizer,
@@ -141,6 +150,7 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
             batch_size=32,
             max_tokens=1024,
             model_name="demo",
+            progress=keep,
         )
     made = work / "predictor"
     if not (made / "predictor_config.json").exists():
@@ -148,8 +158,8 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
         options = TrainOptions(
             str(model), str(traces), made, resume=resume, **PREDICTOR
         )
-        with timed(work, "predictor"):
-            train(options)
+        with timed(work, "predictor") as keep:
+            train(options, progress=keep)
     for name in ("predictor_config.json", "predictor.safetensors"):
         shutil.copy(made / name, model)
 
@@ -188,9 +198,15 @@ def install(model: Path) -> None:
     write_problems(PROBLEMS_FILE, draw_problems())
 
 
-def _show(step: int, loss: float, rate: float) -> None:
-    if step % 25 == 0:
-        print(f"step {step}, loss {loss:.4f}, {rate:,.0f} tokens/s", file=sys.stderr)
+def _shown(keep: Callable[[], None]) -> Callable[[int, float, float], None]:
+    def show(step: int, loss: float, rate: float) -> None:
+        if step % 25 == 0:
+            print(
+                f"step {step}, loss {loss:.4f}, {rate:,.0f} tokens/s", file=sys.stderr
+            )
+            keep()
+
+    return show
 
 
 @click.group()

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -384,3 +385,14 @@ def test_times_of_a_stage_add_up_however_often_it_is_stopped(tmp_path):
     found = json.loads((tmp_path / TIMES_FILE).read_text())
     assert list(found) == ["one", "two"]
     assert all(set(t) == {"seconds", "processor_seconds"} for t in found.values())
+
+
+def test_the_time_of_a_stage_outlives_a_kill(tmp_path, monkeypatch):
+    def kept() -> float:
+        return json.loads((tmp_path / TIMES_FILE).read_text())["one"]["seconds"]
+
+    monkeypatch.setattr(time, "perf_counter", iter([1.0, 6.0, 13.5]).__next__)
+    with timed(tmp_path, "one") as keep:
+        keep()
+        assert kept() == 5.0
+    assert kept() == 12.5
