@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import demo_budgets
 import demo_reliability
 import planned_sums
 import timing
@@ -159,3 +160,24 @@ def test_a_plan_of_a_sum_has_all_of_it():
         "And then + 5 - 9 + 8?",
     ]
     assert [part.credits for part in plan.parts] == [40, 60]
+
+
+def test_a_row_of_budgets_counts_what_must_not_be():
+    replies = [
+        demo_budgets.Reply("The answer is 7.", 10, 6, 18, True),
+        demo_budgets.Reply("It is 7.\n</think>\n\nThe answer is 7.", 10, 20, 32, True),
+        demo_budgets.Reply("My guess is 3.", 4, 6, 12, False),
+        demo_budgets.Reply("My guess is 9.", 8, 8, 26, False),
+    ]
+    # At most 1.1 x 10 + 15 = 26 tokens.
+    row = demo_budgets.row("at-most", 10, replies)
+    assert row == "| at-most | 10 | 50.0% | 8.0 | 10.0 | 32 | 1 | 1 |"
+    assert demo_budgets.row("server", None, replies).endswith("| 32 | 1 | - |")
+
+
+@pytest.mark.parametrize(
+    "answer, right",
+    [("The answer is 12.", True), ("My guess is 2.", False), ("The answer is.", False)],
+)
+def test_the_last_number_of_an_answer_counts(answer, right):
+    assert demo_budgets.is_right(answer, {"answer": "12"}) == right
