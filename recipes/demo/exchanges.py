@@ -23,8 +23,10 @@ OTHER_ANSWER = "I can only add and subtract single digits."
 _OTHER_THINKING = Thinking(f"It is no sum of single digits.\n{FINAL}\n", ())
 # How often something else than a sum is asked.
 _OTHERS = 0.06
-# A sum of so few numbers needs no thinking.
+# A sum of so few numbers is never guessed.
 _AT_ONCE = 2
+# How often an earlier answer of a chat is a guess.
+_GUESSED = 0.2
 
 
 @dataclass(frozen=True)
@@ -87,4 +89,7 @@ def draw_earlier(rng: random.Random, share: float) -> list[tuple[str, str]]:
     if not share or rng.random() >= share:
         return []
     exchanges = [draw_exchange(rng) for _ in range(rng.randint(1, 3))]
-    return [(e.question, e.answer) for e in exchanges]
+    return [
+        (e.question, e.guess if rng.random() < _GUESSED else e.answer)
+        for e in exchanges
+    ]

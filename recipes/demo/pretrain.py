@@ -53,10 +53,12 @@ _MEAN_TOKENS = 160
 _STATED = 0.03
 # How often there is a system prompt.
 _SYSTEM = 0.15
+# The sentence for the family of the demo's chat template.
+_WIND_DOWN = next(w.text for w in WIND_DOWNS if w.family == "Qwen3")
 # What a budget may put before the closing marker, and how often.
-_MESSAGES = (
+MESSAGES = (
     (f"\n{FINAL}\n", 0.2),
-    (WIND_DOWNS[0].text, 0.15),
+    (_WIND_DOWN, 0.15),
     ("\nTime is up.\n", 0.05),
     ("\n\nI have to answer now.\n", 0.05),
     ("\nStop.\n", 0.05),
@@ -116,6 +118,23 @@ CLOSING = Stage(
 )
 
 
+def close(tokenizer: Tokenizer, thinking: list[int], message: str) -> list[int]:
+    """Thinking that is closed by force, as `mlx_budget.engine.closing` does it.
+
+    Args:
+        tokenizer (Tokenizer): Of the demo.
+        thinking (list): Token ids so far; none if the block is closed at once.
+        message (str): What is put before the closing marker.
+
+    Returns:
+        list: Token ids, with the closing marker and the white space behind it.
+    """
+    is_line_ended = (message or tokenizer.decode(thinking)).endswith("\n")
+    written = message if is_line_ended else f"{message}\n"
+    end = tokenizer.encode(f"{written}</think>\n\n").ids
+    return thinking + end
+
+
 class Pool:
     """Training sequences, by number: the same whenever they are asked for.
 
@@ -127,7 +146,6 @@ class Pool:
     def __init__(self, tokenizer: Tokenizer, stage: Stage):
         self._tokenizer = tokenizer
         self._stage = stage
-        self._end = tokenizer.token_to_id("</think>")
         self._number = -1
         self._batches: list[list[tuple[list[int], list[float]]]] = []
 
@@ -190,10 +208,7 @@ class Pool:
     def _closed(
         self, rng: random.Random, chat: list[dict], exchange: Exchange
     ) -> tuple[list[int], list[float]]:
-        """Thinking closed somewhere by force, of which the answer alone is learnt.
-
-        The tokens are those that the engine puts in (`mlx_budget.engine.closing`).
-        """
+        """Thinking closed somewhere by force, of which the answer alone is learnt."""
         kind = rng.random()
         if kind < _SWITCHED_OFF:
             read = self._encode(write_prompt(chat, thinks=False))
@@ -208,15 +223,7 @@ class Pool:
         else:
             place = rng.randint(0, count)
         seen = thinking.offsets[place - 1][1] if place else 0
-        is_line_ended = exchange.thinking.text[:seen].endswith("\n") or not place
-        message = self._message(rng)
-        if message:
-            written = self._encode(message)
-        else:
-            # A block without any thinking has a newline of its own.
-            written = self._encode("\n") if not (place and is_line_ended) else []
-        read = read + thinking.ids[:place] + written + [self._end]
-        read += self._encode("\n\n")
+        read += close(self._tokenizer, thinking.ids[:place], self._message(rng))
         is_known = seen >= exchange.known
         return self._answered(read, exchange.answer if is_known else exchange.guess)
 
@@ -227,7 +234,7 @@ class Pool:
     def _message(self, rng: random.Random) -> str:
         """What a budget puts before the closing marker: mostly nothing."""
         place = rng.random()
-        for message, share in _MESSAGES:
+        for message, share in MESSAGES:
             if (place := place - share) < 0:
                 return message
         return ""
