@@ -2,19 +2,22 @@
 
 Replies at temperature 1 to its first problems, at budgets from 0 up, in both modes, and
 from a server that is asked for the efforts that mean next to no thinking. A row tells
-how many are right, what was used, and what must not be: a second closing marker, a long
-answer, more tokens than the budget, its tolerance and a short answer.
+how many are right, how many say that they guess, what was used, and what must not be: an
+answer other than the one line, a second closing marker, more tokens than the budget,
+its tolerance and a short answer.
 """
 
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from typing import TextIO
 
 import click
 
@@ -26,17 +29,24 @@ BUDGETS = (0, 1, 3, 5, 10, 15, 20, 30, 40, 60, 90, 150)
 EFFORTS = ("none", "minimal")
 # All tokens of a reply are to be at most this share of its budget and so many more.
 SHARE, ANSWER = 1.1, 15
-MARKER = "</think>"
+MARKER, GUESS = "</think>", "My guess is"
+LINE = re.compile(rf"(The answer is|{GUESS}) -?\d+\.")
 READY_SECONDS = 120
 
 
 @dataclass
 class Reply:
-    """What came of a problem."""
+    """What came of a problem.
+
+    Attributes:
+        answer: Its text.
+        thinking_tokens: Tokens of thinking.
+        tokens: All tokens, those that were put in with them.
+        is_right: Whether the answer is right.
+    """
 
     answer: str
     thinking_tokens: int
-    answer_tokens: int
     tokens: int
     is_right: bool
 
@@ -50,13 +60,15 @@ def row(name: str, budget: int | None, replies: list[Reply]) -> str:
 
     most = None if budget is None else SHARE * budget + ANSWER
     over = "-" if most is None else str(sum(r.tokens > most for r in replies))
+    said = [LINE.fullmatch(r.answer.strip()) for r in replies]
     return (
         f"| {name} | {'-' if budget is None else budget} "
         f"| {mean(r.is_right for r in replies):.1%} "
+        f"| {sum(m is not None and m[1] == GUESS for m in said)} "
         f"| {mean(r.thinking_tokens for r in replies):.1f} "
-        f"| {mean(r.answer_tokens for r in replies):.1f} "
+        f"| {mean(r.tokens - r.thinking_tokens for r in replies):.1f} "
         f"| {max(r.tokens for r in replies)} "
-        f"| {sum(MARKER in r.answer for r in replies)} | {over} |"
+        f"| {said.count(None)} | {sum(MARKER in r.answer for r in replies)} | {over} |"
     )
 
 
@@ -85,7 +97,6 @@ def in_a_batch(loaded: tuple, problems: list[dict], budget: int, mode: str) -> s
         Reply(
             reply.answer,
             reply.thinking_tokens,
-            reply.answer_tokens + reply.after_close_tokens,
             len(reply.tokens),
             is_right(reply.answer, problem),
         )
@@ -97,32 +108,32 @@ def in_a_batch(loaded: tuple, problems: list[dict], budget: int, mode: str) -> s
 @contextmanager
 def serving() -> Iterator[int]:
     """A server of the built-in model, and its port."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlx_budget", "serve", "--model", "demo", "--port", "0"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        port = None
-        until = time.monotonic() + READY_SECONDS
-        while port is None and time.monotonic() < until:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            if found := re.search(r"127\.0\.0\.1:(\d+)", line):
-                port = int(found[1])
-        if port is None:
-            raise ValueError("the server did not start.")
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
+    command = [sys.executable, "-m", "mlx_budget", "serve", "--model", "demo"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([*command, "--port", "0"], stderr=log)
+        try:
+            yield _port(process, log)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _port(process: subprocess.Popen, log: TextIO) -> int:
+    """The port of a server, as soon as it says so."""
+    until = time.monotonic() + READY_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        log.seek(0)
+        if found := re.search(r"127\.0\.0\.1:(\d+)", log.read()):
+            return int(found[1])
+        time.sleep(0.2)
+    log.seek(0)
+    raise click.ClickException(f"The server did not start:\n{log.read()}")
 
 
 def from_the_server(port: int, problems: list[dict], effort: str) -> str:
     """The row of a server's replies at an effort."""
     found = []
     for seed, problem in enumerate(problems):
-        connection = HTTPConnection("127.0.0.1", port, timeout=READY_SECONDS)
         body = {
             "messages": [{"role": "user", "content": problem["question"]}],
             "reasoning_effort": effort,
@@ -131,14 +142,14 @@ def from_the_server(port: int, problems: list[dict], effort: str) -> str:
             "max_tokens": 1024,
         }
         header = {"Content-Type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), header)
-        said = json.loads(connection.getresponse().read())
+        connection = HTTPConnection("127.0.0.1", port, timeout=READY_SECONDS)
+        with closing(connection):
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), header)
+            said = json.loads(connection.getresponse().read())
         usage, text = said["usage"], said["choices"][0]["message"]["content"] or ""
         thinking = usage["completion_tokens_details"]["reasoning_tokens"]
         tokens = usage["completion_tokens"]
-        found.append(
-            Reply(text, thinking, tokens - thinking, tokens, is_right(text, problem))
-        )
+        found.append(Reply(text, thinking, tokens, is_right(text, problem)))
     return row(f"server, {effort}", None, found)
 
 
@@ -149,8 +160,11 @@ def main(count: int, server_count: int) -> None:
     lines = demo.PROBLEMS_FILE.read_text(encoding="utf-8").splitlines()
     problems = [json.loads(line) for line in lines][:count]
     loaded = load("demo")
-    print("| | budget | right | thinking | answer | most | markers | over |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| | budget | right | guesses | thinking | other tokens | most in all "
+        "| other answers | second markers | over |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for mode in (AT_MOST, ABOUT):
         for budget in BUDGETS:
             print(in_a_batch(loaded, problems, budget, mode), flush=True)

@@ -4,12 +4,13 @@ A byte-level BPE of some hundreds of entries, single digits, so that any text ca
 asked, with the markers of Qwen3's chat format. Knows text; nothing of models.
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mlx_budget.files.texts import write_json
 
 from .exchanges import Exchange, draw_exchange
 
@@ -54,7 +55,7 @@ def make_chat(
 
 
 def write_prompt(chat: list[dict], thinks: bool = True) -> str:
-    """The text that the chat template makes of messages without thinking.
+    """The text that the chat template makes of messages that hold no thinking.
 
     Args:
         chat (list): From `make_chat`.
@@ -102,8 +103,8 @@ def make_tokenizer(folder: Path, texts: int = 5000) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": TEMPLATE,
     }
-    text = json.dumps(config, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    # Last and whole: where it is, the tokenizer is there.
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _corpus(texts: int) -> Iterator[str]:

@@ -37,8 +37,8 @@ class Exchange:
         question: What is asked.
         thinking: What is thought.
         known: Characters of the thinking behind which the answer is known.
-        answer: Behind thinking that came so far.
-        guess: Behind thinking that was stopped before.
+        answer: Said once the result is known.
+        guess: Said when thinking is cut before that.
     """
 
     question: str

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -19,19 +20,19 @@ import mlx_lm
 from mlx_lm.utils import quantize_model, save_config
 
 from mlx_budget.demo import FOLDER, PROBLEMS_FILE
-from mlx_budget.files.texts import write_text
+from mlx_budget.files.texts import write_json, write_text
 from mlx_budget.train import TrainOptions, train, write_traces
 
 from .chat import make_chat, make_tokenizer
 from .exchanges import draw_earlier, draw_exchange
 from .others import draw_system_prompt
-from .pretrain import CLOSING, PRETRAINING, Stage, pretrain, save_weights
+from .pretrain import CLOSING, PRETRAINING, SYSTEM, Stage, pretrain, save_weights
 from .problems import Problem, make_problem
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026
-# How often a chat has begun before, and has a system prompt.
-_EARLIER, _SYSTEM = CLOSING.earlier, 0.15
+# How often a chat has begun before.
+_EARLIER = CLOSING.earlier
 TRACE_PROBLEMS, TRACE_SEED, TRACE_TEMP = 4000, 1, 0.6
 PREDICTOR = dict(
     width=128,
@@ -44,7 +45,9 @@ PREDICTOR = dict(
     min_count=20,
     seed=0,
 )
-TIMES_FILE = "times.json"
+TIMES_FILE, RECIPE_FILE = "times.json", "recipe.json"
+PREDICTOR_FILES = ("predictor_config.json", "predictor.safetensors")
+_SAVE_SECONDS = 5.0
 _SHIPPED = ("*.json", "*.safetensors")
 
 
@@ -55,6 +58,8 @@ def make_demo(
 ) -> Path:
     """Makes the demo, or goes on with making it.
 
+    A folder or file that ends a stage appears whole, and its stage is not run again.
+
     Args:
         work (Path): Folder for all that is made on the way.
         stages (tuple): Of the training of the language model.
@@ -62,37 +67,55 @@ def make_demo(
 
     Returns:
         Path: The folder with model and predictor.
+
+    Raises:
+        ValueError: If what is in the folder was begun with other stages or traces.
     """
+    work = work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    _check_recipe(work / RECIPE_FILE, stages, traces)
     first_model, raw, model = work / "pretrained", work / "float32", work / "model"
+    first, second = stages
+    if not (first_model / "tokenizer_config.json").exists():
+        with timed(work, "tokenizer"):
+            make_tokenizer(first_model)
+    if not (first_model / "config.json").exists():
+        with timed(work, "pretraining") as keep:
+            steps = _shown(keep)
+            pretrain(first_model, work / "pretraining", first, progress=steps)
     if not (raw / "config.json").exists():
-        if not (first_model / "tokenizer_config.json").exists():
-            with timed(work, "tokenizer"):
-                make_tokenizer(first_model)
-        raw.mkdir(parents=True, exist_ok=True)
+        raw.mkdir(exist_ok=True)
         for file in first_model.glob("tokenizer*.json"):
             shutil.copy(file, raw)
-        first, second = stages
-        if not (first_model / "config.json").exists():
-            with timed(work, "pretraining") as keep:
-                steps = _shown(keep)
-                pretrain(first_model, work / "pretraining", first, progress=steps)
         weights = first_model / "model.safetensors"
         with timed(work, "closing") as keep:
             steps = _shown(keep)
             pretrain(raw, work / "closing", second, weights, progress=steps)
-    if not (raw / "predictor.safetensors").exists():
-        train_predictor(raw, work, traces)
-    with timed(work, "quantising"):
-        quantise(raw, model)
+    predictor = train_predictor(raw, work, traces)
+    if not (model / "config.json").exists():
+        with timed(work, "quantising"):
+            quantise(raw, predictor, model)
     return model
+
+
+def _check_recipe(file: Path, stages: tuple[Stage, Stage], traces: int) -> None:
+    """Writes down how a folder is made, or compares it with what is written there."""
+    asked = json.loads(json.dumps({"stages": list(map(asdict, stages)), "n": traces}))
+    if not file.exists():
+        write_json(file, asked)
+    elif json.loads(file.read_text(encoding="utf-8")) != asked:
+        raise ValueError(
+            f"{file.parent} was begun with other stages or traces ({file.name} has "
+            "them): choose another folder."
+        )
 
 
 @contextmanager
 def timed(work: Path, stage: str) -> Iterator[Callable[..., None]]:
     """Adds the time that a stage takes to `TIMES_FILE`, that of parts of it as well.
 
-    Gives what writes the time so far: called as the stage goes on, it leaves little to
-    a kill.
+    Yields a function that saves the time so far, so that a kill loses little. It writes
+    every few seconds at most. What is done again after a kill counts again.
 
     Args:
         work (Path): Folder of the file, a JSON object: for each stage its seconds, and
@@ -104,40 +127,62 @@ def timed(work: Path, stage: str) -> Iterator[Callable[..., None]]:
     before = times.get(stage, {"seconds": 0.0, "processor_seconds": 0.0})
     begin = time.perf_counter(), time.process_time()
 
-    def keep(*_: object) -> None:
+    def save() -> None:
         spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
         now = {
             k: round(v + s, 1) for (k, v), s in zip(before.items(), spent, strict=True)
         }
-        work.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps({**times, stage: now}, indent=2) + "\n")
+        write_json(file, {**times, stage: now})
 
+    def keep(*_: object) -> None:
+        nonlocal saved
+        if time.perf_counter() - saved > _SAVE_SECONDS:
+            save()
+            saved = time.perf_counter()
+
+    saved = begin[0]
     try:
         yield keep
     finally:
-        keep()
+        save()
 
 
-def quantise(source: Path, output: Path) -> None:
-    """Writes a folder with the model of another in 8 bits, and its predictor."""
+def quantise(source: Path, predictor: Path | None, output: Path) -> None:
+    """Writes a folder with a model in 8 bits, and its predictor.
+
+    Args:
+        source (Path): Folder of the model.
+        predictor (Path, optional): Folder of its predictor.
+        output (Path): Where to write them; the configuration of the model comes last.
+    """
     model, _, config = mlx_lm.load(str(source), return_config=True)
     model, config = quantize_model(model, config, Q_GROUP_SIZE, Q_BITS)
     output.mkdir(parents=True, exist_ok=True)
-    for pattern in ("tokenizer*.json", "predictor*"):
-        for file in source.glob(pattern):
-            shutil.copy(file, output)
+    for file in source.glob("tokenizer*.json"):
+        shutil.copy(file, output)
+    for name in PREDICTOR_FILES if predictor else ():
+        shutil.copy(predictor / name, output)
     save_weights(output, model)
-    save_config(config, output / "config.json")
+    written = output / "config.json.incomplete"
+    save_config(config, written)
+    written.replace(output / "config.json")
 
 
-def train_predictor(model: Path, work: Path, count: int) -> None:
-    """Trains the predictor on the model's own replies to problems of training."""
+def train_predictor(model: Path, work: Path, count: int) -> Path:
+    """Trains the predictor on the model's own replies to problems of training.
+
+    Returns:
+        Path: Its folder.
+    """
+    made = work / "predictor"
+    if (made / "predictor_config.json").exists():
+        return made
     loaded, tokenizer = mlx_lm.load(str(model))
     rng = random.Random(TRACE_SEED)
     chats = []
     for _ in range(count):
         question, earlier = draw_exchange(rng).question, draw_earlier(rng, _EARLIER)
-        chats.append(make_chat(question, earlier, draw_system_prompt(rng, _SYSTEM)))
+        chats.append(make_chat(question, earlier, draw_system_prompt(rng, SYSTEM)))
     traces = work / "traces.jsonl"
     with timed(work, "traces") as keep:
         write_traces(
@@ -152,16 +197,11 @@ def train_predictor(model: Path, work: Path, count: int) -> None:
             model_name="demo",
             progress=keep,
         )
-    made = work / "predictor"
-    if not (made / "predictor_config.json").exists():
-        resume = (made / "training").exists()
-        options = TrainOptions(
-            str(model), str(traces), made, resume=resume, **PREDICTOR
-        )
-        with timed(work, "predictor") as keep:
-            train(options, progress=keep)
-    for name in ("predictor_config.json", "predictor.safetensors"):
-        shutil.copy(made / name, model)
+    resume = (made / "training").exists()
+    options = TrainOptions(str(model), str(traces), made, resume=resume, **PREDICTOR)
+    with timed(work, "predictor") as keep:
+        train(options, progress=keep)
+    return made
 
 
 def draw_problems(count: int = TEST_PROBLEMS, seed: int = TEST_SEED) -> list[Problem]:
@@ -220,7 +260,10 @@ def cli():
 @click.option("--install/--no-install", "is_installed", default=True)
 def make_all(work: Path, traces: int, is_installed: bool):
     """Make everything in the folder WORK, and put it into the package."""
-    model = make_demo(work, traces=traces)
+    try:
+        model = make_demo(work, traces=traces)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from None
     if is_installed:
         install(model)
 

@@ -1,13 +1,13 @@
-"""What people ask a demo that is none of its sums, and what they set before a chat.
+"""What people ask a demo besides its sums, and the system prompts that they set.
 
 Knows texts alone; nothing of how they are answered.
 """
 
-import json
 import random
-from pathlib import Path
+from functools import cache
 
-import mlx_budget.train
+from mlx_budget.engine.prompt_files import read_prompts
+from mlx_budget.train.builtin_prompts import BUILT_IN
 
 # One in so many of the prompts is never trained on.
 _HELD_OUT = 5
@@ -100,31 +100,27 @@ _SUMS = (
 )
 
 
+@cache
 def prompts(held_out: bool) -> list[str]:
     """The package's own prompts of everyday questions, in their order.
 
     Args:
         held_out (bool): Whether those that are never trained on are asked for.
     """
-    file = Path(mlx_budget.train.__file__).with_name("prompts.jsonl")
-    lines = file.read_text(encoding="utf-8").splitlines()
     return [
-        json.loads(line)["prompt"]
-        for i, line in enumerate(lines)
+        prompt
+        for i, prompt in enumerate(read_prompts(BUILT_IN))
         if (i % _HELD_OUT == 0) == held_out
     ]
 
 
-_PROMPTS = prompts(held_out=False)
-
-
 def draw_other(rng: random.Random) -> str:
-    """A question or remark that is none of the demo's sums."""
+    """A question or remark other than the demo's sums."""
     kind = rng.random()
     if kind < 0.3:
         return rng.choice(_TALK)
     if kind < 0.5:
-        return rng.choice(_PROMPTS)
+        return rng.choice(prompts(held_out=False))
     if kind < 0.7:
         names = {"place": rng.choice(_PLACES), "topic": rng.choice(_TOPICS)}
         return rng.choice(_FACTS).format(**names)

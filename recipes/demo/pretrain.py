@@ -52,7 +52,7 @@ _MEAN_TOKENS = 160
 # How often a budget is stated behind the question, of any size: words to be read over.
 _STATED = 0.03
 # How often there is a system prompt.
-_SYSTEM = 0.15
+SYSTEM = 0.15
 # The sentence for the family of the demo's chat template.
 _WIND_DOWN = next(w.text for w in WIND_DOWNS if w.family == "Qwen3")
 # What a budget may put before the closing marker, and how often.
@@ -183,7 +183,7 @@ class Pool:
                 budget = rng.randint(1, 300)
                 question = BUDGET_PROMPT.format(question=question, budget=budget)
             earlier = draw_earlier(rng, self._stage.earlier)
-            chat = make_chat(question, earlier, draw_system_prompt(rng, _SYSTEM))
+            chat = make_chat(question, earlier, draw_system_prompt(rng, SYSTEM))
             write = self._closed if is_closed else self._whole
             ids, weights = write(rng, chat, exchange)
             if len(ids) <= MAX_LENGTH:
