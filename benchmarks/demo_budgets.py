@@ -2,8 +2,8 @@
 
 Replies at temperature 1 to its first problems, at budgets from 0 up, in both modes, and
 from a server that is asked for the efforts that mean next to no thinking. A row tells
-how many are right, how many say that they guess, what was used, and what must not be: an
-answer other than the one line, a second closing marker, more tokens than the budget,
+how many are right, how many say that they guess, what was used, and what must not be:
+an answer other than the one line, a second closing marker, more tokens than the budget,
 its tolerance and a short answer.
 """
 

@@ -19,13 +19,15 @@ from tokenizers import Tokenizer
 
 from mlx_budget import batch_generate, demo, load
 from mlx_budget.cli import cli
+from mlx_budget.engine.closing import wind_down
 from mlx_budget.engine.prompts import encode_chat
+from mlx_budget.engine.thinking import find_markers
 from recipes.demo import pretrain as pretraining
 from recipes.demo.chat import make_chat, make_tokenizer, write_prompt, write_reply
 from recipes.demo.exchanges import OTHER_ANSWER, about_sum, answer_to
 from recipes.demo.make import TIMES_FILE, draw_problems, quantise, timed, write_problems
 from recipes.demo.others import SYSTEM_PROMPTS, prompts
-from recipes.demo.pretrain import Pool, Stage
+from recipes.demo.pretrain import MESSAGES, Pool, Stage, close
 from recipes.demo.problems import FEW_OPERANDS, is_held_out, make_problem
 from recipes.demo.reasoning import HABITS
 
@@ -112,23 +114,58 @@ def test_later_questions_of_a_chat_are_answered_and_steered_too(model, earlier):
     assert mean_thinking(steered) < 0.6 * mean_thinking(free)
 
 
-@pytest.mark.parametrize("budget", [0, 1, 3, 5, 10, 15, 20, 30])
-def test_behind_a_small_budget_stands_an_answer_and_nothing_else(model, budget):
-    count = 16
+ANSWER = re.compile(r"(The answer is|My guess is) -?\d+\.")
+RESULT = re.compile(r"^Quickly: .*\.$|, so -?\d+\.$", re.M)
+
+
+@pytest.mark.parametrize(
+    "budget, mode",
+    [
+        *((b, "at-most") for b in (0, 1, 3, 5, 10, 15, 20, 30, 60, 150)),
+        *((b, "about") for b in (3, 20, 60)),
+    ],
+)
+def test_a_budget_leaves_one_short_answer_that_says_whether_it_is_a_guess(
+    model, budget, mode
+):
+    count = 12
     prompts = [encode_chat(model[1], p.question) for p in draw_problems()[:count]]
     replies = batch_generate(
         *model[:2],
         prompts,
         predictor=model[2],
         thinking_budget=budget,
+        budget_mode=mode,
         temp=1.0,
         seed=list(range(count)),
         max_tokens=400,
     ).replies
+    honest = 0
     for reply in replies:
-        assert "</think>" not in reply.answer
-        assert re.fullmatch(r"\s*(The answer|My guess) is -?\d+\.\s*", reply.answer)
+        said = re.fullmatch(
+            r"(The answer is|My guess is) -?\d+\.", reply.answer.strip()
+        )
+        assert said, reply.answer
         assert len(reply.tokens) <= 1.1 * budget + 15
+        is_guess = RESULT.search(reply.thinking) is None
+        honest += (said[1] == "My guess is") == is_guess
+    assert honest >= count - 1
+
+
+@pytest.mark.parametrize("message", [message for message, _ in MESSAGES])
+def test_what_a_budget_may_say_before_it_closes_leaves_one_short_answer(model, message):
+    count = 8
+    prompts = [encode_chat(model[1], p.question) for p in draw_problems()[:count]]
+    replies = batch_generate(
+        *model[:2],
+        prompts,
+        predictor=False,
+        thinking_budget=12,
+        thinking_budget_message=message,
+        max_tokens=400,
+    ).replies
+    for reply in replies:
+        assert re.fullmatch(r"My guess is -?\d+\.", reply.answer.strip())
 
 
 def test_few_numbers_are_added_as_well(model):
@@ -143,13 +180,15 @@ def test_few_numbers_are_added_as_well(model):
     assert right >= 22
 
 
+@pytest.mark.parametrize("earlier", [0, 2])
 @pytest.mark.parametrize("system_prompt", [None, "You like the sea."])
-def test_to_all_else_it_says_what_it_can_do(model, system_prompt):
-    asked = ["Thank you very much", "What is 12 * 7?", *prompts(held_out=True)[:10]]
-    chats = [encode_chat(model[1], make_chat(q, (), system_prompt)) for q in asked]
+def test_to_all_else_it_says_what_it_can_do(model, system_prompt, earlier):
+    before = asked(draw_problems(earlier)) if earlier else ()
+    others = ["Thank you very much", "What is 12 * 7?", *prompts(held_out=True)[:6]]
+    chats = [encode_chat(model[1], make_chat(q, before, system_prompt)) for q in others]
     replies = batch_generate(*model[:2], chats, max_tokens=400).replies
     said = [reply.answer.strip() for reply in replies]
-    assert said.count(OTHER_ANSWER) >= len(asked) - 2
+    assert said.count(OTHER_ANSWER) >= len(others) - 1
 
 
 def test_commands_without_a_model_use_it_and_say_so():
@@ -335,6 +374,7 @@ def test_totals_that_slip_count_less(raw):
 def test_of_closed_thinking_only_the_answer_is_learnt(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0))
+    messages = [message for message, _ in MESSAGES]
     answers, endings = set(), set()
     for step in range(16):
         for row, mask in zip(
@@ -346,26 +386,41 @@ def test_of_closed_thinking_only_the_answer_is_learnt(raw):
             said = re.fullmatch(r"(The answer is|My guess is|I can only) .*", text)
             answers.add(said[1])
             assert text.endswith(".<|im_end|>") and read.endswith("</think>\n\n")
-            thinking = read.rpartition("<think>\n")[2].removesuffix("</think>\n\n")
-            # A guess is said to be one, and nothing else is.
+            asked, _, thinking = read.rpartition("<|im_start|>assistant\n<think>\n")
+            question = asked.rpartition("<|im_start|>user\n")[2]
+            thinking = thinking.removesuffix("</think>\n\n")
+            is_done = RESULT.search(thinking) is not None
             if said[1] == "My guess is":
-                assert not re.search(r"^Quickly: .*\.$|, so \d+\.$", thinking, re.M)
-            endings.add(thinking[-8:] if thinking.strip() else thinking)
+                assert not is_done
+            elif said[1] == "The answer is" and len(re.findall(r"\d", question)) > 2:
+                assert is_done
+            endings.add(next((m for m in messages if thinking.endswith(m)), ""))
     assert answers == {"The answer is", "My guess is", "I can only"}
-    assert {"\n", "Answer**\n"[-8:]} <= endings
+    assert endings == {"", *messages}
 
 
-def test_the_engine_closes_as_the_model_was_taught(model):
-    """A block that a budget closes is, token for token, one of those it learnt."""
+@pytest.mark.parametrize("message", ["", *(message for message, _ in MESSAGES)])
+@pytest.mark.parametrize("budget", [0, 1, 3, 12, 30])
+def test_the_engine_closes_as_the_model_was_taught(model, budget, message):
     _, tokenizer, _ = model
     prompt = encode_chat(tokenizer, QUESTION)
-    for budget in (1, 3, 12, 30):
-        (reply,) = batch_generate(
-            *model[:2], [prompt], predictor=False, thinking_budget=budget, hard_stop=1.0
-        ).replies
-        text = tokenizer.decode(reply.tokens)
-        thinking, _, answer = text.partition("</think>")
-        assert thinking.endswith("\n") and answer.startswith("\n\n")
+    options = {"thinking_budget": budget, "hard_stop": 1.0}
+    (reply,) = batch_generate(
+        *model[:2],
+        [prompt],
+        predictor=False,
+        thinking_budget_message=message or None,
+        **options,
+    ).replies
+    own = Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
+    taught = close(own, list(reply.tokens[:budget]), message)
+    assert list(reply.tokens[: len(taught)]) == taught
+
+
+def test_the_sentence_of_its_family_is_among_those_that_it_was_taught(model):
+    sentence = wind_down(model[1], find_markers(model[1])).text
+    assert sentence in [message for message, _ in MESSAGES]
+    assert all(message.endswith("\n") for message, _ in MESSAGES)
 
 
 def test_quantising_leaves_what_the_model_says(raw, tmp_path):
