@@ -118,38 +118,46 @@ ANSWER = re.compile(r"(The answer is|My guess is) -?\d+\.")
 RESULT = re.compile(r"^Quickly: .*\.$|, so -?\d+\.$", re.M)
 
 
-@pytest.mark.parametrize(
-    "budget, mode",
-    [
-        *((b, "at-most") for b in (0, 1, 3, 5, 10, 15, 20, 30, 60, 150)),
-        *((b, "about") for b in (3, 20, 60)),
-    ],
-)
+BUDGETS = {
+    "at-most": (0, 1, 3, 5, 10, 15, 20, 30, 60, 150),
+    "about": (3, 20, 60),
+}
+EACH = 8
+
+
+@pytest.fixture(scope="module")
+def answered(model) -> dict[tuple[str, int], list]:
+    """Replies to the same problems, by mode and budget."""
+    prompts = [encode_chat(model[1], p.question) for p in draw_problems()[:EACH]]
+    found = {}
+    for mode, budgets in BUDGETS.items():
+        replies = batch_generate(
+            *model[:2],
+            prompts * len(budgets),
+            predictor=model[2],
+            thinking_budget=[budget for budget in budgets for _ in prompts],
+            budget_mode=mode,
+            temp=1.0,
+            seed=[*range(EACH)] * len(budgets),
+            max_tokens=400,
+        ).replies
+        for i, budget in enumerate(budgets):
+            found[mode, budget] = replies[i * EACH : (i + 1) * EACH]
+    return found
+
+
+@pytest.mark.parametrize("mode, budget", [(m, b) for m in BUDGETS for b in BUDGETS[m]])
 def test_a_budget_leaves_one_short_answer_that_says_whether_it_is_a_guess(
-    model, budget, mode
+    answered, mode, budget
 ):
-    count = 12
-    prompts = [encode_chat(model[1], p.question) for p in draw_problems()[:count]]
-    replies = batch_generate(
-        *model[:2],
-        prompts,
-        predictor=model[2],
-        thinking_budget=budget,
-        budget_mode=mode,
-        temp=1.0,
-        seed=list(range(count)),
-        max_tokens=400,
-    ).replies
     honest = 0
-    for reply in replies:
-        said = re.fullmatch(
-            r"(The answer is|My guess is) -?\d+\.", reply.answer.strip()
-        )
+    for reply in answered[mode, budget]:
+        said = ANSWER.fullmatch(reply.answer.strip())
         assert said, reply.answer
         assert len(reply.tokens) <= 1.1 * budget + 15
         is_guess = RESULT.search(reply.thinking) is None
         honest += (said[1] == "My guess is") == is_guess
-    assert honest >= count - 1
+    assert honest >= EACH - 1
 
 
 @pytest.mark.parametrize("message", [message for message, _ in MESSAGES])
@@ -400,21 +408,21 @@ def test_of_closed_thinking_only_the_answer_is_learnt(raw):
 
 
 @pytest.mark.parametrize("message", ["", *(message for message, _ in MESSAGES)])
-@pytest.mark.parametrize("budget", [0, 1, 3, 12, 30])
-def test_the_engine_closes_as_the_model_was_taught(model, budget, message):
-    _, tokenizer, _ = model
-    prompt = encode_chat(tokenizer, QUESTION)
-    options = {"thinking_budget": budget, "hard_stop": 1.0}
-    (reply,) = batch_generate(
+def test_the_engine_closes_as_the_model_was_taught(model, message):
+    budgets = [0, 1, 3, 12, 30]
+    replies = batch_generate(
         *model[:2],
-        [prompt],
+        [encode_chat(model[1], QUESTION)] * len(budgets),
         predictor=False,
+        thinking_budget=budgets,
         thinking_budget_message=message or None,
-        **options,
+        hard_stop=1.0,
+        max_tokens=160,
     ).replies
     own = Tokenizer.from_file(str(demo.FOLDER / "tokenizer.json"))
-    taught = close(own, list(reply.tokens[:budget]), message)
-    assert list(reply.tokens[: len(taught)]) == taught
+    for budget, reply in zip(budgets, replies, strict=True):
+        taught = close(own, list(reply.tokens[:budget]), message)
+        assert list(reply.tokens[: len(taught)]) == taught
 
 
 def test_the_sentence_of_its_family_is_among_those_that_it_was_taught(model):
