@@ -1,10 +1,10 @@
 """What the built-in model answers at every budget, however small.
 
-Replies at temperature 1 to its first problems, at budgets from 0 up, in both modes, and
-from a server that is asked for the efforts that mean next to no thinking. A row tells
-how many are right, how many say that they guess, what was used, and what must not be:
-an answer other than the one line, a second closing marker, more tokens than the budget,
-its tolerance and a short answer.
+Replies to its first problems, at budgets from 0 up, in both modes, and from a server
+that is asked for the efforts that mean next to no thinking. A row tells how many are
+right, how many say that they guess, what was used, and what must not be: an answer
+other than the one line, a second closing marker, more tokens than the budget, its
+tolerance and a short answer.
 """
 
 import json
@@ -78,7 +78,9 @@ def is_right(answer: str, problem: dict) -> bool:
     return bool(numbers) and numbers[-1] == problem["answer"]
 
 
-def in_a_batch(loaded: tuple, problems: list[dict], budget: int, mode: str) -> str:
+def in_a_batch(
+    loaded: tuple, problems: list[dict], budget: int, mode: str, temp: float
+) -> str:
     """The row of the replies at a budget."""
     model, tokenizer, predictor = loaded
     replies = batch_generate(
@@ -88,7 +90,7 @@ def in_a_batch(loaded: tuple, problems: list[dict], budget: int, mode: str) -> s
         predictor=predictor,
         thinking_budget=budget,
         budget_mode=mode,
-        temp=1.0,
+        temp=temp,
         seed=list(range(len(problems))),
         max_tokens=1024,
         batch_size=64,
@@ -130,14 +132,14 @@ def _port(process: subprocess.Popen, log: TextIO) -> int:
     raise click.ClickException(f"The server did not start:\n{log.read()}")
 
 
-def from_the_server(port: int, problems: list[dict], effort: str) -> str:
+def from_the_server(port: int, problems: list[dict], effort: str, temp: float) -> str:
     """The row of a server's replies at an effort."""
     found = []
     for seed, problem in enumerate(problems):
         body = {
             "messages": [{"role": "user", "content": problem["question"]}],
             "reasoning_effort": effort,
-            "temperature": 1.0,
+            "temperature": temp,
             "seed": seed,
             "max_tokens": 1024,
         }
@@ -156,7 +158,8 @@ def from_the_server(port: int, problems: list[dict], effort: str) -> str:
 @click.command(help=__doc__)
 @click.option("--count", default=200, show_default=True, help="Problems.")
 @click.option("--server-count", default=50, show_default=True, help="Of the server.")
-def main(count: int, server_count: int) -> None:
+@click.option("--temp", default=1.0, show_default=True, help="Temperature.")
+def main(count: int, server_count: int, temp: float) -> None:
     lines = demo.PROBLEMS_FILE.read_text(encoding="utf-8").splitlines()
     problems = [json.loads(line) for line in lines][:count]
     loaded = load("demo")
@@ -167,10 +170,10 @@ def main(count: int, server_count: int) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for mode in (AT_MOST, ABOUT):
         for budget in BUDGETS:
-            print(in_a_batch(loaded, problems, budget, mode), flush=True)
+            print(in_a_batch(loaded, problems, budget, mode, temp), flush=True)
     with serving() as port:
         for effort in EFFORTS:
-            found = from_the_server(port, problems[:server_count], effort)
+            found = from_the_server(port, problems[:server_count], effort, temp)
             print(found, flush=True)
 
 

@@ -26,7 +26,15 @@ from mlx_budget.train import TrainOptions, train, write_traces
 from .chat import make_chat, make_tokenizer
 from .exchanges import draw_earlier, draw_exchange
 from .others import draw_system_prompt
-from .pretrain import CLOSING, PRETRAINING, SYSTEM, Stage, pretrain, save_weights
+from .pretrain import (
+    CLOSING,
+    PRETRAINING,
+    STEADYING,
+    SYSTEM,
+    Stage,
+    pretrain,
+    save_weights,
+)
 from .problems import Problem, make_problem
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
@@ -45,6 +53,7 @@ PREDICTOR = dict(
     min_count=20,
     seed=0,
 )
+STAGES = {"pretraining": PRETRAINING, "closing": CLOSING, "steadying": STEADYING}
 TIMES_FILE, RECIPE_FILE = "times.json", "recipe.json"
 PREDICTOR_FILES = ("predictor_config.json", "predictor.safetensors")
 _SAVE_SECONDS = 5.0
@@ -53,7 +62,7 @@ _SHIPPED = ("*.json", "*.safetensors")
 
 def make_demo(
     work: Path,
-    stages: tuple[Stage, Stage] = (PRETRAINING, CLOSING),
+    stages: tuple[Stage, ...] = tuple(STAGES.values()),
     traces: int = TRACE_PROBLEMS,
 ) -> Path:
     """Makes the demo, or goes on with making it.
@@ -62,7 +71,7 @@ def make_demo(
 
     Args:
         work (Path): Folder for all that is made on the way.
-        stages (tuple): Of the training of the language model.
+        stages (tuple): Of the training of the language model, one for each of `STAGES`.
         traces (int): Questions whose replies the predictor is trained on.
 
     Returns:
@@ -74,31 +83,43 @@ def make_demo(
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     _check_recipe(work / RECIPE_FILE, stages, traces)
-    first_model, raw, model = work / "pretrained", work / "float32", work / "model"
-    first, second = stages
-    if not (first_model / "tokenizer_config.json").exists():
+    folder, model = work / "tokenizer", work / "model"
+    if not (folder / "tokenizer_config.json").exists():
         with timed(work, "tokenizer"):
-            make_tokenizer(first_model)
-    if not (first_model / "config.json").exists():
-        with timed(work, "pretraining") as keep:
-            steps = _shown(keep)
-            pretrain(first_model, work / "pretraining", first, progress=steps)
-    if not (raw / "config.json").exists():
-        raw.mkdir(exist_ok=True)
-        for file in first_model.glob("tokenizer*.json"):
-            shutil.copy(file, raw)
-        weights = first_model / "model.safetensors"
-        with timed(work, "closing") as keep:
-            steps = _shown(keep)
-            pretrain(raw, work / "closing", second, weights, progress=steps)
-    predictor = train_predictor(raw, work, traces)
+            make_tokenizer(folder)
+    for name, stage in zip(STAGES, stages, strict=True):
+        before, folder = folder, work / f"after_{name}"
+        if not (folder / "config.json").exists():
+            train_stage(work, name, stage, before, folder)
+    predictor = train_predictor(folder, work, traces)
     if not (model / "config.json").exists():
         with timed(work, "quantising"):
-            quantise(raw, predictor, model)
+            quantise(folder, predictor, model)
     return model
 
 
-def _check_recipe(file: Path, stages: tuple[Stage, Stage], traces: int) -> None:
+def train_stage(
+    work: Path, name: str, stage: Stage, before: Path, folder: Path
+) -> None:
+    """Trains the model of one folder, or a new one, and writes it to another.
+
+    Args:
+        work (Path): Gets checkpoints, in a folder of the stage's name.
+        name (str): Of the stage.
+        stage (Stage): How to train.
+        before (Path): Folder of the tokenizer, and of the weights to begin with.
+        folder (Path): Where to write.
+    """
+    folder.mkdir(exist_ok=True)
+    for file in before.glob("tokenizer*.json"):
+        shutil.copy(file, folder)
+    weights = before / "model.safetensors"
+    known = weights if weights.exists() else None
+    with timed(work, name) as keep:
+        pretrain(folder, work / name, stage, known, progress=_shown(keep))
+
+
+def _check_recipe(file: Path, stages: tuple[Stage, ...], traces: int) -> None:
     """Writes down how a folder is made, or compares it with what is written there."""
     asked = json.loads(json.dumps({"stages": list(map(asdict, stages)), "n": traces}))
     if not file.exists():
