@@ -23,7 +23,13 @@ from mlx_budget.engine.closing import wind_down
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.thinking import find_markers
 from recipes.demo import pretrain as pretraining
-from recipes.demo.chat import make_chat, make_tokenizer, write_prompt, write_reply
+from recipes.demo.chat import (
+    SPECIAL,
+    make_chat,
+    make_tokenizer,
+    write_prompt,
+    write_reply,
+)
 from recipes.demo.exchanges import OTHER_ANSWER, about_sum, answer_to
 from recipes.demo.make import TIMES_FILE, draw_problems, quantise, timed, write_problems
 from recipes.demo.others import SYSTEM_PROMPTS, prompts
@@ -405,6 +411,19 @@ def test_of_closed_thinking_only_the_answer_is_learnt(raw):
             endings.add(next((m for m in messages if thinking.endswith(m)), ""))
     assert answers == {"The answer is", "My guess is", "I can only"}
     assert endings == {"", *messages}
+
+
+def test_an_answer_goes_on_behind_a_stray_token_that_is_not_learnt(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0, strays=1.0))
+    for row, mask in zip(*(part.tolist() for part in pool.batch(0)), strict=True):
+        begin = mask.index(1)
+        stray = mask.index(0, begin)
+        learnt = [t for t, w in zip(row, mask, strict=True) if w]
+        text = tokenizer.decode(learnt, skip_special_tokens=False)
+        assert re.fullmatch(r"(The answer|My guess|I can) .*\.<\|im_end\|>", text)
+        assert begin < stray < begin + len(learnt)
+        assert row[stray] >= len(SPECIAL)
 
 
 @pytest.mark.parametrize("message", ["", *(message for message, _ in MESSAGES)])

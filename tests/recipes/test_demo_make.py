@@ -7,7 +7,7 @@ import pytest
 from recipes.demo import make
 from recipes.demo.pretrain import Stage
 
-STAGES = Stage(2, 1e-3, seed=0), Stage(3, 1e-3, seed=1)
+STAGES = tuple(Stage(2, 1e-3, seed=seed) for seed in range(len(make.STAGES)))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def calls(monkeypatch) -> list[str]:
 def test_a_stage_that_was_killed_is_run_again_and_one_that_ended_is_not(
     tmp_path, calls
 ):
-    names = "tokenizer", "pretraining", "closing", "predictor", "quantise"
+    names = "tokenizer", *make.STAGES, "predictor", "quantise"
     for _ in names:
         with pytest.raises(KeyboardInterrupt):
             make.make_demo(tmp_path, STAGES, traces=4)
