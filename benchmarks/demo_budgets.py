@@ -39,7 +39,7 @@ class Reply:
     """What came of a problem.
 
     Attributes:
-        answer: Its text.
+        answer: All text behind the first closing marker.
         thinking_tokens: Tokens of thinking.
         tokens: All tokens, those that were put in with them.
         is_right: Whether the answer is right.
@@ -78,6 +78,11 @@ def is_right(answer: str, problem: dict) -> bool:
     return bool(numbers) and numbers[-1] == problem["answer"]
 
 
+def behind_the_first_marker(text: str) -> str:
+    """What was said once thinking was closed, a second closing marker with it."""
+    return text.partition(MARKER)[2] if MARKER in text else text
+
+
 def in_a_batch(
     loaded: tuple, problems: list[dict], budget: int, mode: str, temp: float
 ) -> str:
@@ -97,7 +102,7 @@ def in_a_batch(
     ).replies
     found = [
         Reply(
-            reply.answer,
+            behind_the_first_marker(reply.text),
             reply.thinking_tokens,
             len(reply.tokens),
             is_right(reply.answer, problem),

@@ -175,6 +175,13 @@ def test_a_row_of_budgets_counts_what_must_not_be():
     assert demo_budgets.row("server", None, replies).endswith("| 32 | 1 | 1 | - |")
 
 
+def test_a_second_marker_is_part_of_what_was_said():
+    text = "It is 7.\n</think>\n\nMy guess is 1Find\n</think>\n\nThe answer is 7."
+    said = "\n\nMy guess is 1Find\n</think>\n\nThe answer is 7."
+    assert demo_budgets.behind_the_first_marker(text) == said
+    assert demo_budgets.behind_the_first_marker("My guess is 3.") == "My guess is 3."
+
+
 @pytest.mark.parametrize(
     "answer, right",
     [("The answer is 12.", True), ("My guess is 2.", False), ("The answer is.", False)],
