@@ -84,7 +84,7 @@ def ended_behind(place: Place) -> Result:
     # The first token of the answer ends the reply.
     return place.generate(
         *("--thinking-budget", 1, "--predictor", "none", "--hard-stop", 1),
-        *("--extra-eos-token", "The"),
+        *("--extra-eos-token", "My"),
     )
 
 

@@ -1,6 +1,7 @@
 """The command `plan`, as a user runs it."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -8,6 +9,8 @@ from click.testing import CliRunner
 from mlx_budget.cli import cli
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
+# It was not taught to follow a plan, and may take one for something else than a sum.
+ANSWER = r"(The answer|My guess) is \d+\.\n|I can only add and subtract .*\.\n"
 GIVEN = {"parts": ["What is 7 + 1 + 5?", {"question": "- 9 + 8?", "hint": "go on"}]}
 
 
@@ -26,7 +29,7 @@ def test_the_plan_the_reply_and_what_each_part_used_are_shown(given):
     found = run(QUESTION, "--plan", given, "--thinking-budget", 100)
     assert found.exit_code == 0
     assert "Part 2 of 2: - 9 + 8? (go on)" in found.stdout
-    assert "The answer is" in found.stdout
+    assert re.fullmatch(ANSWER, found.stdout.rpartition("</think>\n\n")[2])
     assert "Plan: 100 tokens, difficulty 3 of 5" in found.stderr
     assert "  2. 50 tokens: - 9 + 8? (go on)" in found.stderr
     assert "Part 1: " in found.stderr
@@ -48,7 +51,7 @@ def test_json_has_all_of_it_and_is_a_plan_to_follow_again(given, tmp_path):
 
 def test_thinking_can_be_hidden(given):
     found = run(QUESTION, "--plan", given, "--thinking-budget", 60, "--hide-thinking")
-    assert found.stdout.startswith("The answer is")
+    assert re.fullmatch(ANSWER, found.stdout)
 
 
 @pytest.mark.parametrize(

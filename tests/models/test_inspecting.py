@@ -45,7 +45,7 @@ def test_the_built_in_model_is_known():
     facts = look("demo")
     assert facts.problems == []
     assert (facts.place, facts.is_here, facts.model_type) == ("built in", True, "qwen3")
-    assert (facts.layers, facts.width, facts.vocab_size) == (4, 192, 539)
+    assert (facts.layers, facts.width, facts.vocab_size) == (4, 192, 640)
     assert facts.context == 2048
     assert facts.quantization == {"bits": 8, "group_size": 64, "mode": "affine"}
     weights = demo.FOLDER / "model.safetensors"

@@ -139,11 +139,11 @@ def test_the_ways_to_ask_for_thinking_hold(client):
 
 def test_why_a_reply_has_ended_is_told(client):
     short = {"thinking": thinking(20)}
-    reply = create(client, **short, stop_sequences=["nothing", "answer is"])
-    assert (reply.stop_reason, reply.stop_sequence) == ("stop_sequence", "answer is")
-    assert reply.content[-1].text.strip() == "The"
-    events = list(create(client, **short, stop_sequences=["answer"], stream=True))
-    assert events[-2].delta.stop_sequence == "answer"
+    reply = create(client, **short, stop_sequences=["nothing", "guess is"])
+    assert (reply.stop_reason, reply.stop_sequence) == ("stop_sequence", "guess is")
+    assert reply.content[-1].text.strip() == "My"
+    events = list(create(client, **short, stop_sequences=["guess"], stream=True))
+    assert events[-2].delta.stop_sequence == "guess"
     reply = create(client, max_tokens=12, thinking=thinking(-1))
     assert reply.stop_reason == "max_tokens" and reply.usage.output_tokens == 12
 

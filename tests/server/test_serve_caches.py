@@ -40,4 +40,4 @@ def test_a_cache_is_quantised_while_the_budget_holds():
     with served(kv_bits=8, kv_group_size=32, quantized_kv_start=10) as client:
         reply = ask(client, thinking_budget=20, max_tokens=6000)
         assert 0 < reply.choices[0].thinking["tokens"] <= 22
-        assert "The answer is" in reply.choices[0].message.content
+        assert "My guess is" in reply.choices[0].message.content
