@@ -110,7 +110,7 @@ def test_an_effort_is_tokens_where_nothing_predicts_lengths(cutting):
 def test_a_reply_begins_with_the_text_that_was_asked_for(cutting, model):
     message = "\nEnough.\n</think>\n\nMy answer: "
     options = {
-        "thinking_budget": 16,
+        "thinking_budget": 8,
         "thinking_budget_message": message,
         "reply_prefix": "Let me see.\n",
     }
@@ -118,7 +118,7 @@ def test_a_reply_begins_with_the_text_that_was_asked_for(cutting, model):
     assert reply["reasoning"].startswith("Let me see.\n")
     assert reply["reasoning"].endswith("\nEnough.\n")
     assert reply["content"].startswith("My answer: ")
-    assert reply == alone(model, QUESTION, 16, predictor=False, **options)
+    assert reply == alone(model, QUESTION, 8, predictor=False, **options)
     free = told(ask(cutting, thinking_budget=-1, reply_prefix="Let me see.\n"))
     assert free["reasoning"].startswith("Let me see.\n")
 
