@@ -74,6 +74,7 @@ REPLACED = {
     **{f'"{name}"': '"plain"' for name in PLAIN_MODELS},
     "--output run-demo": f"--output run-demo {SMALL}",
     "--output run-mine": f"--output run-mine {SMALL}",
+    "--output run-built-in": f"--output run-built-in {SMALL}",
     "--strategies all --budgets 40%,60%,100%": SMALL,
     "--data planned.jsonl": "--data questions.jsonl",
     "--strategies full,guidance,budget-forcing,plan-guided,plan-rollover,plan-words": (
