@@ -77,9 +77,7 @@ REPLACED = {
     "--output run-built-in": f"--output run-built-in {SMALL}",
     "--strategies all --budgets 40%,60%,100%": SMALL,
     "--data planned.jsonl": "--data questions.jsonl",
-    "--strategies full,guidance,budget-forcing,plan-guided,plan-rollover,plan-words": (
-        SMALL
-    ),
+    "--strategies full,guidance,plan-guided,plan-rollover,plan-words": SMALL,
     "learn --model demo": "learn --model demo --data prompts.jsonl --sizes table"
     " --held-out-prompts 2",
     ", prompts, predictor": ", [prompt] * 3, predictor",
