@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from .messages import brief
+
 LETTERS = string.ascii_uppercase
 
 
@@ -31,13 +33,13 @@ def read_choices(record: Mapping[str, Any]) -> list[str] | bool:
         return bool(choices)
     if not isinstance(choices, list):
         raise ValueError(
-            f"has {_short(choices)} for choices: give a list of texts, or true if the "
+            f"has {brief(choices)} for choices: give a list of texts, or true if the "
             "question has them already."
         )
     texts = all(isinstance(choice, str) and choice.strip() for choice in choices)
     if not texts or not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(
-            f"has {_short(choices)} for choices: give 2 to {len(LETTERS)} texts that "
+            f"has {brief(choices)} for choices: give 2 to {len(LETTERS)} texts that "
             "are not empty."
         )
     return choices
@@ -59,10 +61,4 @@ def _unpacked(choices: object) -> object:
     with suppress(ValueError, RecursionError):
         if choices.lstrip().startswith("["):
             return json.loads(choices)
-    known = {"true": True, "false": False, "": None}
-    return known.get(choices.strip().lower(), choices)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return {"true": True, "false": False}.get(choices.strip().lower(), choices)

@@ -112,6 +112,12 @@ def as_prompt(value: object) -> str | Chat | None:
     return messages
 
 
+def brief(value: object) -> str:
+    """A value as a message shows it: its first 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def describe_fields(value: object) -> str:
     """The names of an object's fields in words, or what it is if it is none."""
     if not isinstance(value, Mapping):

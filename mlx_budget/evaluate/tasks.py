@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..engine.context import check_unicode
 from ..engine.lettered import LETTERS, read_choices, with_choices
-from ..engine.messages import as_chat, as_prompt, describe_fields
+from ..engine.messages import as_chat, as_prompt, brief, describe_fields
 from ..files.records import Record
 from ..files.rows import Row, read_rows
 from ..planning.plans import Plan, plan_from
@@ -192,7 +192,7 @@ def _problem_of(row: Row, number: int, id_field: str | None) -> Problem:
     if not isinstance(row.value, dict):
         raise ValueError(
             f"{row.name} is not a JSON object with question and answer: "
-            f"{_short(row.value)}."
+            f"{brief(row.value)}."
         )
     record = row.value
     check_unicode(json.dumps(record, ensure_ascii=False, default=str), row.name)
@@ -235,7 +235,7 @@ def _question_of(record: Record, where: str) -> str:
         raise ValueError(f"{where}, {field}: {e}.") from None
     if question is None:
         raise ValueError(
-            f"{where} has {_short(given)} for its {field}: give a text that is not "
+            f"{where} has {brief(given)} for its {field}: give a text that is not "
             "empty."
         )
     if not isinstance(question, str):
@@ -263,7 +263,7 @@ def _answer_of(record: Record, where: str) -> str:
         # Without an exponent, which would be read as the letter e.
         return format(Decimal(repr(answer)), "f")
     raise ValueError(
-        f"{where} has {_short(answer)} for its answer: give a number, or a text that "
+        f"{where} has {brief(answer)} for its answer: give a number, or a text that "
         "is not empty."
     )
 
@@ -271,7 +271,7 @@ def _answer_of(record: Record, where: str) -> str:
 def _check_letter(answer: str, letters: str, where: str) -> None:
     if len(answer) != 1 or answer not in letters:
         raise ValueError(
-            f"{where} has choices and the answer {_short(answer)}: give the letter of "
+            f"{where} has choices and the answer {brief(answer)}: give the letter of "
             f"the right choice, A to {letters[-1]}."
         )
 
@@ -283,12 +283,7 @@ def _id_of(record: Record, number: int, id_field: str | None, where: str) -> str
     is_int = isinstance(value, int) and not isinstance(value, bool)
     if not is_int and not (isinstance(value, str) and value.strip()):
         raise ValueError(
-            f"{where} has {_short(value)} for its {id_field}: give a text that is not "
+            f"{where} has {brief(value)} for its {id_field}: give a text that is not "
             "empty, or a whole number."
         )
     return str(value).strip()
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
