@@ -28,7 +28,7 @@ from mlx_budget.train.schedules import make_schedule
 from .chat import SPECIAL, make_chat, write_prompt, write_reply
 from .exchanges import Exchange, draw_earlier, draw_exchange
 from .others import draw_system_prompt
-from .reasoning import FINAL, HABITS, Habits
+from .reasoning import FINAL, HABITS, OPENINGS, Habits
 
 SHAPE = {
     "model_type": "qwen3",
@@ -67,6 +67,8 @@ MESSAGES = (
 # by a budget, and how often it ends in its first tokens.
 _SWITCHED_OFF, _EMPTY, _FIRST = 0.12, 0.12, 0.2
 _FIRST_TOKENS = 20
+# Of stray tokens, how often they begin a line of thinking, which leads back to it most.
+_LEADING = 0.5
 _WARMUP = 200
 _LARGEST_GRADIENT = 1.0
 
@@ -93,6 +95,9 @@ class Stage:
             are shown often, so that the model learns to find them, and learnt rarely.
         strays: Share of answers behind closed thinking with a token in them that
             chance may draw: the answer goes on as if it were not there.
+        finals: Share of closed replies that end by a final line. Its first token is
+            put at the beginning of any line, as guidance may do it, and the rest of the
+            line, the closing marker and the answer are learnt.
     """
 
     steps: int
@@ -105,23 +110,31 @@ class Stage:
     habits: Habits = HABITS
     slip_weight: float = 0.2
     strays: float = 0.0
+    finals: float = 0.0
 
 
 PRETRAINING = Stage(4500, 2e-3, seed=0, short_steps=1800, mean_steps=3800)
 # In the end only terse lines slip, so that careful ones are the more reliable, and
 # careful calculations turn terse more often, which leaves a way out as a budget ends.
 CLOSING = Stage(
-    2000,
+    2500,
     5e-4,
     seed=1,
-    closed=0.5,
-    earlier=0.25,
+    closed=0.3,
+    earlier=0.35,
     habits=HABITS._replace(turn=0.16, doubt=0.0, careful_slip=0.0),
     slip_weight=0.12,
 )
-# A stray token in an answer led back to calculating, one time in some thousand.
+# A stray token in an answer led back to calculating, one time in some thousand, and a
+# final line that guidance opened was not one that the model would have written there.
 STEADYING = replace(
-    CLOSING, steps=300, learning_rate=3e-4, seed=2, closed=0.7, strays=0.5
+    CLOSING,
+    steps=600,
+    learning_rate=3e-4,
+    seed=2,
+    closed=0.4,
+    strays=0.7,
+    finals=0.2,
 )
 
 
@@ -153,7 +166,10 @@ class Pool:
     def __init__(self, tokenizer: Tokenizer, stage: Stage):
         self._tokenizer = tokenizer
         self._stage = stage
-        self._vocab_size = tokenizer.get_vocab_size()
+        tokens = range(len(SPECIAL), tokenizer.get_vocab_size())
+        # Not digits: the number of an answer must stay the one that it begins with.
+        self._others = [i for i in tokens if not _holds_digit(tokenizer.decode([i]))]
+        self._openings = [tokenizer.encode(word).ids[0] for word in OPENINGS]
         self._number = -1
         self._batches: list[list[tuple[list[int], list[float]]]] = []
 
@@ -217,6 +233,8 @@ class Pool:
         self, rng: random.Random, chat: list[dict], exchange: Exchange
     ) -> tuple[list[int], list[float]]:
         """Thinking closed somewhere by force, of which the answer alone is learnt."""
+        if self._stage.finals and rng.random() < self._stage.finals:
+            return self._ended(rng, chat, exchange)
         kind = rng.random()
         if kind < _SWITCHED_OFF:
             read = self._encode(write_prompt(chat, thinks=False))
@@ -232,9 +250,20 @@ class Pool:
             place = rng.randint(0, count)
         seen = thinking.offsets[place - 1][1] if place else 0
         read += close(self._tokenizer, thinking.ids[:place], self._message(rng))
-        is_known = seen >= exchange.known
-        said = exchange.answer if is_known else exchange.guess
-        return self._answered(rng, read, said)
+        return self._answered(rng, read, _said(exchange, seen))
+
+    def _ended(
+        self, rng: random.Random, chat: list[dict], exchange: Exchange
+    ) -> tuple[list[int], list[float]]:
+        """Thinking that ends by a final line at the beginning of any of its lines."""
+        text = exchange.thinking.text
+        starts = [0] + [i for i, sign in enumerate(text, 1) if sign == "\n"][:-1]
+        seen = rng.choice(starts)
+        read = self._encode(write_prompt(chat)) + self._encode(text[:seen])
+        ended = f"{FINAL}\n</think>\n\n{_said(exchange, seen)}<|im_end|>"
+        opened, *learnt = self._encode(ended)
+        read.append(opened)
+        return read + learnt, [0.0] * len(read) + [1.0] * len(learnt)
 
     def _answered(
         self, rng: random.Random, read: list[int], answer: str
@@ -242,8 +271,9 @@ class Pool:
         learnt = self._encode(f"{answer}<|im_end|>")
         weights = [1.0] * len(learnt)
         if self._stage.strays and rng.random() < self._stage.strays:
-            place = rng.randint(1, len(learnt) - 1)
-            learnt.insert(place, rng.randrange(len(SPECIAL), self._vocab_size))
+            place = rng.randrange(len(learnt))
+            leads = rng.random() < _LEADING
+            learnt.insert(place, rng.choice(self._openings if leads else self._others))
             weights.insert(place, 0.0)
         return read + learnt, [0.0] * len(read) + weights
 
@@ -257,6 +287,15 @@ class Pool:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
+
+
+def _said(exchange: Exchange, seen: int) -> str:
+    """What is answered behind so many characters of thinking."""
+    return exchange.answer if seen >= exchange.known else exchange.guess
+
+
+def _holds_digit(text: str) -> bool:
+    return any(sign.isdigit() for sign in text)
 
 
 def _weigh(

@@ -24,6 +24,8 @@ from typing import NamedTuple
 from .problems import Problem, expression
 
 FINAL = "**Final Answer**"
+# What lines begin with.
+OPENINGS = ("It", "Next", "Quickly", "Wait", "Check", "Again", FINAL)
 # How likely the first calculation begins with "Quickly".
 _QUICK = 0.25
 _MOST_LOOKS = 4

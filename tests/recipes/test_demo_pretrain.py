@@ -22,6 +22,7 @@ from recipes.demo.chat import (
 from recipes.demo.exchanges import OTHER_ANSWER
 from recipes.demo.make import TIMES_FILE, quantise, timed
 from recipes.demo.pretrain import MESSAGES, Pool, Stage, close
+from recipes.demo.reasoning import FINAL, OPENINGS
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 RESULT = re.compile(r"^Quickly: .*\.$|, so -?\d+\.$", re.M)
@@ -159,14 +160,56 @@ def test_of_closed_thinking_only_the_answer_is_learnt(raw):
 def test_an_answer_goes_on_behind_a_stray_token_that_is_not_learnt(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0, strays=1.0))
-    for row, mask in zip(*(part.tolist() for part in pool.batch(0)), strict=True):
-        begin = mask.index(1)
-        stray = mask.index(0, begin)
-        learnt = [t for t, w in zip(row, mask, strict=True) if w]
-        text = tokenizer.decode(learnt, skip_special_tokens=False)
-        assert re.fullmatch(r"(The answer|My guess|I can) .*\.<\|im_end\|>", text)
-        assert begin < stray < begin + len(learnt)
-        assert row[stray] >= len(SPECIAL)
+    closing, places, strays = tokenizer.token_to_id("</think>"), set(), []
+    for step in range(8):
+        for row, mask in zip(
+            *(part.tolist() for part in pool.batch(step)), strict=True
+        ):
+            begin = len(row) - row[::-1].index(closing)
+            while not tokenizer.decode([row[begin]]).strip():
+                begin += 1  # the newlines that follow the marker
+            learnt = [t for t, w in zip(row, mask, strict=True) if w]
+            text = tokenizer.decode(learnt, skip_special_tokens=False)
+            assert re.fullmatch(r"(The answer|My guess|I can) .*\.<\|im_end\|>", text)
+            place = mask.index(0, begin)
+            assert place < begin + len(learnt)
+            places.add(place - begin)
+            strays.append(row[place])
+    assert 0 in places and len(places) > 3
+    assert min(strays) >= len(SPECIAL)
+    assert not any(re.search(r"\d", tokenizer.decode([stray])) for stray in strays)
+    openings = {tokenizer.encode(word).ids[0] for word in OPENINGS}
+    assert 0.4 < sum(stray in openings for stray in strays) / len(strays) < 0.65
+
+
+def test_a_final_line_is_learnt_wherever_its_first_token_is_put(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0, finals=1.0))
+    opened = tokenizer.encode(FINAL).ids[0]
+    lines, answers = set(), set()
+    for step in range(8):
+        for row, mask in zip(
+            *(part.tolist() for part in pool.batch(step)), strict=True
+        ):
+            begin = mask.index(1)
+            assert row[begin - 1] == opened
+            read = tokenizer.decode(row[: begin - 1], skip_special_tokens=False)
+            thinking = read.rpartition("<think>\n")[2]
+            assert not thinking or thinking.endswith("\n")
+            assert FINAL not in thinking
+            lines.add(thinking.count("\n"))
+            learnt = [t for t, w in zip(row, mask, strict=True) if w]
+            text = tokenizer.decode([opened, *learnt], skip_special_tokens=False)
+            said = re.fullmatch(
+                re.escape(f"{FINAL}\n</think>\n\n")
+                + r"(The answer is|My guess is|I can only) .*\.<\|im_end\|>",
+                text,
+            )
+            answers.add(said[1])
+            if said[1] == "My guess is":
+                assert not RESULT.search(thinking)
+    assert {0, 1, 2, 3} <= lines
+    assert answers == {"The answer is", "My guess is", "I can only"}
 
 
 @pytest.mark.parametrize("message", ["", *(message for message, _ in MESSAGES)])
