@@ -46,7 +46,8 @@ def main(run: Path, budgets: str, output: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for suffix, names in (("", None), ("-all", list(by_strategy(summary["arms"])))):
             for file in draw(Path(folder), records, summary, names):
-                shutil.copy(file, output / NAMES[file.name].format(suffix))
+                if file.name in NAMES:
+                    shutil.copy(file, output / NAMES[file.name].format(suffix))
         if find_browser() is None:
             click.echo("There is no Chromium: report-page.png is not made.", err=True)
             return

@@ -17,8 +17,9 @@ from .summary import Summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ACCURACY_FILE, LENGTH_FILE, DIFFICULTY_FILE = (
+ACCURACY_FILE, THINKING_FILE, LENGTH_FILE, DIFFICULTY_FILE = (
     "accuracy.png",
+    "accuracy-thinking.png",
     "length.png",
     "difficulty.png",
 )
@@ -68,6 +69,10 @@ _STYLES = {
     "easy": ("#228833", "^"),
     "hard": ("#228833", "v"),
 }
+_COUNTED = {
+    "total_tokens": "tokens of a reply, all kinds (mean)",
+    "thinking_tokens": "thinking tokens of a reply (mean)",
+}
 _POINTS = WITHOUT_BUDGET
 _SIZE, _DPI = (7.5, 4.6), 150
 # What a picture shows at a glance: no budget, what guides, and what cuts by itself. Of
@@ -87,6 +92,7 @@ def draw(
 
     - `ACCURACY_FILE`: accuracy over the mean of all tokens, a line a strategy, with
       bands of 95 %.
+    - `THINKING_FILE`: the same over the mean of thinking tokens.
     - `LENGTH_FILE`: mean thinking tokens over the budget, with the 10 to 90 % range if
       the strategies are few.
     - `DIFFICULTY_FILE`: thinking tokens without a budget over the length that the
@@ -114,6 +120,7 @@ def draw(
     arms = [arm for arm in summary["arms"] if arm["strategy"] in names]
     pictures: dict[str, Callable[[Axes], None]] = {
         ACCURACY_FILE: lambda axes: _draw_accuracy(axes, arms),
+        THINKING_FILE: lambda axes: _draw_accuracy(axes, arms, "thinking_tokens"),
         LENGTH_FILE: lambda axes: _draw_length(axes, arms),
     }
     if full:
@@ -134,12 +141,14 @@ def draw(
     return files
 
 
-def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
+def _draw_accuracy(
+    axes: "Axes", arms: list[Measures], counted: str = "total_tokens"
+) -> None:
     groups = by_strategy(arms)
     is_few = len(groups) <= MOST_SHOWN
     for strategy, group in groups.items():
-        group = sorted(group, key=lambda arm: arm["total_tokens"])
-        tokens = [arm["total_tokens"] for arm in group]
+        group = sorted(group, key=lambda arm: arm[counted])
+        tokens = [arm[counted] for arm in group]
         accuracy, low, high = (
             [100 * arm[name] for arm in group]
             for name in ("accuracy", "accuracy_low", "accuracy_high")
@@ -168,7 +177,7 @@ def _draw_accuracy(axes: "Axes", arms: list[Measures]) -> None:
                 _name_budget(axes, arm, (x, y), color)
     # The axes begin where the points do: what is to be seen is how far they are apart.
     axes.margins(0.07)
-    axes.set_xlabel("tokens of a reply, all kinds (mean)")
+    axes.set_xlabel(_COUNTED[counted])
     axes.set_ylabel("right answers (%), with 95 % bands")
     axes.set_title("What tokens buy")
     _add_legend(axes, is_few)

@@ -15,7 +15,7 @@ from mlx_budget import demo
 from mlx_budget.cli import cli
 from mlx_budget.files.records import RecordFile
 
-PICTURES = {"accuracy.png", "length.png", "difficulty.png"}
+PICTURES = {"accuracy.png", "accuracy-thinking.png", "length.png", "difficulty.png"}
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_report_shows_three_strategies_and_all_if_it_is_asked_for(tmp_path):
     assert every.exit_code == 0 and "The pictures show" not in every.stderr
     assert every.stdout == few.stdout
     now = [(tmp_path / name).read_bytes() for name in PICTURES]
-    assert sum(a != b for a, b in zip(pictures, now, strict=True)) == 2
+    assert sum(a != b for a, b in zip(pictures, now, strict=True)) == 3
 
 
 def test_reports_of_nothing_say_so(tmp_path):

@@ -30,9 +30,14 @@ def ink(file: Path) -> float:
     return float((pixels.min(axis=-1) < 0.9).mean())
 
 
-def test_three_pictures_are_drawn(records, tmp_path):
+def test_four_pictures_are_drawn(records, tmp_path):
     files = draw(tmp_path, records, summarize(records))
-    assert [f.name for f in files] == ["accuracy.png", "length.png", "difficulty.png"]
+    assert [f.name for f in files] == [
+        "accuracy.png",
+        "accuracy-thinking.png",
+        "length.png",
+        "difficulty.png",
+    ]
     assert all(0.01 < ink(file) < 0.5 for file in files)
 
 
@@ -41,7 +46,7 @@ def test_a_strategy_more_is_drawn_more(records, tmp_path):
     few = [r for r in records if r["strategy"] != "budget-forcing"]
     many = draw(tmp_path, records, summarize(records))
     fewer = draw(tmp_path / "few", few, summarize(few))
-    assert all(ink(a) > ink(b) for a, b in zip(many[:2], fewer[:2], strict=True))
+    assert all(ink(a) > ink(b) for a, b in zip(many[:3], fewer[:3], strict=True))
 
 
 def arm(strategy: str, budget, accuracy: float = 0.5) -> dict:
@@ -111,15 +116,25 @@ def test_the_axes_use_the_space(records):
     assert {text.get_text() for text in axes.texts} == {"20", "60"}
 
 
+def test_accuracy_is_drawn_over_all_tokens_and_over_those_of_thinking(records):
+    arms = summarize([r for r in records if r["strategy"] == "guidance"])["arms"]
+    for counted in ("total_tokens", "thinking_tokens"):
+        axes = Figure().add_subplot()
+        plots._draw_accuracy(axes, arms, counted)
+        drawn = axes.lines[0].get_xdata()
+        assert list(drawn) == sorted(arm[counted] for arm in arms)
+    assert "thinking" in axes.get_xlabel()
+
+
 def test_difficulty_needs_predictions(records, tmp_path):
     rows = [{**r, "predicted_tokens": None} for r in records]
     names = [f.name for f in draw(tmp_path, rows, summarize(rows))]
-    assert names == ["accuracy.png", "length.png"]
+    assert names == ["accuracy.png", "accuracy-thinking.png", "length.png"]
 
 
 def test_a_run_that_has_just_begun_is_drawn(tmp_path):
     rows = [record("full", None, 0, 10)]
-    assert len(draw(tmp_path, rows, summarize(rows))) == 3
+    assert len(draw(tmp_path, rows, summarize(rows))) == 4
 
 
 def test_without_matplotlib_there_are_no_plots(records, tmp_path, monkeypatch):
