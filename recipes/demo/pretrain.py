@@ -29,7 +29,7 @@ from mlx_budget.train.schedules import make_schedule
 from .chat import SPECIAL, make_chat, write_prompt, write_reply
 from .exchanges import Exchange, draw_earlier, draw_exchange
 from .others import draw_system_prompt
-from .reasoning import FINAL, HABITS, OPENINGS, Habits
+from .reasoning import FINAL, HABITS, OPENINGS, Habits, Thinking, careful_totals
 
 SHAPE = {
     "model_type": "qwen3",
@@ -97,6 +97,7 @@ class Stage:
         habits: How to think.
         slip_weight: What a total that slipped counts, beside the other tokens: slips
             are shown often, so that the model learns to find them, and learnt rarely.
+        careful_weight: What the total of a careful line counts.
         strays: Share of answers behind closed thinking with a token in them that
             chance may draw: the answer goes on as if it were not there.
         finals: Share of closed replies that end by a final line. Its first token is
@@ -113,6 +114,7 @@ class Stage:
     earlier: float = 0.0
     habits: Habits = HABITS
     slip_weight: float = 0.2
+    careful_weight: float = 1.0
     strays: float = 0.0
     finals: float = 0.0
 
@@ -131,13 +133,14 @@ CLOSING = Stage(
 )
 # A stray token in an answer led back to calculating, one time in some thousand, and a
 # final line that guidance opened was not one that the model would have written there.
-# Slips weigh more again, so that careful lines stay the more reliable.
+# What slips in terse lines is not to be caught by careful ones.
 STEADYING = replace(
     CLOSING,
     steps=600,
     learning_rate=3e-4,
     seed=2,
     slip_weight=0.2,
+    careful_weight=4.0,
     closed=0.4,
     strays=0.7,
     finals=0.2,
@@ -231,8 +234,7 @@ class Pool:
         """A reply that ends its thinking itself, of which all is learnt."""
         prompt = self._encode(write_prompt(chat))
         reply = self._tokenizer.encode(write_reply(exchange))
-        slips = exchange.thinking.slips
-        weights = _weigh(reply.offsets, slips, self._stage.slip_weight)
+        weights = self._weigh(exchange.thinking, reply.offsets)
         return prompt + reply.ids, [0.0] * len(prompt) + weights
 
     def _closed(
@@ -283,6 +285,19 @@ class Pool:
             weights.insert(place, 0.0)
         return read + learnt, [0.0] * len(read) + weights
 
+    def _weigh(self, thinking: Thinking, offsets: list[tuple[int, int]]) -> list[float]:
+        """What each token of a reply counts, by the characters that it stands for."""
+        parts = (
+            (careful_totals(thinking.text), self._stage.careful_weight),
+            (thinking.slips, self._stage.slip_weight),
+        )
+        weights = [1.0] * len(offsets)
+        for places, weight in parts:
+            for i, (start, end) in enumerate(offsets):
+                if any(a < end and start < b for a, b in places):
+                    weights[i] = weight
+        return weights
+
     def _message(self, rng: random.Random) -> str:
         """What a budget puts before the closing marker: mostly nothing."""
         place = rng.random()
@@ -302,18 +317,6 @@ def _said(exchange: Exchange, seen: int) -> str:
 
 def _holds_digit(text: str) -> bool:
     return any(sign.isdigit() for sign in text)
-
-
-def _weigh(
-    offsets: list[tuple[int, int]],
-    slips: tuple[tuple[int, int], ...],
-    slip_weight: float,
-) -> list[float]:
-    """What each token of a reply counts, by the characters that it stands for."""
-    return [
-        slip_weight if any(a < end and start < b for a, b in slips) else 1.0
-        for start, end in offsets
-    ]
 
 
 def pretrain(

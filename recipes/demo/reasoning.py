@@ -32,6 +32,7 @@ _MOST_LOOKS = 4
 # Stands before a total that slipped, until the text is whole.
 _SLIPPED = "\0"
 _RESULT = re.compile(r"^(?:Quickly: .*|.*, so \d+\.)$", re.MULTILINE)
+_CAREFUL = re.compile(r"^(?:Next|Wait).* = (-?\d+), so ", re.MULTILINE)
 _LOOKS = ("doubt", "check", "quick", "again")
 
 
@@ -111,6 +112,11 @@ def write_tersest(problem: Problem) -> str:
     if len(problem.chain) > 1:
         _quick(problem.chain, lines)
     return _join(lines)
+
+
+def careful_totals(thinking: str) -> list[tuple[int, int]]:
+    """Where the totals of careful lines stand: first character, and one behind."""
+    return [found.span(1) for found in _CAREFUL.finditer(thinking)]
 
 
 def end_of_first_result(thinking: str) -> int:

@@ -25,7 +25,7 @@ from recipes.demo.make import draw_problems, write_problems
 from recipes.demo.others import SYSTEM_PROMPTS, prompts
 from recipes.demo.pretrain import MESSAGES
 from recipes.demo.problems import FEW_OPERANDS, is_held_out, make_problem
-from recipes.demo.reasoning import HABITS
+from recipes.demo.reasoning import FINAL, HABITS
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 
@@ -154,6 +154,27 @@ def test_a_budget_leaves_one_short_answer_that_says_whether_it_is_a_guess(
         is_guess = RESULT.search(reply.thinking) is None
         honest += (said[1] == "My guess is") == is_guess
     assert honest >= EACH - 1
+
+
+def test_a_final_line_that_guidance_opens_is_a_whole_one(model):
+    budgets = range(1, 25)
+    prompts = [encode_chat(model[1], p.question) for p in draw_problems()[:6]]
+    replies = batch_generate(
+        *model[:2],
+        prompts * len(budgets),
+        predictor=model[2],
+        thinking_budget=[budget for budget in budgets for _ in prompts],
+        max_tokens=400,
+    ).replies
+    opened = [
+        (reply.closed_by, line)
+        for reply in replies
+        for line in reply.thinking.splitlines()
+        if line.startswith(FINAL[0])
+    ]
+    assert len(opened) > len(budgets)
+    for closed_by, line in opened:
+        assert line == FINAL or closed_by == "budget" and FINAL.startswith(line)
 
 
 @pytest.mark.parametrize("message", [message for message, _ in MESSAGES])

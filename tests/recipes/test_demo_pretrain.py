@@ -22,8 +22,9 @@ from recipes.demo.chat import (
 from recipes.demo.exchanges import OTHER_ANSWER
 from recipes.demo.make import TIMES_FILE, quantise, timed
 from recipes.demo.pretrain import MESSAGES, Pool, Stage, close
-from recipes.demo.reasoning import FINAL, OPENINGS
+from recipes.demo.reasoning import FINAL, HABITS, OPENINGS
 
+SURE = HABITS.sure()
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 RESULT = re.compile(r"^Quickly: .*\.$|, so -?\d+\.$", re.M)
 
@@ -127,6 +128,20 @@ def test_totals_that_slip_count_less(raw):
             slipped += [tokenizer.decode(less)] if less else []
     assert 0 < len(slipped) < count
     assert all(text.replace(" ", "").isdigit() for text in slipped)
+
+
+def test_totals_of_careful_lines_count_more(raw):
+    tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
+    pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, careful_weight=4.0, habits=SURE))
+    lines = 0
+    for tokens, wanted in (pool.batch(step) for step in range(2)):
+        for row, mask in zip(tokens.tolist(), wanted.tolist(), strict=True):
+            reply = tokenizer.decode(row[mask.index(1) :])
+            totals = re.findall(r"^(?:Next|Wait).* = (-?\d+), so", reply, re.M)
+            more = [t for t, w in zip(row, mask, strict=True) if w == 4]
+            assert tokenizer.decode(more).replace(" ", "") == "".join(totals)
+            lines += len(totals)
+    assert lines > 20
 
 
 def test_of_closed_thinking_only_the_answer_is_learnt(raw):
