@@ -71,8 +71,8 @@ _FIRST_TOKENS = 20
 # Of stray tokens, how often they begin a line of thinking, which leads back to it most.
 _LEADING = 0.5
 _WARMUP = 200
-# MLX reads this once, at its first evaluation. At its own value, 20, it hands out all
-# of one half of a batch before the other, and they do not run at the same time.
+# MLX reads this once, at its first evaluation. With its default, 20, it hands out one
+# half of a batch before the other, and they do not run at the same time.
 os.environ.setdefault("MLX_BFS_MAX_WIDTH", "200")
 _LARGEST_GRADIENT = 1.0
 

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -65,6 +66,12 @@ def raw(tmp_path_factory) -> Path:
     make_tokenizer(folder, texts=200)
     pretrain_briefly(folder)
     return folder
+
+
+def rows(pool: Pool, steps: int) -> Iterator[tuple[list[int], list[float]]]:
+    """Tokens of each sequence of the first steps, and what each counts."""
+    for step in range(steps):
+        yield from zip(*(part.tolist() for part in pool.batch(step)), strict=True)
 
 
 def test_pretraining_goes_on_where_it_was_stopped(raw, tmp_path):
@@ -134,13 +141,12 @@ def test_totals_of_careful_lines_count_more(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, careful_weight=4.0, habits=SURE))
     lines = 0
-    for tokens, wanted in (pool.batch(step) for step in range(2)):
-        for row, mask in zip(tokens.tolist(), wanted.tolist(), strict=True):
-            reply = tokenizer.decode(row[mask.index(1) :])
-            totals = re.findall(r"^(?:Next|Wait).* = (-?\d+), so", reply, re.M)
-            more = [t for t, w in zip(row, mask, strict=True) if w == 4]
-            assert tokenizer.decode(more).replace(" ", "") == "".join(totals)
-            lines += len(totals)
+    for row, mask in rows(pool, 2):
+        reply = tokenizer.decode(row[mask.index(1) :])
+        totals = re.findall(r"^(?:Next|Wait).* = (-?\d+), so", reply, re.M)
+        more = [t for t, w in zip(row, mask, strict=True) if w == 4]
+        assert tokenizer.decode(more).replace(" ", "") == "".join(totals)
+        lines += len(totals)
     assert lines > 20
 
 
@@ -149,25 +155,22 @@ def test_of_closed_thinking_only_the_answer_is_learnt(raw):
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0))
     messages = [message for message, _ in MESSAGES]
     answers, endings = set(), set()
-    for step in range(16):
-        for row, mask in zip(
-            *(part.tolist() for part in pool.batch(step)), strict=True
-        ):
-            learnt = [t for t, w in zip(row, mask, strict=True) if w]
-            read = tokenizer.decode(row[: mask.index(1)], skip_special_tokens=False)
-            text = tokenizer.decode(learnt, skip_special_tokens=False)
-            said = re.fullmatch(r"(The answer is|My guess is|I can only) .*", text)
-            answers.add(said[1])
-            assert text.endswith(".<|im_end|>") and read.endswith("</think>\n\n")
-            asked, _, thinking = read.rpartition("<|im_start|>assistant\n<think>\n")
-            question = asked.rpartition("<|im_start|>user\n")[2]
-            thinking = thinking.removesuffix("</think>\n\n")
-            is_done = RESULT.search(thinking) is not None
-            if said[1] == "My guess is":
-                assert not is_done
-            elif said[1] == "The answer is" and len(re.findall(r"\d", question)) > 2:
-                assert is_done
-            endings.add(next((m for m in messages if thinking.endswith(m)), ""))
+    for row, mask in rows(pool, 16):
+        learnt = [t for t, w in zip(row, mask, strict=True) if w]
+        read = tokenizer.decode(row[: mask.index(1)], skip_special_tokens=False)
+        text = tokenizer.decode(learnt, skip_special_tokens=False)
+        said = re.fullmatch(r"(The answer is|My guess is|I can only) .*", text)
+        answers.add(said[1])
+        assert text.endswith(".<|im_end|>") and read.endswith("</think>\n\n")
+        asked, _, thinking = read.rpartition("<|im_start|>assistant\n<think>\n")
+        question = asked.rpartition("<|im_start|>user\n")[2]
+        thinking = thinking.removesuffix("</think>\n\n")
+        is_done = RESULT.search(thinking) is not None
+        if said[1] == "My guess is":
+            assert not is_done
+        elif said[1] == "The answer is" and len(re.findall(r"\d", question)) > 2:
+            assert is_done
+        endings.add(next((m for m in messages if thinking.endswith(m)), ""))
     assert answers == {"The answer is", "My guess is", "I can only"}
     assert endings == {"", *messages}
 
@@ -176,20 +179,17 @@ def test_an_answer_goes_on_behind_a_stray_token_that_is_not_learnt(raw):
     tokenizer = Tokenizer.from_file(str(raw / "tokenizer.json"))
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0, strays=1.0))
     closing, places, strays = tokenizer.token_to_id("</think>"), set(), []
-    for step in range(8):
-        for row, mask in zip(
-            *(part.tolist() for part in pool.batch(step)), strict=True
-        ):
-            begin = len(row) - row[::-1].index(closing)
-            while not tokenizer.decode([row[begin]]).strip():
-                begin += 1  # the newlines that follow the marker
-            learnt = [t for t, w in zip(row, mask, strict=True) if w]
-            text = tokenizer.decode(learnt, skip_special_tokens=False)
-            assert re.fullmatch(r"(The answer|My guess|I can) .*\.<\|im_end\|>", text)
-            place = mask.index(0, begin)
-            assert place < begin + len(learnt)
-            places.add(place - begin)
-            strays.append(row[place])
+    for row, mask in rows(pool, 8):
+        begin = len(row) - row[::-1].index(closing)
+        while not tokenizer.decode([row[begin]]).strip():
+            begin += 1  # the newlines that follow the marker
+        learnt = [t for t, w in zip(row, mask, strict=True) if w]
+        text = tokenizer.decode(learnt, skip_special_tokens=False)
+        assert re.fullmatch(r"(The answer|My guess|I can) .*\.<\|im_end\|>", text)
+        place = mask.index(0, begin)
+        assert place < begin + len(learnt)
+        places.add(place - begin)
+        strays.append(row[place])
     assert 0 in places and len(places) > 3
     assert min(strays) >= len(SPECIAL)
     assert not any(re.search(r"\d", tokenizer.decode([stray])) for stray in strays)
@@ -202,27 +202,24 @@ def test_a_final_line_is_learnt_wherever_its_first_token_is_put(raw):
     pool = Pool(tokenizer, Stage(20, 1e-3, seed=0, closed=1.0, finals=1.0))
     opened = tokenizer.encode(FINAL).ids[0]
     lines, answers = set(), set()
-    for step in range(8):
-        for row, mask in zip(
-            *(part.tolist() for part in pool.batch(step)), strict=True
-        ):
-            begin = mask.index(1)
-            assert row[begin - 1] == opened
-            read = tokenizer.decode(row[: begin - 1], skip_special_tokens=False)
-            thinking = read.rpartition("<think>\n")[2]
-            assert not thinking or thinking.endswith("\n")
-            assert FINAL not in thinking
-            lines.add(thinking.count("\n"))
-            learnt = [t for t, w in zip(row, mask, strict=True) if w]
-            text = tokenizer.decode([opened, *learnt], skip_special_tokens=False)
-            said = re.fullmatch(
-                re.escape(f"{FINAL}\n</think>\n\n")
-                + r"(The answer is|My guess is|I can only) .*\.<\|im_end\|>",
-                text,
-            )
-            answers.add(said[1])
-            if said[1] == "My guess is":
-                assert not RESULT.search(thinking)
+    for row, mask in rows(pool, 8):
+        begin = mask.index(1)
+        assert row[begin - 1] == opened
+        read = tokenizer.decode(row[: begin - 1], skip_special_tokens=False)
+        thinking = read.rpartition("<think>\n")[2]
+        assert not thinking or thinking.endswith("\n")
+        assert FINAL not in thinking
+        lines.add(thinking.count("\n"))
+        learnt = [t for t, w in zip(row, mask, strict=True) if w]
+        text = tokenizer.decode([opened, *learnt], skip_special_tokens=False)
+        said = re.fullmatch(
+            re.escape(f"{FINAL}\n</think>\n\n")
+            + r"(The answer is|My guess is|I can only) .*\.<\|im_end\|>",
+            text,
+        )
+        answers.add(said[1])
+        if said[1] == "My guess is":
+            assert not RESULT.search(thinking)
     assert {0, 1, 2, 3} <= lines
     assert answers == {"The answer is", "My guess is", "I can only"}
 
