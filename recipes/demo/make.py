@@ -26,16 +26,9 @@ from mlx_budget.train import TrainOptions, train, write_traces
 from .chat import make_chat, make_tokenizer
 from .exchanges import draw_earlier, draw_exchange
 from .others import draw_system_prompt
-from .pretrain import (
-    CLOSING,
-    PRETRAINING,
-    STEADYING,
-    SYSTEM,
-    Stage,
-    pretrain,
-    save_weights,
-)
+from .pretrain import CLOSING, PRETRAINING, STEADYING, pretrain, save_weights
 from .problems import Problem, make_problem
+from .sequences import SYSTEM, Stage
 
 Q_BITS, Q_GROUP_SIZE = 8, 64
 TEST_PROBLEMS, TEST_SEED = 500, 2026

@@ -23,9 +23,9 @@ from recipes.demo.chat import (
 from recipes.demo.exchanges import OTHER_ANSWER, about_sum, answer_to
 from recipes.demo.make import draw_problems, write_problems
 from recipes.demo.others import SYSTEM_PROMPTS, prompts
-from recipes.demo.pretrain import MESSAGES
 from recipes.demo.problems import FEW_OPERANDS, is_held_out, make_problem
 from recipes.demo.reasoning import FINAL, HABITS
+from recipes.demo.sequences import MESSAGES
 
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
 

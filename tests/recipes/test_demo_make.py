@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipes.demo import make
-from recipes.demo.pretrain import Stage
+from recipes.demo.sequences import Stage
 
 STAGES = tuple(Stage(2, 1e-3, seed=seed) for seed in range(len(make.STAGES)))
 

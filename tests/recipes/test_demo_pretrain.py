@@ -16,14 +16,15 @@ from mlx_budget.engine.closing import wind_down
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.thinking import find_markers
 from recipes.demo import pretrain as pretraining
+from recipes.demo import sequences
 from recipes.demo.chat import (
     SPECIAL,
     make_tokenizer,
 )
 from recipes.demo.exchanges import OTHER_ANSWER
 from recipes.demo.make import TIMES_FILE, quantise, timed
-from recipes.demo.pretrain import MESSAGES, Pool, Stage, close
 from recipes.demo.reasoning import FINAL, HABITS, OPENINGS
+from recipes.demo.sequences import MESSAGES, Pool, Stage, close
 
 SURE = HABITS.sure()
 QUESTION = "What is 7 + 1 + 5 - 9 + 8?"
@@ -49,7 +50,8 @@ def pretrain_briefly(folder: Path, progress=lambda *_: None) -> None:
     """Two updates of a small model on a few sequences, from where it was stopped."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "SHAPE", {**pretraining.SHAPE, **SMALL})
-        patch.setattr(pretraining, "BATCH_SIZE", 4)
+        for module in (pretraining, sequences):
+            patch.setattr(module, "BATCH_SIZE", 4)
         pretraining.pretrain(
             folder,
             folder.parent / "work",
