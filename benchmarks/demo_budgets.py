@@ -39,36 +39,44 @@ class Reply:
     """What came of a problem.
 
     Attributes:
+        budget: Tokens that its thinking might have.
         answer: All text behind the first closing marker.
         thinking_tokens: Tokens of thinking.
         tokens: All tokens, those that were put in with them.
         is_right: Whether the answer is right.
     """
 
+    budget: int
     answer: str
     thinking_tokens: int
     tokens: int
     is_right: bool
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has more tokens than its budget allows."""
+        return self.tokens > SHARE * self.budget + ANSWER
 
-def row(name: str, budget: int | None, replies: list[Reply]) -> str:
+
+def row(name: str, replies: list[Reply]) -> str:
     """A row of the table."""
     count = len(replies)
 
     def mean(values: Iterator[float]) -> float:
         return sum(values) / count
 
-    most = None if budget is None else SHARE * budget + ANSWER
-    over = "-" if most is None else str(sum(r.tokens > most for r in replies))
+    budgets = sorted({r.budget for r in replies})
+    budget = f"{budgets[0]}" + (f" to {budgets[-1]}" if len(budgets) > 1 else "")
     said = [LINE.fullmatch(r.answer.strip()) for r in replies]
     return (
-        f"| {name} | {'-' if budget is None else budget} "
+        f"| {name} | {budget} "
         f"| {mean(r.is_right for r in replies):.1%} "
         f"| {sum(m is not None and m[1] == GUESS for m in said)} "
         f"| {mean(r.thinking_tokens for r in replies):.1f} "
         f"| {mean(r.tokens - r.thinking_tokens for r in replies):.1f} "
         f"| {max(r.tokens for r in replies)} "
-        f"| {said.count(None)} | {sum(MARKER in r.answer for r in replies)} | {over} |"
+        f"| {said.count(None)} | {sum(MARKER in r.answer for r in replies)} "
+        f"| {sum(r.is_over for r in replies)} |"
     )
 
 
@@ -102,6 +110,7 @@ def in_a_batch(
     ).replies
     found = [
         Reply(
+            budget,
             behind_the_first_marker(reply.text),
             reply.thinking_tokens,
             len(reply.tokens),
@@ -109,7 +118,7 @@ def in_a_batch(
         )
         for reply, problem in zip(replies, problems, strict=True)
     ]
-    return row(mode, budget, found)
+    return row(mode, found)
 
 
 @contextmanager
@@ -153,11 +162,13 @@ def from_the_server(port: int, problems: list[dict], effort: str, temp: float) -
         with closing(connection):
             connection.request("POST", "/v1/chat/completions", json.dumps(body), header)
             said = json.loads(connection.getresponse().read())
-        usage, text = said["usage"], said["choices"][0]["message"]["content"] or ""
-        thinking = usage["completion_tokens_details"]["reasoning_tokens"]
-        tokens = usage["completion_tokens"]
-        found.append(Reply(text, thinking, tokens, is_right(text, problem)))
-    return row(f"server, {effort}", None, found)
+        choice = said["choices"][0]
+        text = choice["message"]["content"] or ""
+        thinking, tokens = choice["thinking"], said["usage"]["completion_tokens"]
+        right = is_right(text, problem)
+        reply = Reply(thinking["budget"], text, thinking["tokens"], tokens, right)
+        found.append(reply)
+    return row(f"server, {effort}", found)
 
 
 @click.command(help=__doc__)

@@ -164,15 +164,24 @@ def test_a_plan_of_a_sum_has_all_of_it():
 
 def test_a_row_of_budgets_counts_what_must_not_be():
     replies = [
-        demo_budgets.Reply("The answer is 7.", 10, 18, True),
-        demo_budgets.Reply("It is 7.\n</think>\n\nThe answer is 7.", 10, 32, True),
-        demo_budgets.Reply("\n\nMy guess is 3.", 4, 12, False),
-        demo_budgets.Reply("My guess is 9.", 8, 26, False),
+        demo_budgets.Reply(10, "The answer is 7.", 10, 18, True),
+        demo_budgets.Reply(10, "It is 7.\n</think>\n\nThe answer is 7.", 10, 32, True),
+        demo_budgets.Reply(10, "\n\nMy guess is 3.", 4, 12, False),
+        demo_budgets.Reply(10, "My guess is 9.", 8, 26, False),
     ]
     # At most 1.1 x 10 + 15 = 26 tokens.
-    row = demo_budgets.row("at-most", 10, replies)
+    row = demo_budgets.row("at-most", replies)
     assert row == "| at-most | 10 | 50.0% | 2 | 8.0 | 14.0 | 32 | 1 | 1 | 1 |"
-    assert demo_budgets.row("server", None, replies).endswith("| 32 | 1 | 1 | - |")
+
+
+def test_replies_are_held_to_their_own_budgets():
+    replies = [
+        demo_budgets.Reply(10, "The answer is 7.", 10, 27, True),
+        demo_budgets.Reply(20, "The answer is 7.", 18, 27, True),
+    ]
+    row = demo_budgets.row("server", replies)
+    assert row.startswith("| server | 10 to 20 |")
+    assert row.endswith("| 27 | 0 | 0 | 1 |")
 
 
 def test_a_second_marker_is_part_of_what_was_said():
