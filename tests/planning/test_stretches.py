@@ -42,7 +42,7 @@ def hints(reply) -> list[str]:
 
 
 def test_each_part_begins_with_its_hint_on_a_line_of_its_own(demo):
-    reply = planned(demo, THREE, budget=180)
+    reply = planned(demo, THREE, budget=180, temp=0.0)
     assert hints(reply) == [
         "Part 1 of 3: What is 7 + 1?",
         "Part 2 of 3: + 5?",
@@ -53,7 +53,7 @@ def test_each_part_begins_with_its_hint_on_a_line_of_its_own(demo):
 
 
 def test_what_the_parts_used_is_all_the_thinking_there_was(demo):
-    reply = planned(demo, THREE, budget=180)
+    reply = planned(demo, THREE, budget=180, temp=0.0)
     last = reply.response
     assert sum(s.thinking for s in reply.stretches) == last.thinking_tokens
     put_in = sum(len(s.hint) for s in reply.stretches)
