@@ -15,7 +15,6 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.budgets import Effort
 from ..engine.enforcing import knows_lengths
-from ..engine.estimate import estimate
 from ..engine.fields import take_all
 from ..engine.known_prompts import KnownPrompts
 from ..engine.memory import wired
@@ -38,6 +37,7 @@ from .folder import (
     fingerprint,
     settings_of,
 )
+from .lengths import LENGTHS_FILE, expect_lengths
 from .options import EvaluateOptions
 from .outcomes import Outcome, Request
 from .plans import Plans
@@ -120,9 +120,15 @@ def evaluate(
     check_output(output, task, asked, model_name, known)
     advice = "and run the same again: it goes on where it ended"
     file, settings = output / RECORDS_FILE, output / SETTINGS_FILE
+    lengths = output / LENGTHS_FILE
     with (
         full_disk_in_one_line(file, advice),
-        taken_back(file, settings, is_worth_keeping=lambda: has_records(file)),
+        taken_back(
+            file,
+            settings,
+            lengths,
+            is_worth_keeping=lambda: has_records(file) or has_records(lengths),
+        ),
         open_records(file) as records,
         wired(),
     ):
@@ -132,7 +138,7 @@ def evaluate(
         questions = _questions(model, tokenizer, task, asked, markers)
         run = _Run(questions, predictor, asked, progress)
         run.take_up(records)
-        run.expect_lengths()
+        run.expect_lengths(lengths, model_name)
         needs_full = any(b.share for b in asked.budgets) or any(
             strategy in ("full", *NEEDS_FULL) for strategy in asked.strategies
         )
@@ -206,24 +212,28 @@ class _Run:
             if strategy != "auto" and not is_own and record.get("thinking_budget"):
                 self._resolved.setdefault(label, record["thinking_budget"])
 
-    def expect_lengths(self) -> None:
-        """The median length that the predictor expects of each question, in tokens."""
-        if not self._knows_lengths:
+    def expect_lengths(self, file: Path, model_name: str) -> None:
+        """Finds the length that is expected of each question, where it is not known."""
+        problems = self._problems
+        missing = [p for p in problems if p.id not in self._expected]
+        if not self._knows_lengths or not missing:
             return
-        problems, what = self._problems, "predicted lengths"
-        for done, problem in enumerate(problems):
-            if problem.id not in self._expected:
-                self._progress(Progress(what, done, len(problems), 0))
-                self._expected[problem.id] = estimate(
-                    self._questions.model,
-                    self._questions.tokenizer,
-                    self._predictor,
-                    self._questions.encode(problem),
-                    thinking_start=self._options.thinking.start,
-                    thinking_end=self._options.thinking.end,
-                    prefill_step_size=self._options.prefill_step_size,
-                    known_prompts=self._known,
-                ).median
+        known = len(problems) - len(missing)
+
+        def show(done: int) -> None:
+            total = len(problems)
+            self._progress(Progress("predicted lengths", known + done, total, 0))
+
+        self._expected |= expect_lengths(
+            self._questions,
+            self._predictor,
+            missing,
+            self._options,
+            self._known,
+            file,
+            model_name,
+            show,
+        )
 
     def arms(self) -> Iterator[Arm]:
         """What is to be run, but for the strategy without a budget."""

@@ -61,7 +61,7 @@ def test_a_table_and_files_come_of_it_and_come_again(converted, questions, tmp_p
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     assert [arm["n"] for arm in summary["arms"]] == [3] * 5
     assert summary["settings"]["task"]
-    for name in names - {"records.jsonl", "settings.json"}:
+    for name in names - {"records.jsonl", "settings.json", "lengths.jsonl"}:
         (output / name).unlink()
     again = run("report", output)
     assert again.exit_code == 0
@@ -143,7 +143,8 @@ def test_a_finished_run_has_nothing_left_to_do(converted, questions, tmp_path):
     assert "Nothing left" not in more.stderr
 
 
-@pytest.mark.parametrize("number", [1, 2])
+# What three questions are expected to take comes before their replies.
+@pytest.mark.parametrize("number", [1, 4, 5])
 def test_an_interrupt_says_how_to_go_on(
     converted, questions, tmp_path, monkeypatch, number
 ):
@@ -160,7 +161,7 @@ def test_an_interrupt_says_how_to_go_on(
     result = evaluate(converted, questions, output, "--strategies", "full")
     assert (result.exit_code, result.stdout) == (130, "")
     *_, line = result.stderr.splitlines()
-    if number == 1:
+    if number < 5:
         expected = f"Stopped before there was a reply in {output}: run the same again."
     else:
         expected = (
@@ -216,15 +217,16 @@ def test_reports_of_nothing_say_so(tmp_path):
 
 
 def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
-    """The built-in model, killed at three moments, against a run left alone."""
+    """The built-in model, killed at four moments, against a run left alone."""
 
     def command(output: Path) -> list[str]:
         options = ["--limit", "3", "--budgets", "40", "--max-tokens", "60"]
         return ["evaluate", "--model", "demo", *options, "--output", str(output)]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # After 1, 3 and 7 of the 9 records, with half of the next.
-    for number, kept in ((2, 1), (3, 3), (5, 7)):
+    # After two of the three predicted lengths, then after 1, 3 and 7 of the 9 records,
+    # with half of the next.
+    for number, kept in ((2, 0), (3, 1), (3, 3), (5, 7)):
         process = failing(
             number,
             KILL,
@@ -234,7 +236,9 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
         )
         assert process.wait() == -signal.SIGKILL
         *lines, begun = (killed / "records.jsonl").read_bytes().split(b"\n")
-        assert (len(lines), len(begun)) == (kept, 150)
+        assert (len(lines), len(begun)) == (kept, 150 if kept else 0)
+        lengths = (killed / "lengths.jsonl").read_bytes().splitlines()
+        assert len(lengths) == (3 if kept else 2)
     results = [run(*command(output)) for output in (killed, whole)]
     assert [r.exit_code for r in results] == [0, 0], results[0].stderr
     assert len(_lines(killed)) == len(_lines(whole)) == 3 * 3

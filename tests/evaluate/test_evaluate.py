@@ -12,6 +12,7 @@ from mlx_budget.engine.priors import prior_for
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling
 from mlx_budget.engine.thinking import find_markers
+from mlx_budget.evaluate import lengths as lengths_module
 from mlx_budget.evaluate import run as run_module
 from mlx_budget.evaluate.arms import parse_budgets
 from mlx_budget.evaluate.folder import (
@@ -21,6 +22,7 @@ from mlx_budget.evaluate.folder import (
     read_records,
     read_settings,
 )
+from mlx_budget.evaluate.lengths import LENGTHS_FILE
 from mlx_budget.evaluate.options import EvaluateOptions
 from mlx_budget.evaluate.run import Progress, evaluate
 from mlx_budget.evaluate.strategies import STRATEGIES
@@ -210,6 +212,56 @@ def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
     assert without_times(records) == without_times(want)
     lines = (folder / RECORDS_FILE).read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(want) == len({json.loads(line)["id"] for line in lines})
+
+
+def test_predicted_lengths_are_kept_however_a_run_ends(loaded, tmp_path, monkeypatch):
+    folder, read = tmp_path / "run", []
+    plain = lengths_module.estimate
+
+    def counted(*args, **options):
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        read.append(args[3])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(lengths_module, "estimate", counted)
+    options = dict(strategies=("full",), budgets=(), max_tokens=20)
+    with pytest.raises(KeyboardInterrupt):
+        run(loaded, folder, **options)
+    # As a kill in the middle of a line would leave it.
+    with (folder / LENGTHS_FILE).open("ab") as file:
+        file.write(b'{"id": "0')
+    monkeypatch.setattr(lengths_module, "estimate", plain)
+    seen = []
+    records = run(loaded, folder, progress=seen.append, **options)
+    assert [p.done for p in seen if p.arm == "predicted lengths"] == [2, 3]
+    assert records == read_records(folder)
+    want = run(loaded, tmp_path / "whole", **options)
+    assert without_times(records) == without_times(want)
+
+
+def test_lengths_of_another_model_are_not_taken(loaded, tmp_path):
+    folder, options = tmp_path / "run", dict(strategies=("full",), budgets=())
+    options |= dict(max_tokens=20)
+    want = run(loaded, folder, **options)
+    (folder / RECORDS_FILE).unlink()
+    kept = (folder / LENGTHS_FILE).read_bytes()
+    again = run(loaded, folder, **options)
+    assert without_times(again) == without_times(want)
+    assert (folder / LENGTHS_FILE).read_bytes() == kept
+    (folder / RECORDS_FILE).unlink()
+    run(loaded, folder, model_name="another", **options)
+    lines = (folder / LENGTHS_FILE).read_bytes().splitlines()
+    assert lines[:4] == kept.splitlines() and len(lines) == 8
+
+
+def test_what_is_no_length_is_named(loaded, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / LENGTHS_FILE).write_text('{"id": "a", "predicted_tokens": "long"}\n')
+    message = r"lengths\.jsonl, line 1, is no predicted length"
+    with pytest.raises(ValueError, match=message):
+        run(loaded, folder, strategies=("full",), budgets=())
 
 
 def test_one_predictor_guides_all_of_a_folder(loaded, tmp_path):
