@@ -101,25 +101,29 @@ def _describe(task: Task) -> Settings:
     return {
         "task": task.name,
         "problems": len(task.problems),
-        "questions": _digest(task.problems),
+        "questions": _digest_of(task.problems),
         "instruction": task.instruction,
     }
 
 
-def _digest(problems: Sequence[Problem]) -> str:
-    asked = [asdict(problem) for problem in problems]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+def _digest_of(problems: Sequence[Problem]) -> str:
+    return digest([asdict(problem) for problem in problems])
+
+
+def digest(value: object) -> str:
+    """What tells a value that JSON can hold from others."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def fingerprint(predictor: Predictor | bool | None) -> str | None:
     """What tells a predictor from others, by its arrays; None without one."""
     if not isinstance(predictor, Predictor):
         return None
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, array in sorted(predictor.tensors().items()):
-        digest.update(f"{name} {array.shape} {array.dtype}".encode())
-        digest.update(np.array(array.reshape(-1).view(mx.uint8)).tobytes())
-    return digest.hexdigest()[:12]
+        found.update(f"{name} {array.shape} {array.dtype}".encode())
+        found.update(np.array(array.reshape(-1).view(mx.uint8)).tobytes())
+    return found.hexdigest()[:12]
 
 
 def settings_of(task: Task, options: EvaluateOptions, model_name: str) -> Settings:
@@ -143,7 +147,7 @@ def _check_settings(folder: Path, task: Task, settings: Settings) -> None:
                 "choose another --output."
             )
         there[name] = asked
-        if name == "problems" and _digest(task.problems[:least]) == there.get(
+        if name == "problems" and _digest_of(task.problems[:least]) == there.get(
             "questions"
         ):
             there["questions"] = settings["questions"]

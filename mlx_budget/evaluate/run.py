@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine.budgets import Effort
 from ..engine.enforcing import knows_lengths
+from ..engine.estimate import estimate
 from ..engine.fields import take_all
 from ..engine.known_prompts import KnownPrompts
 from ..engine.memory import wired
@@ -37,7 +38,7 @@ from .folder import (
     fingerprint,
     settings_of,
 )
-from .lengths import LENGTHS_FILE, expect_lengths
+from .lengths import LENGTHS_FILE, open_lengths
 from .options import EvaluateOptions
 from .outcomes import Outcome, Request
 from .plans import Plans
@@ -138,7 +139,7 @@ def evaluate(
         questions = _questions(model, tokenizer, task, asked, markers)
         run = _Run(questions, predictor, asked, progress)
         run.take_up(records)
-        run.expect_lengths(lengths, model_name)
+        run.expect_lengths(lengths, [model_name, known["predictor"]])
         needs_full = any(b.share for b in asked.budgets) or any(
             strategy in ("full", *NEEDS_FULL) for strategy in asked.strategies
         )
@@ -212,28 +213,32 @@ class _Run:
             if strategy != "auto" and not is_own and record.get("thinking_budget"):
                 self._resolved.setdefault(label, record["thinking_budget"])
 
-    def expect_lengths(self, file: Path, model_name: str) -> None:
-        """Finds the length that is expected of each question, where it is not known."""
-        problems = self._problems
-        missing = [p for p in problems if p.id not in self._expected]
-        if not self._knows_lengths or not missing:
+    def expect_lengths(self, file: Path, whose: Sequence[str | None]) -> None:
+        """The median length that the predictor expects of each question, in tokens."""
+        if not self._knows_lengths:
             return
-        known = len(problems) - len(missing)
-
-        def show(done: int) -> None:
-            total = len(problems)
-            self._progress(Progress("predicted lengths", known + done, total, 0))
-
-        self._expected |= expect_lengths(
-            self._questions,
-            self._predictor,
-            missing,
-            self._options,
-            self._known,
-            file,
-            model_name,
-            show,
-        )
+        thinking = self._options.thinking
+        problems, what = self._problems, "predicted lengths"
+        with open_lengths(file, [*whose, thinking.start, thinking.end]) as lengths:
+            for done, problem in enumerate(problems):
+                if problem.id in self._expected:
+                    continue
+                prompt = self._questions.encode(problem)
+                length = lengths.get(prompt)
+                if length is None:
+                    self._progress(Progress(what, done, len(problems), 0))
+                    length = estimate(
+                        self._questions.model,
+                        self._questions.tokenizer,
+                        self._predictor,
+                        prompt,
+                        thinking_start=thinking.start,
+                        thinking_end=thinking.end,
+                        prefill_step_size=self._options.prefill_step_size,
+                        known_prompts=self._known,
+                    ).median
+                    lengths.add(prompt, length)
+                self._expected[problem.id] = length
 
     def arms(self) -> Iterator[Arm]:
         """What is to be run, but for the strategy without a budget."""

@@ -12,7 +12,6 @@ from mlx_budget.engine.priors import prior_for
 from mlx_budget.engine.prompts import encode_chat
 from mlx_budget.engine.settings import Sampling
 from mlx_budget.engine.thinking import find_markers
-from mlx_budget.evaluate import lengths as lengths_module
 from mlx_budget.evaluate import run as run_module
 from mlx_budget.evaluate.arms import parse_budgets
 from mlx_budget.evaluate.folder import (
@@ -216,7 +215,7 @@ def test_a_run_stopped_at_any_record_comes_to_the_same(loaded, whole, tmp_path):
 
 def test_predicted_lengths_are_kept_however_a_run_ends(loaded, tmp_path, monkeypatch):
     folder, read = tmp_path / "run", []
-    plain = lengths_module.estimate
+    plain = run_module.estimate
 
     def counted(*args, **options):
         if len(read) == 2:
@@ -224,14 +223,14 @@ def test_predicted_lengths_are_kept_however_a_run_ends(loaded, tmp_path, monkeyp
         read.append(args[3])
         return plain(*args, **options)
 
-    monkeypatch.setattr(lengths_module, "estimate", counted)
+    monkeypatch.setattr(run_module, "estimate", counted)
     options = dict(strategies=("full",), budgets=(), max_tokens=20)
     with pytest.raises(KeyboardInterrupt):
         run(loaded, folder, **options)
     # As a kill in the middle of a line would leave it.
     with (folder / LENGTHS_FILE).open("ab") as file:
         file.write(b'{"id": "0')
-    monkeypatch.setattr(lengths_module, "estimate", plain)
+    monkeypatch.setattr(run_module, "estimate", plain)
     seen = []
     records = run(loaded, folder, progress=seen.append, **options)
     assert [p.done for p in seen if p.arm == "predicted lengths"] == [2, 3]
