@@ -218,15 +218,15 @@ class _Run:
         if not self._knows_lengths:
             return
         thinking = self._options.thinking
-        problems, what = self._problems, "predicted lengths"
+        # All of them first: one that cannot be asked leaves nothing behind.
+        prompts = {p.id: self._questions.encode(p) for p in self._problems}
+        what, total = "predicted lengths", len(prompts)
         with open_lengths(file, [*whose, thinking.start, thinking.end]) as lengths:
-            for done, problem in enumerate(problems):
-                if problem.id in self._expected:
+            for done, (problem, prompt) in enumerate(prompts.items()):
+                if problem in self._expected:
                     continue
-                prompt = self._questions.encode(problem)
-                length = lengths.get(prompt)
-                if length is None:
-                    self._progress(Progress(what, done, len(problems), 0))
+                if (length := lengths.get(prompt)) is None:
+                    self._progress(Progress(what, done, total, 0))
                     length = estimate(
                         self._questions.model,
                         self._questions.tokenizer,
@@ -238,7 +238,7 @@ class _Run:
                         known_prompts=self._known,
                     ).median
                     lengths.add(prompt, length)
-                self._expected[problem.id] = length
+                self._expected[problem] = length
 
     def arms(self) -> Iterator[Arm]:
         """What is to be run, but for the strategy without a budget."""
